@@ -1,0 +1,34 @@
+"""A Django database backend that borrows PostgreSQL connections from a bounded pool.
+
+Set `ENGINE` to "django_connpool.backends.postgresql". What can be called from Python:
+
+`pools`: a mapping of alias to the `ConnectionPool` that serves it in this process.
+`release()`: give this thread's connections back now.
+`released()`: a block without a connection.
+`warm()`: open `min_size` connections of every pool, in the background.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .borrowing import release, released, warm
+    from .registry import pools
+
+__all__ = ["pools", "release", "released", "warm"]
+
+__version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    # Late, so that `django_connpool.pool` can be imported where there is no Django.
+    if name in ("release", "released", "warm"):
+        from . import borrowing
+
+        return getattr(borrowing, name)
+    if name == "pools":
+        from .registry import pools
+
+        return pools
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,15 @@
+from __future__ import annotations
+
+from django.apps import AppConfig
+
+
+class ConnectionPoolConfig(AppConfig):
+    name = "django_connpool"
+    verbose_name = "Connection pool"
+
+    def ready(self) -> None:
+        from . import checks, signals
+        from .status import server
+
+        checks.register()
+        signals.pool_created.connect(server.start, dispatch_uid="django_connpool.status")

@@ -1,0 +1,155 @@
+"""System checks: what ``manage.py check`` says about pooled databases."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from importlib import import_module
+from typing import Any
+
+from django.apps import AppConfig
+from django.conf import settings
+from django.core.checks import CheckMessage, Error, Warning
+from django.core.checks import register as register_check
+from django.db import connections
+from django.utils.module_loading import import_string
+
+from django_connpool import conf
+
+TAG = "connpool"
+BACKENDS = "django_connpool.backends."
+MIDDLEWARE = "django_connpool.middleware.ConnectionPoolMiddleware"
+
+# Options of psycopg_pool that say how to connect. To drop one, sslmode say, must not go unseen.
+CONNECTION_PARAMETERS = frozenset({"conninfo", "kwargs"})
+
+# Middleware that runs no query once the response exists, and often asks for a place at the top.
+QUIET_MIDDLEWARE = (
+    "corsheaders.middleware.",
+    "django.middleware.clickjacking.",
+    "django.middleware.common.",
+    "django.middleware.csp.",
+    "django.middleware.csrf.",
+    "django.middleware.gzip.",
+    "django.middleware.http.",
+    "django.middleware.locale.",
+    "django.middleware.security.",
+    "django_prometheus.middleware.",
+    "whitenoise.middleware.",
+)
+
+
+def register() -> None:
+    """Add the checks to Django's registry; to do it again changes nothing."""
+    # Not under Tags.database: those checks run only for databases named with --database.
+    register_check(check_pools, TAG)
+
+
+def check_pools(
+    app_configs: Sequence[AppConfig] | None = None, **kwargs: Any
+) -> list[CheckMessage]:
+    """Check the settings of every pooled database. Opens no connection."""
+    entries = {alias: entry for alias, entry in connections.settings.items() if _is_pooled(entry)}
+    if not entries:
+        return []
+    messages = list(_check_driver())
+    for alias, entry in entries.items():
+        messages.extend(_check_entry(f'DATABASES["{alias}"]', entry))
+    messages.extend(_check_middleware(settings.MIDDLEWARE))
+    return messages
+
+
+def _is_pooled(entry: Mapping[str, Any]) -> bool:
+    engine = entry["ENGINE"]
+    return (engine.startswith(BACKENDS) or _has_mixin(engine)) and conf.enabled(entry)
+
+
+def _has_mixin(engine: str) -> bool:
+    # Whatever keeps an engine from being imported, Django reports better than a check can.
+    try:
+        from django_connpool.backends.mixin import PooledDatabaseWrapperMixin
+
+        wrapper = import_module(f"{engine}.base").DatabaseWrapper
+    except Exception:
+        return False
+    return issubclass(wrapper, PooledDatabaseWrapperMixin)
+
+
+def _check_driver() -> Iterator[CheckMessage]:
+    # Django quietly takes psycopg2 when psycopg 3 is installed without a libpq it can load.
+    try:
+        import_module("psycopg")
+    except ImportError as error:
+        yield Error(
+            f"psycopg 3 cannot be imported ({error}), and psycopg2 cannot be pooled.",
+            hint="Install it: pip install 'psycopg[binary]>=3.2'.",
+            obj="DATABASES",
+            id="django_connpool.E003",
+        )
+
+
+def _check_entry(obj: str, entry: Mapping[str, Any]) -> Iterator[CheckMessage]:
+    for problem in conf.problems(entry):
+        number = "E001" if isinstance(problem, conf.UnknownOption) else "E002"
+        yield Error(problem.message, hint=problem.hint, obj=obj, id=f"django_connpool.{number}")
+    for option, why in conf.ignored(entry):
+        yield _ignored(obj, option, why)
+    if entry.get("CONN_MAX_AGE", 0) != 0:
+        yield Warning(
+            f"CONN_MAX_AGE is {entry['CONN_MAX_AGE']!r}, which has no effect with a pool.",
+            hint="Remove it. The pool's max_idle and max_lifetime say how long connections live.",
+            obj=obj,
+            id="django_connpool.W001",
+        )
+
+
+def _ignored(obj: str, option: str, why: str) -> CheckMessage:
+    if option in CONNECTION_PARAMETERS:
+        return Error(
+            f"The pool option {option!r} is ignored, with the connection parameters in it.",
+            hint="Move them to the settings of the database: HOST, USER, ... and OPTIONS.",
+            obj=obj,
+            id="django_connpool.E004",
+        )
+    return Warning(
+        f"The pool option {option!r} has no effect: {why}.",
+        hint="Remove it.",
+        obj=obj,
+        id="django_connpool.W002",
+    )
+
+
+def _check_middleware(paths: Sequence[str]) -> Iterator[CheckMessage]:
+    place = next((place for place, path in enumerate(paths) if _is_ours(path)), None)
+    if place is None:
+        yield Warning(
+            "ConnectionPoolMiddleware is not in MIDDLEWARE: a connection is kept until the client "
+            "has read the response.",
+            hint=f'Put "{MIDDLEWARE}" first.',
+            obj="MIDDLEWARE",
+            id="django_connpool.W003",
+        )
+        return
+    # Those before ours still run after it has given back. A query there, a session saved for
+    # instance, borrows again and keeps that connection until the client has read everything.
+    before = [path for path in paths[:place] if not path.startswith(QUIET_MIDDLEWARE)]
+    if before:
+        yield Warning(
+            "Middleware before ConnectionPoolMiddleware may query after it has given the "
+            f"connection back: {', '.join(before)}.",
+            hint=f'Move "{paths[place]}" to the first place.',
+            obj="MIDDLEWARE",
+            id="django_connpool.W004",
+        )
+
+
+def _is_ours(path: str) -> bool:
+    if path == MIDDLEWARE:
+        return True
+    # A middleware that cannot be imported is reported by the first request, not by us.
+    try:
+        from django_connpool.middleware import ConnectionPoolMiddleware
+
+        middleware = import_string(path)
+    except Exception:
+        return False
+    return isinstance(middleware, type) and issubclass(middleware, ConnectionPoolMiddleware)

@@ -1,0 +1,374 @@
+"""The pool options of one ``DATABASES`` entry: read, checked, completed with defaults."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from django.core.exceptions import ImproperlyConfigured
+from django.utils.module_loading import import_string
+
+if TYPE_CHECKING:
+    from django_connpool.pool.abc import CheckParam, ConnectFailedCB, ConnectionCB, ResetParam
+
+__all__ = [
+    "LONGEST",
+    "ImpossibleValue",
+    "PoolOptionError",
+    "PoolOptions",
+    "UnknownOption",
+    "enabled",
+    "ignored",
+    "parse",
+    "pool_keys",
+    "problems",
+    "strip",
+]
+
+KEY = "pool"
+PREFIX = "pool_"
+DEFAULT_MAX_SIZE = 10
+
+# Milliseconds in a signed 32 bit integer: neither poll() nor statement_timeout goes further,
+# and both fail on more. Longer times, infinity included, count as this (24 days, in seconds).
+LONGEST = 2_147_483.0
+
+ON_WORDS = frozenset({"true", "yes", "on", "1"})
+OFF_WORDS = frozenset({"false", "no", "off", "0"})
+
+# What psycopg_pool takes and this pool does without, and what stands in for it.
+WITHOUT_MEANING = {
+    "close_returns": "closing a Django connection always gives it back",
+    "connection_class": "the connections are those of the database backend",
+    "conninfo": "connection parameters belong in DATABASES and its OPTIONS",
+    "kwargs": "connection parameters belong in DATABASES and its OPTIONS",
+    "num_workers": "max_connecting limits how many connections are opened at a time",
+    "open": "a pool opens when the process begins to serve, or else at first use",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolOptions:
+    """How one database is pooled. Times are seconds, sizes and limits are counts.
+
+    ``max_size=None`` in the settings means the same number as ``min_size``, as it does for
+    psycopg_pool, or 10 where ``min_size`` is 0. Left out, it is 10, or ``min_size`` if larger.
+    """
+
+    min_size: int = 0
+    max_size: int = DEFAULT_MAX_SIZE
+    timeout: float = 10.0
+    max_waiting: int = 0
+    max_idle: float = 600.0
+    max_lifetime: float = 3600.0
+    max_uses: int = 0
+    command_timeout: float | None = None
+    max_connecting: int = 4
+    check: CheckParam = "auto"
+    reset: ResetParam = "auto"
+    release: str = "request"
+    leak_after: float = 0.0
+    reconnect_timeout: float = 300.0
+    jitter: float = 0.1
+    configure: ConnectionCB | None = None
+    reconnect_failed: ConnectFailedCB | None = None
+    name: str | None = None
+
+    def pool_kwargs(self) -> dict[str, Any]:
+        """Return the keyword arguments of ``ConnectionPool``: all but what the backend does."""
+        backend_only = {"command_timeout", "release"}
+        names = [field.name for field in fields(self) if field.name not in backend_only]
+        return {name: getattr(self, name) for name in names}
+
+
+class PoolOptionError(ImproperlyConfigured):
+    """A pool option that cannot be honoured; ``hint`` says what to write instead."""
+
+    def __init__(self, message: str, hint: str) -> None:
+        super().__init__(f"{message} {hint}")
+        self.message = message
+        self.hint = hint
+
+
+class UnknownOption(PoolOptionError):
+    """No pool option has this name."""
+
+
+class ImpossibleValue(PoolOptionError):
+    """A pool option has a value that it cannot have."""
+
+
+def enabled(settings_dict: Mapping[str, Any]) -> bool:
+    """Tell whether a database is pooled, which it is unless ``OPTIONS["pool"]`` is False."""
+    return _word(_options(settings_dict).get(KEY)) not in OFF_WORDS
+
+
+def parse(settings_dict: Mapping[str, Any]) -> PoolOptions | None:
+    """Return the pool options of a database's settings, or None when pooling is off.
+
+    Raises PoolOptionError, an ImproperlyConfigured, for the first option that is unknown or
+    has an impossible value; problems() has all of them.
+    """
+    values, errors = _read(settings_dict)
+    if errors:
+        raise errors[0]
+    return None if values is None else PoolOptions(**values)
+
+
+def problems(settings_dict: Mapping[str, Any]) -> tuple[PoolOptionError, ...]:
+    """Return everything that keeps parse() from answering, in the order it was found."""
+    return tuple(_read(settings_dict)[1])
+
+
+def ignored(settings_dict: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    """Return (option, why) for the options of psycopg_pool that have no effect here."""
+    if not enabled(settings_dict):
+        return ()
+    given = {given.option for given in _given(_options(settings_dict))}
+    return tuple((name, why) for name, why in WITHOUT_MEANING.items() if name in given)
+
+
+def pool_keys(options: Mapping[str, Any]) -> frozenset[str]:
+    """Return the keys of ``OPTIONS`` that are for the pool and unknown to the server."""
+    return frozenset(key for key in options if key == KEY or key.startswith(PREFIX))
+
+
+def strip(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a copy of the connection parameters without those that are for the pool."""
+    ours = pool_keys(params)
+    return {key: value for key, value in params.items() if key not in ours}
+
+
+class _Given(NamedTuple):
+    """An option as it was found: ``key`` is how it is spelled in ``place``."""
+
+    option: str
+    key: str
+    value: Any
+    place: str
+
+
+def _options(settings_dict: Mapping[str, Any]) -> Mapping[str, Any]:
+    return settings_dict.get("OPTIONS") or {}
+
+
+def _given(options: Mapping[str, Any]) -> Iterator[_Given]:
+    nested = options.get(KEY)
+    if isinstance(nested, Mapping):
+        for key, value in nested.items():
+            yield _Given(str(key), str(key), value, 'OPTIONS["pool"]')
+    for key in sorted(pool_keys(options) - {KEY}):
+        yield _Given(key.removeprefix(PREFIX), key, options[key], "OPTIONS")
+
+
+def _read(
+    settings_dict: Mapping[str, Any],
+) -> tuple[dict[str, Any] | None, list[PoolOptionError]]:
+    """Return the values given, None for pooling switched off, and what is wrong with them."""
+    if not enabled(settings_dict):
+        return None, []
+    options = _options(settings_dict)
+    switch = options.get(KEY)
+    values: dict[str, Any] = {}
+    errors: list[PoolOptionError] = []
+    if not _is_on(switch):
+        hint = "It must be True, False or a dictionary of options."
+        errors.append(ImpossibleValue(f'OPTIONS["pool"] cannot be {switch!r}.', hint))
+    for given in _given(options):
+        try:
+            _take(given, values)
+        except PoolOptionError as error:
+            errors.append(error)
+    errors.extend(_settle_sizes(values))
+    return values, errors
+
+
+def _is_on(switch: Any) -> bool:
+    return switch is None or isinstance(switch, Mapping) or _word(switch) in ON_WORDS
+
+
+def _take(given: _Given, values: dict[str, Any]) -> None:
+    if given.option in WITHOUT_MEANING:
+        return
+    reader = READERS.get(given.option)
+    if reader is None:
+        raise _unknown(given)
+    try:
+        value = reader(given.value)
+    except ValueError as error:
+        raise _impossible(given, str(error)) from error
+    if values.setdefault(given.option, value) != value:
+        other = values[given.option]
+        raise _impossible(given, f'OPTIONS["pool"] says {other!r}: give it only once.')
+
+
+def _unknown(given: _Given) -> UnknownOption:
+    near = difflib.get_close_matches(given.option.lower(), sorted(READERS), n=1)
+    hint = f"The options are: {', '.join(sorted(READERS))}."
+    if near:
+        spelling = given.key.removesuffix(given.option) + near[0]
+        hint = f"Did you mean {spelling!r}?"
+    return UnknownOption(f"Unknown pool option {given.key!r} in {given.place}.", hint)
+
+
+def _impossible(given: _Given, hint: str) -> ImpossibleValue:
+    message = f"Pool option {given.key!r} in {given.place} cannot be {given.value!r}."
+    return ImpossibleValue(message, hint)
+
+
+def _settle_sizes(values: dict[str, Any]) -> list[ImpossibleValue]:
+    """Fill in ``max_size`` where it follows ``min_size``; return what is wrong with the two."""
+    smallest = values.get("min_size", 0)
+    largest = values.setdefault("max_size", max(smallest, DEFAULT_MAX_SIZE))
+    if largest is None:
+        values["max_size"] = smallest or DEFAULT_MAX_SIZE
+    elif largest < smallest:
+        message = f"Pool option 'max_size' cannot be {largest}: 'min_size' is {smallest}."
+        return [ImpossibleValue(message, "Raise 'max_size' or lower 'min_size'.")]
+    return []
+
+
+# A reader returns an option's value from what the settings say, which is text where it came
+# from a URL. It raises ValueError with a sentence that says what is allowed.
+Reader = Callable[[Any], Any]
+
+
+def _word(value: Any) -> str:
+    """Return a value as the lower-case word a URL would have for it."""
+    return str(value).strip().lower() if isinstance(value, (str, int)) else ""
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        raise ValueError("not a number")
+    return float(value)
+
+
+def _count(least: int) -> Reader:
+    def read(value: Any) -> int:
+        if isinstance(value, (int, str)) and not isinstance(value, bool):
+            try:
+                count = int(value)
+            except ValueError:
+                count = least - 1
+            if count >= least:
+                return count
+        raise ValueError(f"It must be a whole number, {least} or more.")
+
+    return read
+
+
+def _seconds(value: Any) -> float:
+    return _time(value, "It must be a number of seconds, 0 or more.", 0.0)
+
+
+def _seconds_above_0(value: Any) -> float:
+    return _time(value, "It must be a number of seconds above 0.", math.ulp(0.0))
+
+
+def _time(value: Any, allowed: str, least: float) -> float:
+    try:
+        seconds = _number(value)
+    except (OverflowError, ValueError):
+        raise ValueError(allowed) from None
+    if not seconds >= least:  # also true of nan
+        raise ValueError(allowed)
+    return min(seconds, LONGEST)
+
+
+def _command_timeout(value: Any) -> float | None:
+    allowed = "It must be a number of seconds, 0.001 or more, or None (or 0) for no limit."
+    seconds = _time(value, allowed, 0.0)
+    # The server counts milliseconds: less than one would become 0 there, which is no limit.
+    if 0.0 < seconds < 0.001:
+        raise ValueError(allowed)
+    return seconds or None
+
+
+def _share(value: Any) -> float:
+    allowed = "It must be a number from 0 up to, not including, 1."
+    share = _time(value, allowed, 0.0)
+    if share >= 1.0:
+        raise ValueError(allowed)
+    return share
+
+
+def _text(value: Any) -> str | None:
+    # An int too: the readers of database URLs turn digits into one.
+    if isinstance(value, bool) or not isinstance(value, (str, int)):
+        raise ValueError("It must be text or None.")
+    return str(value) or None
+
+
+def _callable(value: Any) -> Callable[..., Any]:
+    if isinstance(value, str) and "." in value:
+        value = _imported(value)
+    if not callable(value):
+        raise ValueError("It must be a callable, the dotted path of one, or None.")
+    function: Callable[..., Any] = value
+    return function
+
+
+def _imported(path: str) -> Any:
+    try:
+        return import_string(path)
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise ValueError(f"It cannot be imported ({reason}).") from error
+
+
+def _policy(value: Any) -> Any:
+    """Read ``check`` and ``reset``; None, their default in psycopg_pool, leaves it to us."""
+    if value is None:
+        return "auto"
+    if callable(value) or (isinstance(value, str) and "." in value):
+        return _callable(value)
+    word = _word(value)
+    if word in OFF_WORDS:
+        return False
+    if word in {"auto", "always"}:
+        return word
+    raise ValueError(
+        'It must be "auto", "always", False, a callable or the dotted path of a callable.'
+    )
+
+
+def _release(value: Any) -> str:
+    word = _word(value)
+    if word == "transaction":
+        raise ValueError('This version gives back at the end of a request only: use "request".')
+    if word != "request":
+        raise ValueError('It must be "request".')
+    return word
+
+
+def _or_none(reader: Reader) -> Reader:
+    def read(value: Any) -> Any:
+        return None if value is None or _word(value) == "none" else reader(value)
+
+    return read
+
+
+READERS: dict[str, Reader] = {
+    "min_size": _count(0),
+    "max_size": _or_none(_count(1)),
+    "timeout": _seconds,
+    "max_waiting": _count(0),
+    "max_idle": _seconds_above_0,
+    "max_lifetime": _seconds_above_0,
+    "max_uses": _count(0),
+    "command_timeout": _or_none(_command_timeout),
+    "max_connecting": _count(1),
+    "check": _policy,
+    "reset": _policy,
+    "release": _release,
+    "leak_after": _seconds,
+    "reconnect_timeout": _seconds,
+    "jitter": _share,
+    "configure": _or_none(_callable),
+    "reconnect_failed": _or_none(_callable),
+    "name": _or_none(_text),
+}

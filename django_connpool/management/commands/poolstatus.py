@@ -1,0 +1,153 @@
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import socket
+import time
+from collections.abc import Callable
+from typing import Any
+
+from django.core.exceptions import ImproperlyConfigured
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.db import connections
+from django.db.backends.base.base import BaseDatabaseWrapper
+
+from django_connpool.backends.mixin import PooledDatabaseWrapperMixin
+from django_connpool.status import activity, prometheus, table
+from django_connpool.status.collect import collect
+from django_connpool.status.report import Report
+
+WATCH_SECONDS = 2.0
+PIPED_WIDTH = 100
+
+_CLEAR_SCREEN = "\x1b[H\x1b[2J"
+
+
+class Command(BaseCommand):
+    """Needs no database, no system check and no pool: it is for when things are wrong."""
+
+    help = (
+        "Show the connection pools of the running processes of this user, and how many"
+        " connections the servers have."
+    )
+    requires_system_checks: list[str] = []  # noqa: RUF012
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument(
+            "--format",
+            choices=("table", "json", "prometheus"),
+            default="table",
+            help="What to print (default: table).",
+        )
+        parser.add_argument(
+            "--database",
+            metavar="ALIAS",
+            help="Show only the pools and the server of this database alias.",
+        )
+        parser.add_argument(
+            "--watch",
+            metavar="SECONDS",
+            nargs="?",
+            type=_seconds,
+            const=WATCH_SECONDS,
+            help=f"Print again every so many seconds ({WATCH_SECONDS:g} if not given)"
+            " until Ctrl-C.",
+        )
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        if not hasattr(socket, "AF_UNIX"):
+            raise CommandError("This platform has no Unix sockets, so there is no pool status.")
+        wrappers = _pooled(options["database"])
+        show = {
+            "table": self._show_table,
+            "json": self._show_json,
+            "prometheus": self._show_prometheus,
+        }[options["format"]]
+        watch = options["watch"]
+        try:
+            self._show(show, wrappers, options)
+            while watch:
+                time.sleep(watch)
+                self._show(show, wrappers, options)
+        except KeyboardInterrupt:
+            if not watch:
+                raise
+
+    def _show(
+        self,
+        show: Callable[[Report, bool], None],
+        wrappers: dict[str, BaseDatabaseWrapper],
+        options: dict[str, Any],
+    ) -> None:
+        server = {alias: activity.ask(wrapper) for alias, wrapper in wrappers.items()}
+        report = Report(collect(), server)
+        if options["database"]:
+            report = report.only(options["database"])
+        show(report, bool(options["watch"]))
+
+    def _show_table(self, report: Report, watching: bool) -> None:
+        found = report.collected
+        if found.refused and not report.processes and not watching:
+            raise CommandError("; ".join(found.refused))
+        lines = [f"not looked into: {refusal}" for refusal in found.refused]
+        if not report.processes:
+            lines.append(_nobody(report))
+        tty = self.stdout.isatty()
+        width = shutil.get_terminal_size((PIPED_WIDTH, 24)).columns if tty else PIPED_WIDTH
+        lines.append(table.render(report, width))
+        if watching and tty:
+            self.stdout.write(_CLEAR_SCREEN, ending="")
+        if watching:
+            lines.insert(0, time.strftime("%H:%M:%S"))
+            lines.append("")
+        self.stdout.write("\n".join(lines))
+
+    def _show_json(self, report: Report, watching: bool) -> None:
+        # One document a line is what reads a stream of them.
+        self.stdout.write(report.as_json(indent=None if watching else 2))
+
+    def _show_prometheus(self, report: Report, watching: bool) -> None:
+        self.stdout.write(prometheus.render(report))
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
+    return seconds
+
+
+def _pooled(wanted: str | None) -> dict[str, BaseDatabaseWrapper]:
+    """The wrappers of the databases with our ENGINE, or of the one that is wanted."""
+    found = {alias: wrapper for alias in connections if (wrapper := _wrapper(alias))}
+    if wanted is None:
+        return found
+    if wanted not in found:
+        known = ", ".join(repr(alias) for alias in found) or "none"
+        what = "is not pooled by django_connpool" if wanted in connections else "does not exist"
+        raise CommandError(f"The database alias {wanted!r} {what}. Pooled aliases: {known}.")
+    return {wanted: found[wanted]}
+
+
+def _wrapper(alias: str) -> BaseDatabaseWrapper | None:
+    try:
+        wrapper = connections[alias]
+    except ImproperlyConfigured:
+        # An engine whose driver is missing here is not ours, and not our business.
+        return None
+    return wrapper if isinstance(wrapper, PooledDatabaseWrapperMixin) else None
+
+
+def _nobody(report: Report) -> str:
+    places = " and ".join(str(path) for path in report.collected.directories)
+    return (
+        "No running process has a connection pool.\n"
+        f"Looked in {places} as uid {os.getuid()};"
+        " processes of other users are not seen there.\n"
+        "A process shows up with its first query. One with another temporary directory shows up\n"
+        "when CONNPOOL_STATUS_DIR names the same directory for both.\n"
+    )

@@ -1,0 +1,111 @@
+"""Gives a request's connections back as soon as its response exists."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from typing import Any, cast
+
+from asgiref.sync import iscoroutinefunction, markcoroutinefunction, sync_to_async
+from django.http import FileResponse, HttpRequest
+from django.http.response import HttpResponseBase
+
+from . import scope
+from .borrowing import release, warm
+from .scope import Scope
+
+# In the thread in which Django runs the queries of the current request.
+_release_in_its_thread = sync_to_async(release, thread_sensitive=True)
+
+
+class ConnectionPoolMiddleware:
+    """Put it first: it should be the last to see the response, when nobody queries any more.
+
+    Without it Django's own signals give back, but only after the response was sent, and a
+    slow client can take its time. A streaming body that queries borrows again, and what it
+    borrowed is given back at its end.
+    """
+
+    sync_capable = True
+    async_capable = True
+
+    def __init__(self, get_response: Callable[[HttpRequest], Any]) -> None:
+        self.get_response = get_response
+        self.is_async = iscoroutinefunction(get_response)
+        if self.is_async:
+            markcoroutinefunction(self)
+        warm()
+
+    def __call__(self, request: HttpRequest) -> HttpResponseBase | Awaitable[HttpResponseBase]:
+        if self.is_async:
+            return self._handle(request)
+        with scope.entered(_name(request)) as work:
+            try:
+                response = cast(HttpResponseBase, self.get_response(request))
+            finally:
+                if work.borrowers:
+                    release()
+        return _releasing(response, work.note)
+
+    async def _handle(self, request: HttpRequest) -> HttpResponseBase:
+        with scope.entered(_name(request)) as work:
+            try:
+                response = await self.get_response(request)
+            finally:
+                await _release_borrowers(work)
+        return _releasing(cast(HttpResponseBase, response), work.note)
+
+
+def _name(request: HttpRequest) -> str:
+    return f"{request.method} {request.path}"
+
+
+async def _release_borrowers(work: Scope) -> None:
+    if work.borrowers:
+        await _release_in_its_thread()
+
+
+def _releasing(response: HttpResponseBase, name: str) -> HttpResponseBase:
+    """Have a streaming response give back at the end of its body."""
+    # A file needs no database, and its server may have a faster way to send it.
+    if not response.streaming or isinstance(response, FileResponse):
+        return response
+    streaming: Any = response
+    if streaming.is_async:
+        streaming.streaming_content = _each_async(streaming.streaming_content, name)
+    else:
+        streaming.streaming_content = _each(streaming.streaming_content, name)
+    return response
+
+
+def _each(body: Iterator[bytes], name: str) -> Iterator[bytes]:
+    work = Scope(name)
+    try:
+        while True:
+            # Entered for each part only: between two, this thread serves others.
+            token = scope.current.set(work)
+            try:
+                part = next(body)
+            except StopIteration:
+                return
+            finally:
+                scope.current.reset(token)
+            yield part
+    finally:
+        if work.borrowers:
+            release()
+
+
+async def _each_async(body: AsyncIterator[bytes], name: str) -> AsyncIterator[bytes]:
+    work = Scope(name)
+    try:
+        while True:
+            token = scope.current.set(work)
+            try:
+                part = await anext(body)
+            except StopAsyncIteration:
+                return
+            finally:
+                scope.current.reset(token)
+            yield part
+    finally:
+        await _release_borrowers(work)

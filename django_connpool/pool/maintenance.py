@@ -1,0 +1,162 @@
+"""The one background thread of the process, whatever the number of pools.
+
+It sleeps until the next deadline of any pool, or until a socket it watches has something
+to read; it never polls. No borrower ever depends on it: what blocks (connecting, closing)
+is done by short-lived workers, and what it would do for a waiter a waiter can cause itself.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import selectors
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from .slot import NEVER
+
+if TYPE_CHECKING:
+    from .pool import ConnectionPool
+
+logger = logging.getLogger("django_connpool.pool")
+
+
+class Maintenance:
+    """Deadlines of pools and watched sockets, served by one daemon thread.
+
+    `_lock` guards all fields. It is taken inside a pool's lock, never the other way
+    round, and never held while a pool or a callback runs.
+    """
+
+    def __init__(self) -> None:
+        self.forget()
+
+    def forget(self) -> None:
+        """Start anew: in a forked child, where the thread does not exist any more."""
+        self._lock = threading.Lock()
+        self._deadlines: dict[weakref.ref[ConnectionPool[Any]], float] = {}
+        self._watches: dict[Any, Callable[[], None]] = {}
+        self._thread: threading.Thread | None = None
+        self._stopping = False
+        self._wake_up: tuple[int, int] | None = None  # read and write end of a pipe
+
+    def schedule(self, pool: weakref.ref[ConnectionPool[Any]], at: float) -> None:
+        """Have the pool's `tick` called once at the moment `at` of the monotonic clock."""
+        with self._lock:
+            self._deadlines[pool] = min(at, self._deadlines.get(pool, at))
+            self._start()
+        self.poke()
+
+    def watch(self, fileobj: Any, callback: Callable[[], None]) -> None:
+        """Call `callback` in the thread whenever `fileobj` has something to read."""
+        with self._lock:
+            self._watches[fileobj] = callback
+            self._start()
+        self.poke()
+
+    def unwatch(self, fileobj: Any) -> None:
+        with self._lock:
+            self._watches.pop(fileobj, None)
+        self.poke()
+
+    def attend(self, pool: weakref.ref[ConnectionPool[Any]]) -> None:
+        """See that the thread is there for a pool whose borrowers may die while others wait."""
+        thread = self._thread
+        if thread is None or pool not in self._deadlines or not thread.is_alive():
+            self.schedule(pool, NEVER)
+
+    def poke(self) -> None:
+        """Wake the thread up. Takes no lock: a finalizer may call it at any instruction."""
+        pipe = self._wake_up
+        if pipe is not None:
+            with suppress(OSError):  # the pipe is full: it will wake up anyway
+                os.write(pipe[1], b"!")
+
+    def park(self) -> None:
+        """Stop the thread and wait for it; the next deadline starts it again.
+
+        Before a fork: a process with one thread forks without the risk (and, since
+        Python 3.12, the warning) that goes with several.
+        """
+        with self._lock:
+            thread = self._thread
+            self._stopping = True
+        if thread is not None and thread is not threading.current_thread():
+            self.poke()
+            thread.join(timeout=1.0)
+        with self._lock:
+            self._stopping = False
+            if thread is not None and not thread.is_alive():
+                self._thread = None
+
+    def _start(self) -> None:
+        if self._stopping or (self._thread is not None and self._thread.is_alive()):
+            return
+        if self._wake_up is None:
+            self._wake_up = os.pipe()
+            for end in self._wake_up:
+                os.set_blocking(end, False)
+        self._thread = threading.Thread(
+            target=self._run, name="django-connpool-maintenance", daemon=True
+        )
+        try:
+            self._thread.start()
+        except RuntimeError:  # the interpreter is shutting down: nothing left to maintain
+            self._thread = None
+
+    def _run(self) -> None:
+        try:
+            while not self._stopping:
+                self._sleep()
+                self._serve_pools(time.monotonic())
+        except Exception:
+            logger.exception("the maintenance thread failed; the next deadline starts another")
+
+    def _sleep(self) -> None:
+        """Wait for the next deadline, a poke, or a watched socket; serve the sockets."""
+        with self._lock:
+            watches = dict(self._watches)
+            wake_up = self._wake_up
+            due = min(self._deadlines.values(), default=NEVER)
+        if wake_up is None:
+            return
+        with selectors.DefaultSelector() as selector:
+            selector.register(wake_up[0], selectors.EVENT_READ)
+            for fileobj in watches:
+                with suppress(ValueError, KeyError, OSError):  # closed meanwhile
+                    selector.register(fileobj, selectors.EVENT_READ)
+            timeout = None if due == NEVER else max(0.0, due - time.monotonic())
+            ready = [key.fileobj for key, _ in selector.select(timeout)]
+        for fileobj in ready:
+            if fileobj == wake_up[0]:
+                with suppress(OSError):
+                    os.read(wake_up[0], 4096)
+            else:
+                _call(watches[fileobj])
+
+    def _serve_pools(self, now: float) -> None:
+        with self._lock:
+            due = []
+            for ref, at in list(self._deadlines.items()):
+                pool = ref()
+                if pool is None:
+                    del self._deadlines[ref]
+                elif at <= now or pool.has_orphans:
+                    due.append(pool)
+                    self._deadlines[ref] = NEVER
+        for pool in due:
+            _call(pool.tick)
+
+
+def _call(callback: Callable[[], None]) -> None:
+    try:
+        callback()
+    except Exception:
+        logger.exception("maintenance: %r failed", callback)
+
+
+maintenance = Maintenance()

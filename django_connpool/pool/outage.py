@@ -1,0 +1,90 @@
+"""What the server said when it refused a connection, and when to ask again."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+FIRST_RETRY = 0.1  # seconds
+LAST_RETRY = 1.0  # while anyone asks
+LAZY_RETRY = 15.0  # while nobody does, and only `min_size` is missing
+
+# libpq gives a refused connection no SQLSTATE (PQerrorMessage is all there is), so the
+# text has to tell. A server that speaks another language falls into REFUSED, which fails
+# fast instead of waiting: the safe side.
+STARTING = "starting"  # 57P03: waiting helps
+FULL = "full"  # 53300: waiting helps while somebody may give back
+REFUSED = "refused"
+
+_STARTING_TEXTS = (
+    "the database system is starting up",
+    "the database system is not yet accepting connections",
+    "the database system is in recovery mode",
+)
+_FULL_TEXTS = (
+    "too many clients already",
+    "too many connections for",
+    "remaining connection slots are reserved",
+)
+
+
+def kind_of(error: BaseException) -> str:
+    """Sort a failed attempt's error into STARTING, FULL or REFUSED."""
+    text = str(error)
+    if any(known in text for known in _STARTING_TEXTS):
+        return STARTING
+    if any(known in text for known in _FULL_TEXTS):
+        return FULL
+    return REFUSED
+
+
+def again(error: BaseException) -> BaseException:
+    """Return the error anew, for one more borrower.
+
+    The same object raised in several threads would grow one common traceback. The copy has
+    the class and the text of the original and keeps it as its cause.
+    """
+    try:
+        copy = error.__class__(*error.args)
+    except Exception:  # a class of the user's with arguments of its own
+        return error
+    copy.__cause__ = error
+    return copy
+
+
+class Outage:
+    """The time since connecting began to fail. Guarded by the pool's lock."""
+
+    __slots__ = ("attempts", "error", "kind", "reported", "retry_at", "since")
+
+    def __init__(self, error: BaseException, now: float) -> None:
+        self.since = now
+        self.attempts = 0
+        self.reported = False  # `reconnect_failed` was called
+        self.error = error
+        self.kind = REFUSED
+        self.retry_at = now
+        self.another(error, now, asked=True)
+
+    def another(self, error: BaseException, now: float, asked: bool) -> None:
+        """Note one more failure; the next attempt waits twice as long, capped and jittered.
+
+        `asked`: whether a borrower is waiting for the outcome.
+        """
+        delay = min(FIRST_RETRY * 2 ** min(self.attempts, 16), LAST_RETRY if asked else LAZY_RETRY)
+        self.attempts += 1
+        self.error = error
+        self.kind = kind_of(error)
+        self.retry_at = now + delay * random.uniform(0.5, 1.0)
+
+    def hopeless(self, loans: int) -> bool:
+        """Whether waiting for a connection cannot help: nobody may give one back either."""
+        return self.kind != STARTING and not loans
+
+    def describe(self) -> dict[str, Any]:
+        return {"kind": self.kind, "attempts": self.attempts, "error": one_line(self.error)}
+
+
+def one_line(error: BaseException) -> str:
+    """The text of an error, for a message that goes on after it."""
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,36 @@
+"""Whose loan it is, so that a thread that ends gives back by ending.
+
+Each thread that borrows has an `_Owner` in a `threading.local`; the interpreter drops it
+when the thread ends, at once, and its finalizer tells the pools. (Under gevent's monkey
+patching that local belongs to the greenlet, and so does the rule.)
+"""
+
+from __future__ import annotations
+
+import threading
+
+from .slot import Loans
+
+
+class _Owner:
+    """Dies with its thread. Must not be referenced from anywhere else."""
+
+    __slots__ = ("loans",)
+
+    def __init__(self, loans: Loans) -> None:
+        self.loans = loans
+
+    def __del__(self) -> None:
+        # A finalizer: it may run inside any lock, so it takes none. See `orphaned`.
+        for slot in tuple(self.loans):
+            if (pool := slot.pool()) is not None:
+                pool.orphaned(slot, self.loans)
+
+
+class _ThisThread(threading.local):
+    def __init__(self) -> None:
+        self.loans: Loans = set()
+        self._owner = _Owner(self.loans)
+
+
+this_thread = _ThisThread()

@@ -1,0 +1,67 @@
+"""The borrowers in line, first come, first served."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .slot import Slot
+
+
+class Waiter:
+    """A borrower in the queue, with its own wake-up.
+
+    It is served by `slot` or `error` being set, under the pool's lock, before `gate` is
+    opened. A waiter that gives up looks at them under the same lock: so a slot is either
+    accepted or still with its giver, never with nobody.
+    """
+
+    __slots__ = ("error", "gate", "since", "slot", "tries")
+
+    def __init__(self, since: float) -> None:
+        self.since = since
+        self.tries = 0  # how often it has stood in line: again, when what it got was dead
+        self.begin()
+
+    def begin(self) -> None:
+        """Get ready to stand in line (again)."""
+        self.slot: Slot | None = None
+        self.error: BaseException | None = None
+        self.gate = threading.Lock()
+        self.gate.acquire()
+
+    def wait(self, timeout: float) -> bool:
+        """Sleep until served, at most `timeout` seconds; say whether woken."""
+        return self.gate.acquire(timeout=min(timeout, threading.TIMEOUT_MAX))
+
+    def wake(self) -> None:
+        """Open the gate; doing it twice is harmless."""
+        if self.gate.locked():
+            self.gate.release()
+
+
+class WaitQueue(OrderedDict[Waiter, None]):
+    """Waiters in order of arrival; joining, leaving and serving cost the same at any length.
+
+    An ordered dictionary, because a waiter that times out leaves from the middle, for
+    which a deque would have to search. The pool's lock guards it.
+    """
+
+    def join(self, waiter: Waiter) -> None:
+        """Take a place: the last, or the first for one that was served something dead."""
+        self[waiter] = None
+        if waiter.tries:
+            self.move_to_end(waiter, last=False)
+        waiter.tries += 1
+
+    def leave(self, waiter: Waiter) -> None:
+        self.pop(waiter, None)
+
+    def first(self) -> Waiter:
+        return next(iter(self))
+
+    def oldest(self) -> float:
+        """When the first in line came; the queue must not be empty."""
+        return self.first().since

@@ -1,0 +1,121 @@
+"""One place of `max_size`, with the physical connection in it."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from types import CodeType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import psycopg
+
+    from .pool import ConnectionPool
+    from .queue import Waiter
+
+# The states of a slot. A slot is in exactly one of them; every count of the pool is
+# derived from them.
+IDLE = "idle"  # waiting for a borrower; `conn` holds the connection
+HANDED = "handed"  # given to a waiter that has not woken up yet; counts as on loan
+LOAN = "on loan"
+RETURNING = "returning"  # the loan is over, the slot not yet at rest
+OPENING = "opening"
+CLOSING = "closing"  # still counts: the server has not let go of it
+GONE = "gone"
+
+NEVER = float("inf")
+AT_ONCE = float("-inf")
+
+# A borrower's thread, or None when the loan has no thread to die with.
+Loans = set["Slot"]
+
+
+class Slot:
+    """A place in the pool. Its loan is kept in the same object, but can die on its own.
+
+    While the connection is lent, `conn` is None: the borrower's reference is the only
+    strong one, so that a connection nobody can reach any more is noticed (`ref` calls
+    back) instead of being lost. `pgconn` stays, to close what the borrower forgot.
+
+    Fields are written by whoever has the slot (the borrower while on loan, a worker while
+    opening or closing) except `state`, `conn` and `waiter`, which need the pool's lock.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "backend_pid",
+        "birth",
+        "code",
+        "conn",
+        "generation",
+        "idle_since",
+        "line",
+        "loans",
+        "note",
+        "opened_at",
+        "pgconn",
+        "poll",
+        "pool",
+        "reason",
+        "ref",
+        "reported",
+        "retire_at",
+        "since",
+        "state",
+        "thread",
+        "uses",
+        "vet_at",
+        "waiter",
+    )
+
+    conn: Any  # the psycopg connection; None while lent, opening or gone
+    pgconn: Any
+    poll: Callable[[int], Any]  # poll(0) is empty while nothing came in on the socket
+    ref: weakref.ref[psycopg.Connection[Any]] | None
+    birth: tuple[Any, ...]  # the session as it was when new; see reset.py
+
+    def __init__(self, pool: weakref.ref[ConnectionPool[Any]], generation: int) -> None:
+        self.pool = pool
+        self.state = OPENING
+        self.generation = generation
+        self.conn = None
+        self.pgconn = None
+        self.ref = None
+        self.birth = ()
+        self.backend_pid = 0
+        self.opened_at = 0.0
+        self.retire_at = NEVER  # past this it is replaced, idle or not
+        self.vet_at = NEVER  # past this a borrower looks closer than the socket
+        self.idle_since = 0.0
+        self.uses = 0
+        self.reason = ""  # why it is being closed
+        self.waiter: Waiter | None = None  # the one it is being handed to
+        # The loan:
+        self.since = 0.0
+        self.thread = 0
+        self.loans: Loans | None = None  # what else that thread has borrowed
+        self.note: str | None = None
+        self.code: CodeType | None = None  # where it was borrowed
+        self.line = 0
+        self.reported = False  # held longer than `leak_after`, and said so
+
+    def connection_died(self, ref: weakref.ref[psycopg.Connection[Any]]) -> None:
+        """The connection was collected: called by the interpreter, at any instruction."""
+        if (pool := self.pool()) is not None:
+            pool.orphaned(self, None)
+
+    def bury(self) -> None:
+        """The place is free and this object of no more use."""
+        self.state = GONE
+        self.conn = self.ref = self.waiter = self.loans = None
+
+    def site(self) -> str:
+        """Where it was borrowed, as text that may follow a verb; empty when not known."""
+        return f" at {self.code.co_filename}:{self.line}" if self.code else ""
+
+    def purpose(self) -> str:
+        """What it was borrowed for, as text that may follow a name; empty when not known."""
+        return f" ({self.note})" if self.note else ""
+
+    def __repr__(self) -> str:
+        return f"<Slot {self.state} backend {self.backend_pid or '-'}>"

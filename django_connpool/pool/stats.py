@@ -1,0 +1,88 @@
+"""The counters of a pool. psycopg_pool's keys, and ours beside them."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from typing import Any
+
+# Upper bounds of the histograms' buckets, in seconds; the last bucket has no bound.
+BOUNDS = (0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0)
+
+
+class Histogram:
+    """How often a duration fell into each bucket, and their sum in seconds."""
+
+    __slots__ = ("buckets", "total")
+
+    def __init__(self) -> None:
+        self.buckets = [0] * (len(BOUNDS) + 1)
+        self.total = 0.0
+
+    def add(self, seconds: float) -> None:
+        self.total += seconds
+        self.buckets[bisect_left(BOUNDS, seconds)] += 1
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "count": sum(self.buckets),
+            "sum": round(self.total, 6),
+            "buckets": dict(zip([*map(str, BOUNDS), "+Inf"], self.buckets, strict=True)),
+        }
+
+
+class Stats:
+    """Counts since the pool was made or `pop_stats` was called. The pool's lock guards them."""
+
+    __slots__ = (
+        "closed",
+        "connect",
+        "connections_errors",
+        "connections_lost",
+        "connections_num",
+        "hold",
+        "loans_reclaimed",
+        "requests_errors",
+        "requests_num",
+        "requests_queued",
+        "requests_timeouts",
+        "returns_bad",
+        "wait",
+    )
+
+    def __init__(self) -> None:
+        self.requests_num = 0
+        self.requests_queued = 0
+        self.requests_errors = 0
+        self.requests_timeouts = 0
+        self.returns_bad = 0
+        self.connections_num = 0
+        self.connections_errors = 0
+        self.connections_lost = 0
+        self.loans_reclaimed = 0
+        self.closed: dict[str, int] = {}  # reason: how many
+        self.wait = Histogram()
+        self.hold = Histogram()
+        self.connect = Histogram()
+
+    def closed_for(self, reason: str) -> None:
+        self.closed[reason] = self.closed.get(reason, 0) + 1
+
+    def as_dict(self) -> dict[str, int]:
+        """The flat counters; `_ms` are milliseconds, the rest are counts."""
+        return {
+            "requests_num": self.requests_num,
+            "requests_queued": self.requests_queued,
+            "requests_wait_ms": int(self.wait.total * 1000),
+            "requests_errors": self.requests_errors,
+            "requests_timeouts": self.requests_timeouts,
+            "usage_ms": int(self.hold.total * 1000),
+            "returns_bad": self.returns_bad,
+            "connections_num": self.connections_num,
+            "connections_ms": int(self.connect.total * 1000),
+            "connections_errors": self.connections_errors,
+            "connections_lost": self.connections_lost,
+            "loans_reclaimed": self.loans_reclaimed,
+        }
+
+    def histograms(self) -> dict[str, Any]:
+        return {"wait": self.wait.as_dict(), "hold": self.hold.as_dict(), "connect": self.connect.as_dict()}

@@ -1,0 +1,8 @@
+"""Signals of the pools. Receivers run in the thread that caused them, and must not raise."""
+
+from __future__ import annotations
+
+from django.dispatch import Signal
+
+# Sent when this process makes a pool, with the argument `pool`.
+pool_created = Signal()

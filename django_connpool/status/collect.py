@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+import os
+import socket
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from django_connpool.status import directory
+from django_connpool.status.document import Process, parse
+
+TIMEOUT_SECONDS = 2.0
+# A process that sends without end must not fill this one's memory.
+MAX_ANSWER_BYTES = 16 * 1024 * 1024
+_MAX_ASKED_AT_ONCE = 16
+
+
+@dataclass(frozen=True)
+class Silence:
+    """A process that has a socket and gave no usable answer."""
+
+    pid: int
+    problem: str
+
+    def __str__(self) -> str:
+        return f"pid {self.pid} {self.problem}"
+
+
+@dataclass(frozen=True)
+class Collected:
+    """What all processes of this user said, and where they were looked for."""
+
+    processes: list[Process] = field(default_factory=list)
+    silent: list[Silence] = field(default_factory=list)
+    directories: list[Path] = field(default_factory=list)
+    refused: list[str] = field(default_factory=list)
+
+
+def collect(timeout: float = TIMEOUT_SECONDS) -> Collected:
+    """Ask every process for its document; each may take `timeout` seconds.
+
+    Removes the sockets of dead processes. A process that answers nothing usable, and a directory
+    that is not safe to read, are part of the result and raise nothing.
+    """
+    collected = Collected(directories=directory.candidates())
+    sockets: list[tuple[int, Path]] = []
+    for place in collected.directories:
+        try:
+            directory.verify(place)
+            sockets += _sockets(place)
+        except FileNotFoundError:
+            continue
+        except (directory.UnsafeDirectory, OSError) as refusal:
+            collected.refused.append(str(refusal))
+    if not sockets:
+        return collected
+    with ThreadPoolExecutor(min(len(sockets), _MAX_ASKED_AT_ONCE)) as executor:
+        answers = executor.map(lambda found: _ask(found[0], found[1], timeout), sorted(sockets))
+        for answer in answers:
+            if isinstance(answer, Silence):
+                collected.silent.append(answer)
+            elif answer is not None:
+                collected.processes.append(answer)
+    return collected
+
+
+def _sockets(place: Path) -> list[tuple[int, Path]]:
+    named = [(directory.socket_pid(path), path) for path in place.iterdir()]
+    return [(pid, path) for pid, path in named if pid is not None and path.is_socket()]
+
+
+def _ask(pid: int, path: Path, timeout: float) -> Process | Silence | None:
+    """The document of `pid`, why there is none, or None when the process is gone."""
+    try:
+        asked = path.lstat()
+        return parse(_read(path, timeout))
+    except FileNotFoundError:
+        return None
+    except ConnectionRefusedError:
+        _remove(path, asked)
+        return None
+    except TimeoutError:
+        return Silence(pid, f"did not answer within {timeout:g} s")
+    except BlockingIOError:
+        return Silence(pid, "is asked by too many at once")
+    except ValueError as error:
+        return Silence(pid, str(error))
+    except OSError as error:
+        return Silence(pid, f"could not be asked: {error.strerror or error}")
+
+
+def _read(path: Path, timeout: float) -> bytes:
+    deadline = time.monotonic() + timeout
+    answer = bytearray()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as asking:
+        asking.settimeout(timeout)
+        asking.connect(os.fspath(path))
+        while chunk := asking.recv(65536):
+            answer += chunk
+            if len(answer) > MAX_ANSWER_BYTES:
+                raise ValueError(f"answered more than {MAX_ANSWER_BYTES} bytes")
+            # 0 would mean not to wait at all, and fail with another error.
+            asking.settimeout(max(deadline - time.monotonic(), 0.001))
+    return bytes(answer)
+
+
+def _remove(path: Path, asked: os.stat_result) -> None:
+    """Remove a dead process's socket, unless a new process has just put its own there."""
+    # Another collector may be faster.
+    with suppress(FileNotFoundError):
+        if os.path.samestat(asked, path.lstat()):
+            path.unlink()

@@ -1,0 +1,118 @@
+"""What a process answers: one JSON document, its shape and its version."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, TypedDict, cast
+
+VERSION = 1
+
+_NUMBER = (int, float)
+_Shape = Mapping[str, "type | tuple[type, ...]"]
+_PROCESS: _Shape = {"pid": int, "host": str, "command": str, "settings": str, "pools": list}
+_POOL: _Shape = {
+    "alias": str,
+    "aliases": list,
+    "min_size": int,
+    "max_size": int,
+    "size": int,
+    "idle": int,
+    "in_use": int,
+    "opening": int,
+    "closing": int,
+    "waiting": int,
+    "longest_wait": _NUMBER,
+    "closed": bool,
+    "suspended": bool,
+    "stats": dict,
+    "loans": list,
+    "histograms": dict,
+}
+_HISTOGRAMS: _Shape = {"wait": dict, "hold": dict, "connect": dict}
+_HISTOGRAM: _Shape = {"count": int, "sum": _NUMBER, "buckets": dict}
+_LOAN: _Shape = {"held": _NUMBER, "thread": str, "backend_pid": int, "transaction": str}
+
+
+class Loan(TypedDict):
+    """One borrower's hold on a connection; `held` is in seconds."""
+
+    held: float
+    thread: str
+    thread_id: int
+    note: str | None
+    backend_pid: int
+    transaction: str
+
+
+class Histogram(TypedDict):
+    """Durations in seconds; each bucket, by its upper bound, counts those of no lower one."""
+
+    count: int
+    sum: float
+    buckets: dict[str, int]
+
+
+class Pool(TypedDict):
+    """`ConnectionPool.snapshot()` with the aliases it serves; `longest_wait` is in seconds."""
+
+    alias: str
+    aliases: list[str]
+    name: str
+    min_size: int
+    max_size: int
+    size: int
+    idle: int
+    in_use: int
+    opening: int
+    closing: int
+    waiting: int
+    longest_wait: float
+    closed: bool
+    suspended: bool
+    last_error: str | None
+    stats: dict[str, int]
+    loans: list[Loan]
+    histograms: dict[str, Histogram]
+
+
+class Process(TypedDict):
+    """One process; `started` is the Unix time at which it began to answer."""
+
+    version: int
+    pid: int
+    host: str
+    command: str
+    settings: str
+    started: float
+    pools: list[Pool]
+
+
+def parse(raw: bytes) -> Process:
+    """The document in `raw`. Raises `ValueError` that says what is wrong with it."""
+    if not raw:
+        raise ValueError("closed the connection without an answer")
+    try:
+        found = json.loads(raw)
+    except ValueError:
+        raise ValueError("answered something that is not JSON") from None
+    version = found.get("version") if isinstance(found, dict) else None
+    if version != VERSION:
+        raise ValueError(f"speaks status version {version!r}, this command version {VERSION}")
+    _require(found, _PROCESS, "the process")
+    for pool in found["pools"]:
+        _require(pool, _POOL, "a pool")
+        for loan in pool["loans"]:
+            _require(loan, _LOAN, "a loan")
+        _require(pool["histograms"], _HISTOGRAMS, "the histograms")
+        for histogram in pool["histograms"].values():
+            _require(histogram, _HISTOGRAM, "a histogram")
+    return cast("Process", found)
+
+
+def _require(part: Any, shape: _Shape, what: str) -> None:
+    if not isinstance(part, dict):
+        raise ValueError(f"answered without {what}")
+    wrong = [key for key, kind in shape.items() if not isinstance(part.get(key), kind)]
+    if wrong:
+        raise ValueError(f"answered {what} without a usable {', '.join(wrong)}")

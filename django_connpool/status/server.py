@@ -1,0 +1,141 @@
+from __future__ import annotations
+
+import atexit
+import json
+import logging
+import os
+import socket
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from django_connpool.pool.maintenance import maintenance
+from django_connpool.status import directory, snapshot
+
+logger = logging.getLogger("django_connpool.status")
+
+BACKLOG = 16
+# The answer is sent by the thread that looks after all pools: a client that does not read it
+# must not hold that thread up.
+SEND_TIMEOUT_SECONDS = 0.25
+
+
+class Listener:
+    """The socket on which this process says what its pools do."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._started = time.time()
+        self._socket = _listen(path)
+        try:
+            self.attend()
+        except BaseException:
+            self._vanish()
+            raise
+
+    def attend(self) -> None:
+        """See that the maintenance thread runs and calls `answer` when a client comes."""
+        maintenance.watch(self._socket, self.answer)
+
+    def answer(self) -> None:
+        """Send one document to one client. Never raises."""
+        try:
+            client, _ = self._socket.accept()
+        except OSError:
+            return
+        with client:
+            try:
+                client.settimeout(SEND_TIMEOUT_SECONDS)
+                client.sendall(json.dumps(snapshot.take(self._started), default=str).encode())
+            except OSError:
+                logger.debug("a client of %s went away before it had its answer", self.path)
+            except Exception:
+                logger.warning("no answer could be given on %s", self.path, exc_info=True)
+
+    def close(self) -> None:
+        """Answer no more and remove the socket file."""
+        maintenance.unwatch(self._socket)
+        self._vanish()
+
+    def forget(self) -> None:
+        """Close this process's copy only: the file belongs to the parent, which goes on."""
+        self._socket.close()
+
+    def _vanish(self) -> None:
+        with suppress(OSError):
+            self.path.unlink()
+        self._socket.close()
+
+
+_lock = threading.Lock()
+_listener: Listener | None = None
+_warned = False
+
+
+def start(**kwargs: object) -> None:
+    """Begin to answer, once a process. A receiver of `signals.pool_created`.
+
+    Never raises: a process whose status cannot be asked logs one warning and serves on.
+    """
+    global _listener, _warned
+    if not hasattr(socket, "AF_UNIX"):
+        return
+    with _lock:
+        if _listener is not None:
+            return
+        try:
+            _listener = Listener(directory.socket_path(directory.prepare(), os.getpid()))
+        except Exception as error:
+            if not _warned:
+                _warned = True
+                logger.warning("poolstatus will not see pid %d: %s", os.getpid(), error)
+
+
+def stop() -> None:
+    """Answer no more. Does nothing in a process that does not answer."""
+    global _listener
+    with _lock:
+        listener, _listener = _listener, None
+    if listener is not None:
+        listener.close()
+
+
+def _listen(path: Path) -> socket.socket:
+    # Bound under another name and renamed when it listens: whoever collects takes a socket that
+    # refuses for a dead process's and removes it. The rename also replaces what a dead process
+    # with this pid left behind.
+    unborn = path.with_suffix(".new")
+    unborn.unlink(missing_ok=True)
+    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        listening.bind(os.fspath(unborn))
+        listening.listen(BACKLOG)
+        listening.setblocking(False)
+        unborn.rename(path)
+    except BaseException:
+        listening.close()
+        unborn.unlink(missing_ok=True)
+        raise
+    return listening
+
+
+def _after_fork_in_child() -> None:
+    global _lock, _listener
+    # Another thread of the parent may have held the lock, and that thread is not here.
+    _lock = threading.Lock()
+    listener, _listener = _listener, None
+    if listener is not None:
+        listener.forget()
+
+
+def _after_fork_in_parent() -> None:
+    # The thread is parked while the process forks, and an idle process has no deadline that
+    # would start it again.
+    if _listener is not None:
+        _listener.attend()
+
+
+atexit.register(stop)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)

@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+import os
+import re
+import socket
+import sys
+from pathlib import Path
+from typing import Any, cast
+
+from django_connpool import registry
+from django_connpool.pool import ConnectionPool
+from django_connpool.status.document import VERSION, Pool, Process
+
+_URL_CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+(?=@)")
+
+
+def take(started: float) -> Process:
+    """What the pools of this process do now. Opens no connection and makes no pool."""
+    return {
+        "version": VERSION,
+        "pid": os.getpid(),
+        "host": socket.gethostname(),
+        "command": command(getattr(sys, "argv", [])),
+        "settings": os.environ.get("DJANGO_SETTINGS_MODULE", ""),
+        "started": started,
+        "pools": [_pool(aliases, pool) for aliases, pool in registry.live()],
+    }
+
+
+def command(argv: list[str]) -> str:
+    """The command line, short and without the credentials of URLs in it."""
+    if not argv:
+        return "python"
+    program = Path(argv[0])
+    # `python -m gunicorn` has the path of gunicorn/__main__.py here.
+    name = program.parent.name if program.name == "__main__.py" else program.name
+    return _URL_CREDENTIALS.sub("***", " ".join([name or "python", *argv[1:]]))
+
+
+def _pool(aliases: tuple[str, ...], pool: ConnectionPool[Any]) -> Pool:
+    found = pool.snapshot()
+    alias = aliases[0] if aliases else pool.name
+    return cast("Pool", {"alias": alias, "aliases": list(aliases), **found})

@@ -1,0 +1,165 @@
+"""The report for people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from django_connpool.status.activity import Activity, Unavailable
+from django_connpool.status.document import Loan, Pool, Process
+from django_connpool.status.figures import Figures
+from django_connpool.status.report import Report
+from django_connpool.status.text import clean, duration, plural, shorten
+
+MIN_WIDTH = 80
+MAX_ALIAS_WIDTH = 24
+
+_HEADINGS = (
+    "OPEN/MAX",
+    "ON LOAN",
+    "IDLE",
+    "WAITING",
+    "LONGEST",
+    "BORROWS",
+    "TIMEOUTS",
+    "OPENED",
+    "LOST",
+)
+_GAP = "  "
+_INDENT = "  "
+_TRANSACTIONS = {
+    "IDLE": "idle",
+    "ACTIVE": "running",
+    "INTRANS": "in transaction",
+    "INERROR": "in failed transaction",
+    "UNKNOWN": "broken",
+}
+
+
+def render(report: Report, width: int = 100) -> str:
+    """The report as lines of text, `width` characters wide where the numbers allow it."""
+    width = max(width, MIN_WIDTH)
+    parts = []
+    if report.processes:
+        parts.append("\n".join(_processes(report.processes, width)))
+    if report.collected.silent:
+        parts.append("\n".join(clean(silence) for silence in report.collected.silent))
+    if report.server:
+        parts.append("\n".join(_servers(report.server, width)))
+    return "\n\n".join(parts)
+
+
+def _processes(processes: Sequence[Process], width: int) -> Iterator[str]:
+    total = Figures.total(Figures.of(pool) for process in processes for pool in process["pools"])
+    pools = [pool for process in processes for pool in process["pools"]]
+    label = _total_label(len(processes), len(pools))
+    layout = _Layout([*map(_alias, pools), label], [*map(Figures.of, pools), total], width)
+    several = len({process["settings"] for process in processes}) > 1
+    yield layout.headings()
+    for process in processes:
+        yield layout.process(process, with_settings=several)
+        for pool in process["pools"]:
+            yield layout.row(_INDENT + _alias(pool), Figures.of(pool))
+            yield from _remarks(pool, width)
+            yield from _loans(pool["loans"], width)
+        if not process["pools"]:
+            yield f"{_INDENT}no pool open"
+    yield layout.row(label, total)
+
+
+class _Layout:
+    """The widths of the columns, the same for all processes."""
+
+    def __init__(self, labels: Sequence[str], rows: Sequence[Figures], width: int) -> None:
+        self._width = width
+        self._label = max(len(label) for label in labels) + len(_INDENT)
+        table = [_HEADINGS, *map(_cells, rows)]
+        self._columns = [max(map(len, column)) for column in zip(*table, strict=True)]
+
+    def headings(self) -> str:
+        return self._line("POOL", _HEADINGS)
+
+    def row(self, label: str, figures: Figures) -> str:
+        return self._line(label, _cells(figures))
+
+    def process(self, process: Process, *, with_settings: bool) -> str:
+        head = f"pid {process['pid']}{_GAP}"
+        tail = f"{_GAP}({process['settings']})" if with_settings else ""
+        room = self._width - len(head) - len(tail)
+        return head + shorten(process["command"], room) + clean(tail)
+
+    def _line(self, label: str, cells: Sequence[str]) -> str:
+        numbers = [cell.rjust(w) for cell, w in zip(cells, self._columns, strict=True)]
+        return _GAP.join([label.ljust(self._label), *numbers])
+
+
+def _alias(pool: Pool) -> str:
+    return shorten(", ".join(pool["aliases"]) or pool["alias"], MAX_ALIAS_WIDTH)
+
+
+def _total_label(processes: int, pools: int) -> str:
+    if pools == processes:
+        return plural(processes, "process", "processes")
+    return f"{plural(processes, 'process', 'processes')}, {plural(pools, 'pool')}"
+
+
+def _cells(figures: Figures) -> tuple[str, ...]:
+    return (
+        f"{figures.size}/{figures.max_size}",
+        str(figures.in_use),
+        str(figures.idle),
+        str(figures.waiting),
+        duration(figures.longest_wait) if figures.longest_wait > 0 else "-",
+        str(figures.borrows),
+        str(figures.timeouts),
+        str(figures.opened),
+        str(figures.lost),
+    )
+
+
+def _remarks(pool: Pool, width: int) -> Iterator[str]:
+    """What explains the numbers of a pool that is not simply at work."""
+    states = [state for state in ("closed", "suspended") if pool[state]]
+    states += [f"{pool[state]} {state}" for state in ("opening", "closing") if pool[state]]
+    if states:
+        yield _INDENT * 2 + ", ".join(states)
+    if error := pool.get("last_error"):
+        yield shorten(f"{_INDENT * 2}last error: {' '.join(error.split())}", width)
+
+
+def _loans(loans: Sequence[Loan], width: int) -> Iterator[str]:
+    """The loans, the longest first."""
+    shown = [
+        (
+            duration(loan["held"]),
+            f"backend {loan['backend_pid']}",
+            _TRANSACTIONS.get(loan["transaction"], loan["transaction"].lower()),
+            shorten(loan["thread"], 26),
+            loan.get("note") or "no request",
+        )
+        for loan in sorted(loans, key=lambda loan: -loan["held"])
+    ]
+    widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
+    for held, *middle, note in shown:
+        known = [held.rjust(widths[0])]
+        known += [text.ljust(w) for text, w in zip(middle, widths[1:], strict=False)]
+        line = _INDENT * 2 + _GAP.join(["on loan " + known[0], *known[1:]]) + _GAP
+        yield line + shorten(note, width - len(line))
+
+
+def _servers(server: dict[str, Activity | Unavailable], width: int) -> Iterator[str]:
+    for alias, answer in server.items():
+        if "error" in answer:
+            line = f"server of {alias!r} did not say: {answer['error']}"
+            yield shorten(line, 2 * width)
+        else:
+            yield _activity(alias, answer)
+
+
+def _activity(alias: str, found: Activity) -> str:
+    states = sorted(found["states_in_database"].items(), key=lambda item: (-item[1], item[0]))
+    here = ", ".join(f"{count} {state}" for state, count in states)
+    line = (
+        f"server of {alias!r}: {found['total']} of {found['max_connections']} connections"
+        f" ({found['reserved']} reserved), {found['in_database']} in {found['database']!r}"
+    )
+    return clean(f"{line}: {here}" if here else line)

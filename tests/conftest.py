@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+from django.conf import settings
+
+from tests import scratch
+from tests.cluster import Cluster, Server
+from tests.proxy import Proxy
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # The pools of a developer's own processes must not be seen by the tests, nor the tests by them.
+    status = scratch.folder() / "status"
+    status.mkdir(mode=0o700, exist_ok=True)
+    settings.CONNPOOL_STATUS_DIR = os.environ["CONNPOOL_STATUS_DIR"] = str(status)
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Server]:
+    """The server of the whole run: that of DATABASE_URL, else one from the wheel.
+
+    Other tests use it too: count and terminate only backends of a database or application_name
+    of the test's own.
+    """
+    url = os.environ.get("DATABASE_URL")
+    if url:
+        yield Server.from_url(url)
+        return
+    with Cluster() as started:
+        yield started
+
+
+@pytest.fixture
+def dsn(cluster: Server) -> str:
+    """A connection string to the server of the whole run."""
+    return cluster.dsn()
+
+
+@pytest.fixture
+def make_cluster() -> Iterator[Callable[..., Cluster]]:
+    """A function that starts a server of the test's own, as `Cluster(**kwargs)` would."""
+    with ExitStack() as stack:
+        yield lambda **kwargs: stack.enter_context(Cluster(**kwargs))
+
+
+@pytest.fixture
+def throwaway_cluster(make_cluster: Callable[..., Cluster]) -> Cluster:
+    """A server of the test's own, which it may stop, restart and hurt."""
+    return make_cluster()
+
+
+@pytest.fixture
+def proxy(cluster: Server) -> Iterator[Proxy]:
+    """A TCP proxy before the server of the whole run; `proxy.dsn()` goes through it."""
+    with Proxy(cluster) as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+def django_db_modify_db_settings(
+    django_db_modify_db_settings_parallel_suffix: None, cluster: Server
+) -> None:
+    """Tell Django where the server is, just before pytest-django makes the test databases."""
+    for alias in settings.DATABASES:
+        point_at(cluster, settings.DATABASES[alias])
+
+
+def point_at(server: Server, database: dict[str, Any]) -> None:
+    """Change one entry of DATABASES in place, as the connection objects hold the same dict."""
+    place = server.django()
+    options = {**place.pop("OPTIONS"), **database["OPTIONS"]}
+    database.update(place, OPTIONS=options)

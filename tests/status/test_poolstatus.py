@@ -1,0 +1,266 @@
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.core.management import CommandError, call_command
+from django.db import connections
+
+from django_connpool import registry
+from django_connpool.management.commands import poolstatus
+from tests.cluster import Server
+from tests.status.samples import answering, loan, pool, process
+from tests.status.script import ROOT, running
+
+
+def run(*args: str) -> str:
+    out = io.StringIO()
+    call_command("poolstatus", *args, stdout=out)
+    return out.getvalue()
+
+
+@pytest.fixture
+def no_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every database says at once that it is down."""
+    monkeypatch.setattr(
+        "django_connpool.status.activity.ask", lambda wrapper: {"error": "it is down"}
+    )
+
+
+@pytest.mark.usefixtures("status_dir")
+def test_no_process_is_said_with_where_it_looked(status_dir: Path) -> None:
+    shown = run()
+    assert shown.startswith("No running process has a connection pool.\n")
+    assert f"Looked in {status_dir} as uid {os.getuid()}" in shown
+    assert "other users are not seen" in shown
+
+
+@pytest.mark.usefixtures("no_server")
+def test_a_database_that_is_down_does_not_hide_the_pools(status_dir: Path) -> None:
+    with answering(status_dir / "4711.sock", process(pools=[pool(loans=[loan()])])):
+        shown = run()
+    assert "pid 4711  gunicorn shop.wsgi" in shown
+    assert "GET /shop/orders/" in shown
+    assert "server of 'default' did not say: it is down\n" in shown
+
+
+@pytest.mark.usefixtures("no_server")
+def test_json_is_json_and_nothing_else(status_dir: Path) -> None:
+    with answering(status_dir / "4711.sock", process()):
+        found = json.loads(run("--format", "json"))
+    assert found["version"] == 1
+    assert found["processes"] == [process()]
+    assert found["server"] == {"default": {"error": "it is down"}, "other": {"error": "it is down"}}
+    assert json.loads(run("--format", "json"))["processes"] == []
+
+
+@pytest.mark.usefixtures("no_server")
+def test_prometheus_format(status_dir: Path) -> None:
+    with answering(status_dir / "4711.sock", process()):
+        shown = run("--format", "prometheus")
+    assert 'db_client_connection_max{pid="4711",alias="default"} 10\n' in shown
+
+
+@pytest.mark.usefixtures("no_server")
+def test_one_database_is_shown_alone(status_dir: Path) -> None:
+    pools = [pool(), pool(alias="other", aliases=["other"])]
+    with answering(status_dir / "4711.sock", process(pools=pools)):
+        found = json.loads(run("--format", "json", "--database", "other"))
+    assert [pool["alias"] for pool in found["processes"][0]["pools"]] == ["other"]
+    assert list(found["server"]) == ["other"]
+
+
+@pytest.mark.usefixtures("status_dir")
+def test_an_unknown_alias_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(CommandError) as error:
+        run("--database", "defautl")
+    assert str(error.value) == (
+        "The database alias 'defautl' does not exist. Pooled aliases: 'default', 'other'."
+    )
+
+
+@pytest.mark.usefixtures("status_dir")
+@pytest.mark.parametrize("engine", ["django.db.backends.sqlite3", "there.is.no.such.engine"])
+def test_databases_of_other_engines_are_left_out(
+    monkeypatch: pytest.MonkeyPatch, engine: str
+) -> None:
+    lite = {"ENGINE": engine, "NAME": ":memory:"}
+    databases = connections.configure_settings({**connections.settings, "lite": lite})
+    monkeypatch.setattr(connections, "settings", databases)
+    try:
+        assert list(poolstatus._pooled(None)) == ["default", "other"]
+        with pytest.raises(CommandError, match="'lite' is not pooled by django_connpool"):
+            run("--database", "lite")
+    finally:
+        # The wrapper is kept, and would be the other engine's too.
+        with suppress(AttributeError):
+            del connections["lite"]
+
+
+def test_an_unsafe_directory_is_an_error(status_dir: Path) -> None:
+    status_dir.chmod(0o755)
+    with pytest.raises(CommandError, match="chmod 700"):
+        run()
+
+
+@pytest.mark.usefixtures("no_server")
+def test_one_unsafe_place_does_not_hide_another(
+    status_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    places = [status_dir, status_dir / "open"]
+    places[1].mkdir()
+    monkeypatch.setattr("django_connpool.status.directory.candidates", lambda: places)
+    with answering(status_dir / "4711.sock", process()):
+        shown = run()
+    assert shown.startswith(f"not looked into: {places[1]} is open to other users")
+    assert "pid 4711" in shown
+
+
+@pytest.mark.usefixtures("status_dir")
+def test_a_platform_without_unix_sockets_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr("socket.AF_UNIX")
+    with pytest.raises(CommandError, match="no Unix sockets"):
+        run()
+
+
+@pytest.mark.parametrize("seconds", ["0", "-1", "nan", "inf", "soon"])
+def test_an_impossible_interval_is_refused(seconds: str) -> None:
+    with pytest.raises(CommandError, match="not a number of seconds above 0"):
+        run("--watch", seconds)
+
+
+@pytest.mark.usefixtures("no_server")
+def test_watching_asks_again_until_interrupted(
+    status_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slept: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        if len(slept) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(poolstatus.time, "sleep", sleep)
+    with answering(status_dir / "4711.sock", process(), process(pid=12)):
+        shown = run("--format", "json", "--watch")
+    first, second = map(json.loads, shown.splitlines())
+    assert slept == [2.0, 2.0]
+    assert (first["processes"][0]["pid"], second["processes"][0]["pid"]) == (4711, 12)
+
+
+@pytest.mark.usefixtures("no_server", "status_dir")
+def test_a_watched_table_says_the_time_and_clears_a_terminal(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    def interrupt(seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(poolstatus.time, "sleep", interrupt)
+    out = Terminal()
+    call_command("poolstatus", "--watch", "1", stdout=out, no_color=True)
+    cleared, rest = out.getvalue().split("\x1b[H\x1b[2J")
+    assert cleared == ""
+    assert time.strptime(rest.splitlines()[0], "%H:%M:%S")
+
+
+@pytest.mark.usefixtures("status_dir")
+def test_an_interrupt_without_watching_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt() -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(poolstatus, "collect", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        run()
+
+
+def command(*args: str) -> list[str]:
+    # tests.settings leaves CONNPOOL_STATUS_DIR to whoever runs it.
+    code = (
+        "import os, sys; from django.conf import settings;"
+        "settings.CONNPOOL_STATUS_DIR = os.environ['CONNPOOL_STATUS_DIR'];"
+        "from django.core.management import execute_from_command_line as run;"
+        "run(['manage.py', 'poolstatus', *sys.argv[1:]])"
+    )
+    return [sys.executable, "-c", code, *args]
+
+
+def environ(status_dir: Path, url: str) -> dict[str, str]:
+    return {
+        **os.environ,
+        "DJANGO_SETTINGS_MODULE": "tests.settings",
+        "CONNPOOL_STATUS_DIR": str(status_dir),
+        "DATABASE_URL": url,
+        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "testproject")]),
+    }
+
+
+def test_the_pool_of_another_process_is_seen_from_a_third(
+    status_dir: Path, cluster: Server
+) -> None:
+    env = environ(status_dir, cluster.url())
+    with running("borrow", status_dir, **env) as borrower:
+        backend = json.loads(borrower.said)["backend"]  # type: ignore[attr-defined]
+        shown = subprocess.run(
+            command("--format", "json", "--database", "default"),
+            cwd=ROOT,
+            env=env,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        )
+    found = json.loads(shown.stdout)
+    (seen,) = found["processes"]
+    assert seen["pid"] == borrower.pid
+    (its_pool,) = seen["pools"]
+    assert (its_pool["alias"], its_pool["in_use"], its_pool["size"]) == ("default", 1, 1)
+    (its_loan,) = its_pool["loans"]
+    assert its_loan["backend_pid"] == backend
+    assert its_loan["thread"] == "MainThread"
+    assert its_loan["transaction"] == "INTRANS"
+    assert found["server"]["default"]["in_database"] >= 1
+
+
+def test_asking_makes_no_pool_and_needs_no_server(status_dir: Path) -> None:
+    before = registry.live()
+    env = environ(status_dir, "postgres://nobody@127.0.0.1:1/shop")
+    shown = subprocess.run(
+        command(), cwd=ROOT, env=env, capture_output=True, text=True, timeout=60, check=True
+    )
+    assert shown.stdout.startswith("No running process has a connection pool.")
+    assert "server of 'default' did not say: " in shown.stdout
+    assert "refused" in shown.stdout
+    assert shown.stderr == ""
+    run()
+    assert registry.live() == before
+    assert list(status_dir.iterdir()) == []
+
+
+def test_ctrl_c_ends_watching_cleanly(status_dir: Path) -> None:
+    env = environ(status_dir, "postgres://nobody@127.0.0.1:1/shop")
+    with subprocess.Popen(
+        command("--watch", "30", "--format", "json"),
+        cwd=ROOT,
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as watching:
+        assert watching.stdout is not None
+        assert json.loads(watching.stdout.readline())["version"] == 1
+        watching.send_signal(signal.SIGINT)
+        _, errors = watching.communicate(timeout=30)
+    assert (watching.returncode, errors) == (0, "")

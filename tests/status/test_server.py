@@ -1,0 +1,201 @@
+from __future__ import annotations
+
+import json
+import logging
+import os
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from django_connpool.status import server, snapshot
+from django_connpool.status.collect import collect
+from tests.status.script import running
+
+
+@pytest.fixture
+def unwarned(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "_warned", False)
+
+
+def pids() -> list[int]:
+    return [process["pid"] for process in collect(timeout=10).processes]
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline, "waited 10 s in vain"
+        time.sleep(0.01)
+
+
+def test_nothing_is_written_before_the_process_has_a_pool(status_dir: Path) -> None:
+    assert list(status_dir.iterdir()) == []
+
+
+def test_a_process_answers_for_itself(status_dir: Path) -> None:
+    server.start(signal=None, sender=None, pool=None)
+    (process,) = collect(timeout=10).processes
+    assert process["pid"] == os.getpid()
+    assert process["host"] == socket.gethostname()
+    assert process["settings"] == "tests.settings"
+    assert process["started"] <= time.time()
+
+
+def test_it_answers_again_and_again(status_dir: Path) -> None:
+    server.start()
+    assert [pids() for _ in range(3)] == [[os.getpid()]] * 3
+
+
+def test_starting_twice_is_starting_once(status_dir: Path) -> None:
+    server.start()
+    inode = (status_dir / f"{os.getpid()}.sock").stat().st_ino
+    server.start()
+    assert (status_dir / f"{os.getpid()}.sock").stat().st_ino == inode
+    assert [path.name for path in status_dir.iterdir()] == [f"{os.getpid()}.sock"]
+
+
+def test_the_socket_is_not_inherited_by_programs(status_dir: Path) -> None:
+    server.start()
+    assert server._listener is not None
+    assert not server._listener._socket.get_inheritable()
+
+
+def test_stopping_removes_the_socket(status_dir: Path) -> None:
+    server.start()
+    server.stop()
+    assert list(status_dir.iterdir()) == []
+    server.stop()
+
+
+@pytest.mark.parametrize("suffix", [".sock", ".new"])
+def test_what_a_dead_process_with_this_pid_left_is_replaced(status_dir: Path, suffix: str) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as stale:
+        stale.bind(str(status_dir / f"{os.getpid()}{suffix}"))
+    server.start()
+    assert pids() == [os.getpid()]
+
+
+def test_a_client_that_does_not_read_holds_nobody_up(
+    status_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # More than the buffers of a socket take.
+    big = {**snapshot.take(0.0), "padding": "x" * 4_000_000}
+    answers = iter([big])
+    take = snapshot.take
+    monkeypatch.setattr(snapshot, "take", lambda started: next(answers, None) or take(started))
+    monkeypatch.setattr(server, "SEND_TIMEOUT_SECONDS", 0.05)
+    server.start()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as lazy:
+        lazy.connect(str(status_dir / f"{os.getpid()}.sock"))
+        assert pids() == [os.getpid()]
+
+
+def test_a_client_that_goes_away_harms_nobody(status_dir: Path) -> None:
+    server.start()
+    for _ in range(5):
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as hasty:
+            hasty.connect(str(status_dir / f"{os.getpid()}.sock"))
+    assert pids() == [os.getpid()]
+
+
+def test_a_client_that_is_gone_before_it_is_greeted_is_no_error(status_dir: Path) -> None:
+    server.start()
+    assert server._listener is not None
+    server._listener.answer()
+    assert pids() == [os.getpid()]
+
+
+def test_a_failing_snapshot_is_logged_and_the_next_one_answered(
+    status_dir: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(started: float) -> Any:
+        raise LookupError("no numbers")
+
+    server.start()
+    with monkeypatch.context() as patched:
+        patched.setattr(snapshot, "take", fail)
+        (silence,) = collect(timeout=10).silent
+    assert silence.problem == "closed the connection without an answer"
+    wait_until(lambda: "no answer could be given" in caplog.text)
+    assert pids() == [os.getpid()]
+
+
+@pytest.mark.usefixtures("unwarned")
+def test_an_unsafe_directory_is_one_warning_and_no_error(
+    status_dir: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    status_dir.chmod(0o755)
+    server.start()
+    server.start()
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING
+    assert "chmod 700" in record.getMessage()
+    assert list(status_dir.iterdir()) == []
+
+
+@pytest.mark.usefixtures("unwarned")
+def test_a_failing_watch_leaves_nothing_behind(
+    status_dir: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*args: Any) -> None:
+        raise RuntimeError("cannot start a thread now")
+
+    monkeypatch.setattr(server.maintenance, "watch", fail)
+    server.start()
+    assert "cannot start a thread now" in caplog.text
+    assert list(status_dir.iterdir()) == []
+
+
+@pytest.mark.usefixtures("unwarned")
+def test_a_socket_that_cannot_be_made_leaves_nothing_behind(
+    status_dir: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*args: Any) -> Path:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(Path, "rename", fail)
+    server.start()
+    assert "disk full" in caplog.text
+    assert list(status_dir.iterdir()) == []
+
+
+def test_a_platform_without_unix_sockets_has_quietly_no_status(
+    status_dir: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.delattr(socket, "AF_UNIX")
+        server.start()
+    assert list(status_dir.iterdir()) == []
+    assert caplog.records == []
+
+
+def test_another_process_is_seen_and_its_socket_goes_with_it(status_dir: Path) -> None:
+    with running("serve", status_dir) as process:
+        assert pids() == [process.pid]
+        process.communicate()
+        assert process.returncode == 0
+        assert list(status_dir.iterdir()) == []
+
+
+def test_a_killed_process_leaves_a_socket_that_is_cleaned_up(status_dir: Path) -> None:
+    with running("serve_then_crash", status_dir) as process:
+        process.communicate()
+        assert [path.name for path in status_dir.iterdir()] == [f"{process.pid}.sock"]
+        assert pids() == []
+        assert list(status_dir.iterdir()) == []
+
+
+def test_a_forked_child_forgets_the_socket_and_makes_its_own(status_dir: Path) -> None:
+    with running("fork_while_serving", status_dir) as process:
+        said = json.loads(process.said)  # type: ignore[attr-defined]
+        assert said["forgot"]
+        assert said["parent"] == process.pid
+        assert pids() == sorted([said["parent"], said["child"]])
+        process.communicate()
+        assert process.returncode == 0
+        # The child ended without its exit handlers, the parent with them.
+        assert [path.name for path in status_dir.iterdir()] == [f"{said['child']}.sock"]

@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+from typing import Any
+
+from django_connpool.status import table
+from django_connpool.status.collect import Collected, Silence
+from django_connpool.status.report import Report
+from tests.status.samples import loan, pool, process
+
+SERVER = {
+    "database": "shop",
+    "version": "18.0",
+    "max_connections": 100,
+    "reserved": 3,
+    "total": 9,
+    "in_database": 8,
+    "states": {"idle": 7, "active": 2},
+    "states_in_database": {"idle": 6, "active": 1, "idle in transaction": 1},
+}
+
+
+def report(*processes: Any, silent: Any = (), server: Any = None) -> Report:
+    return Report(Collected(list(processes), list(silent)), server or {})
+
+
+def test_a_site_at_work() -> None:
+    loans = [
+        loan(held=0.012, note=None, thread="MainThread", backend_pid=913, transaction="IDLE"),
+        loan(held=75.0, transaction="INTRANS"),
+    ]
+    shown = table.render(
+        report(
+            process(pools=[pool(loans=loans), pool(aliases=["reports", "archive"], waiting=0)]),
+            process(pid=12, pools=[pool(longest_wait=0.0, waiting=0)]),
+            silent=[Silence(99, "did not answer within 2 s")],
+            server={"default": SERVER, "reports": {"error": "connection refused"}},
+        )
+    )
+    assert shown.splitlines() == [
+        "POOL                    OPEN/MAX  ON LOAN  IDLE  WAITING  LONGEST"
+        "  BORROWS  TIMEOUTS  OPENED  LOST",
+        "pid 4711  gunicorn shop.wsgi --workers 2",
+        "  default                   4/10        3     1        2   250 ms"
+        "    10231         4      12     2",
+        "    on loan 1m 15s  backend 4801  in transaction  ThreadPoolExecutor-0_3"
+        "  GET /shop/orders/",
+        "    on loan  12 ms  backend 913   idle            MainThread              no request",
+        "  reports, archive          4/10        3     1        0   250 ms"
+        "    10231         4      12     2",
+        "pid 12  gunicorn shop.wsgi --workers 2",
+        "  default                   4/10        3     1        0        -"
+        "    10231         4      12     2",
+        "2 processes, 3 pools       12/30        9     3        2   250 ms"
+        "    30693        12      36     6",
+        "",
+        "pid 99 did not answer within 2 s",
+        "",
+        "server of 'default': 9 of 100 connections (3 reserved), 8 in 'shop':"
+        " 6 idle, 1 active, 1 idle in transaction",
+        "server of 'reports' did not say: connection refused",
+    ]
+
+
+def test_long_commands_and_paths_are_shortened_to_the_width() -> None:
+    long = process(
+        command="gunicorn " + "--option " * 30,
+        pools=[pool(loans=[loan(note="GET /" + "x" * 300, thread="t" * 80)])],
+    )
+    for width in (80, 100, 120):
+        lines = table.render(report(long), width).splitlines()
+        assert len(lines[1]) == len(lines[3]) == width
+        assert lines[1].endswith("...")
+        assert lines[3].endswith("...")
+
+
+def test_a_path_cannot_write_to_the_terminal() -> None:
+    evil = process(command="\x1b[2J", pools=[pool(loans=[loan(note="GET /\x1b[31m\n")])])
+    shown = table.render(report(evil))
+    assert "\x1b" not in shown
+    assert "GET /?[31m?" in shown
+
+
+def test_unusual_states_of_a_pool_are_named() -> None:
+    tired = pool(
+        suspended=True, closed=True, opening=2, closing=1, last_error="refused\n\tIs it running?"
+    )
+    shown = table.render(report(process(pools=[tired])))
+    assert "    closed, suspended, 2 opening, 1 closing\n" in shown
+    assert "    last error: refused Is it running?\n" in shown
+
+
+def test_a_process_without_pools_says_so() -> None:
+    assert "  no pool open\n" in table.render(report(process(pools=[])))
+
+
+def test_a_pool_without_an_alias_is_shown_by_its_name() -> None:
+    assert "\n  shop  " in table.render(report(process(pools=[pool(alias="shop", aliases=[])])))
+
+
+def test_processes_of_different_projects_are_told_apart() -> None:
+    one, other = process(), process(settings="blog.settings")
+    assert "blog.settings" not in table.render(report(other))
+    shown = table.render(report(one, other))
+    assert "--workers 2  (shop.settings)\n" in shown
+    assert "--workers 2  (blog.settings)\n" in shown
+
+
+def test_one_process_with_one_pool_has_a_singular_total() -> None:
+    assert table.render(report(process())).splitlines()[-1].startswith("1 process  ")
+
+
+def test_a_server_without_connections_has_no_states() -> None:
+    empty = {**SERVER, "total": 0, "in_database": 0, "states_in_database": {}}
+    assert table.render(report(server={"default": empty})) == (
+        "server of 'default': 0 of 100 connections (3 reserved), 0 in 'shop'"
+    )
+
+
+def test_nothing_found_is_nothing_shown() -> None:
+    assert table.render(report()) == ""

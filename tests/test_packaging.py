@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+import ast
+import email
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import django_connpool
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "django_connpool"
+METADATA = ("pyproject.toml", "README.md", "LICENSE")
+RUNTIME = {"django", "psycopg"}
+
+WITHOUT_DJANGO = """
+import sys
+sys.modules["django"] = None
+import django_connpool.pool
+"""
+
+
+def run(*args: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Run Python as someone would who has configured nothing."""
+    return subprocess.run(
+        [sys.executable, *args],
+        cwd=cwd,
+        env={key: value for key, value in os.environ.items() if key != "DJANGO_SETTINGS_MODULE"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[zipfile.ZipFile]:
+    # From a copy: what else lies in a developer's folder has no say in it.
+    source = tmp_path_factory.mktemp("source")
+    shutil.copytree(PACKAGE, source / PACKAGE.name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in (
+        "pyproject.toml",
+        "README.md",
+        "LICENSE",
+        "tests/urls.py",
+        "testproject/manage.py",
+    ):
+        (source / name).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / name, source / name)
+    built = run("-m", "hatchling", "build", "-t", "wheel", "-d", "dist", cwd=source)
+    assert built.returncode == 0, built.stderr
+    (path,) = (source / "dist").iterdir()
+    with zipfile.ZipFile(path) as archive:
+        yield archive
+
+
+@pytest.fixture(scope="module")
+def metadata(wheel: zipfile.ZipFile) -> email.message.Message:
+    (name,) = [name for name in wheel.namelist() if name.endswith(".dist-info/METADATA")]
+    return email.message_from_bytes(wheel.read(name))
+
+
+def test_the_wheel_is_the_package_and_nothing_else(wheel: zipfile.ZipFile) -> None:
+    packed = {name for name in wheel.namelist() if ".dist-info/" not in name}
+    expected = {
+        path.relative_to(ROOT).as_posix()
+        for path in PACKAGE.rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+    assert packed == expected
+
+
+def test_the_wheel_says_that_it_is_typed_and_brings_its_licence(wheel: zipfile.ZipFile) -> None:
+    names = wheel.namelist()
+    assert "django_connpool/py.typed" in names
+    assert [name for name in names if name.endswith(".dist-info/licenses/LICENSE")]
+
+
+def test_the_version_is_the_same_everywhere(metadata: email.message.Message) -> None:
+    assert metadata["Version"] == django_connpool.__version__
+
+
+def test_a_user_has_to_install_django_and_psycopg_only(metadata: email.message.Message) -> None:
+    required = [line for line in metadata.get_all("Requires-Dist", []) if "extra ==" not in line]
+    assert required == ["django>=4.2", "psycopg>=3.2"]
+
+
+def test_the_pool_works_without_django() -> None:
+    done = run("-W", "error", "-c", WITHOUT_DJANGO, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+
+
+def test_importing_the_package_needs_no_settings() -> None:
+    done = run("-W", "error", "-c", "import django_connpool, django_connpool.signals", cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+
+
+def imported(path: Path) -> set[str]:
+    """Return the top-level modules that a file imports absolutely, functions included."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found.add(node.module)
+    return {name.partition(".")[0] for name in found}
+
+
+def test_the_package_imports_only_what_it_requires() -> None:
+    allowed = set(sys.stdlib_module_names) | RUNTIME | {"django_connpool"}
+    strangers = {
+        path.relative_to(ROOT).as_posix(): unknown
+        for path in PACKAGE.rglob("*.py")
+        if "contrib" not in path.parts and (unknown := imported(path) - allowed)
+    }
+    assert strangers == {}
+
+
+def test_the_pool_imports_nothing_above_it() -> None:
+    allowed = set(sys.stdlib_module_names) | {"psycopg", "django_connpool"}
+    for path in (PACKAGE / "pool").rglob("*.py"):
+        assert imported(path) <= allowed, path
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("django_conn"):
+                assert (node.module or "").startswith("django_connpool.pool"), path
