@@ -53,6 +53,6 @@ def warm() -> None:
     For processes that serve; the middleware calls it when it is built.
     """
     for alias in connections:
-        wrapper = connections[alias]
+        wrapper: Any = connections[alias]
         if is_pooled(wrapper) and wrapper.pool.min_size:
             wrapper.pool.warm()

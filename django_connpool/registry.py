@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 from weakref import WeakSet
 
 from django.db import connections
@@ -45,7 +45,7 @@ class Binding:
         arguments["name"] = arguments["name"] or alias
         health_checks = self.settings.get("CONN_HEALTH_CHECKS")
         return ConnectionPool(
-            connection_class=wrapper_class.opener(self.settings, alias, self.options),
+            connection_class=cast(Any, wrapper_class.opener(self.settings, alias, self.options)),
             open=True,
             keep_min=False,
             ping_after=PING_AFTER_WITH_HEALTH_CHECKS if health_checks else PING_AFTER,

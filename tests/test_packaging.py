@@ -17,7 +17,8 @@ import django_connpool
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "django_connpool"
 METADATA = ("pyproject.toml", "README.md", "LICENSE")
-RUNTIME = {"django", "psycopg"}
+# asgiref comes with Django.
+RUNTIME = {"asgiref", "django", "psycopg"}
 
 WITHOUT_DJANGO = """
 import sys

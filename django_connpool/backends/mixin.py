@@ -41,7 +41,8 @@ class PooledDatabaseWrapperMixin(_Base):
     _binding: registry.Binding | None = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self.creation_class = pooled(self.creation_class)
+        creation_class: Any = self.creation_class
+        self.creation_class = pooled(creation_class)
         super().__init__(*args, **kwargs)
         _wrappers.add(self)
 
@@ -57,14 +58,10 @@ class PooledDatabaseWrapperMixin(_Base):
     @property
     def is_pooled(self) -> bool:
         """Whether this wrapper borrows, rather than opening connections of its own."""
-        return (
-            not self.is_opener
-            and self.alias != NO_DB_ALIAS
-            and conf.enabled(self.settings_dict)
-        )
+        return not self.is_opener and self.alias != NO_DB_ALIAS and conf.enabled(self.settings_dict)
 
     @property
-    def pool(self) -> ConnectionPool[Any] | None:  # type: ignore[override]
+    def pool(self) -> ConnectionPool[Any] | None:
         """The pool of the settings as they are now; None when this wrapper is not pooled.
 
         Raises ImproperlyConfigured for pool options that are unknown or impossible.
@@ -145,7 +142,7 @@ class PooledDatabaseWrapperMixin(_Base):
         connection = self.connection
         pool = getattr(connection, "_pool", None)
         if pool is None:
-            return super()._close()
+            return super()._close()  # type: ignore[misc]
         # Forgotten first: whatever happens below, this wrapper cannot use it again.
         self.connection = None
         work = scope.current.get()

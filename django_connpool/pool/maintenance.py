@@ -77,7 +77,7 @@ class Maintenance:
                 os.write(pipe[1], b"!")
 
     def park(self) -> None:
-        """Stop the thread and wait for it; the next deadline starts it again.
+        """Stop the thread and wait for it, until `resume` or the next deadline.
 
         Before a fork: a process with one thread forks without the risk (and, since
         Python 3.12, the warning) that goes with several.
@@ -92,6 +92,12 @@ class Maintenance:
             self._stopping = False
             if thread is not None and not thread.is_alive():
                 self._thread = None
+
+    def resume(self) -> None:
+        """Start the thread again after `park`, when it has anything to do."""
+        with self._lock:
+            if self._watches or self._deadlines:
+                self._start()
 
     def _start(self) -> None:
         if self._stopping or (self._thread is not None and self._thread.is_alive()):

@@ -32,7 +32,15 @@ from psycopg import OperationalError
 from psycopg.pq import TransactionStatus
 
 from . import explain, process, reset
-from .abc import CT, CheckParam, ConnectFailedCB, ConnectionCB, ConninfoParam, KwargsParam, ResetParam
+from .abc import (
+    CT,
+    CheckParam,
+    ConnectFailedCB,
+    ConnectionCB,
+    ConninfoParam,
+    KwargsParam,
+    ResetParam,
+)
 from .closing import await_end, bury, say_goodbye
 from .errors import PoolClosed, PoolTimeout, TooManyRequests
 from .growth import patience, worth_opening
@@ -61,6 +69,7 @@ UNUSABLE = "unusable"
 RECLAIMED = "reclaimed"
 POOL_CLOSED = "pool closed"
 
+_CONNECTION: Any = psycopg.Connection
 _get_ident = threading.get_ident
 _get_frame = sys._getframe
 _numbers = itertools.count(1)
@@ -95,7 +104,7 @@ class ConnectionPool(Generic[CT]):
         self,
         conninfo: ConninfoParam = "",
         *,
-        connection_class: type[CT] = cast("type[CT]", psycopg.Connection),
+        connection_class: type[CT] = _CONNECTION,
         kwargs: KwargsParam | None = None,
         min_size: int = 4,
         max_size: int | None = None,
@@ -232,13 +241,11 @@ class ConnectionPool(Generic[CT]):
         """Whether an idle connection may be served; when not, it is on its way out."""
         if now >= slot.retire_at:
             self._discard(slot, EXPIRED)
-        elif slot.poll(0) and not survives_reading(slot.pgconn, slot.poll):
-            self._discard_dead(slot)
-        elif now >= slot.vet_at and not self._passes_check(slot):
             return False
-        else:
-            return True
-        return False
+        if slot.poll(0) and not survives_reading(slot.pgconn, slot.poll):
+            self._discard_dead(slot)
+            return False
+        return now < slot.vet_at or self._passes_check(slot)
 
     def _passes_check(self, slot: Slot) -> bool:
         if callable(self._check):
@@ -390,7 +397,9 @@ class ConnectionPool(Generic[CT]):
         self._mean_hold = held if mean is None else mean + 0.2 * (held - mean)
         if slot.reported:
             slot.reported = False
-            logger.warning("%s: a loan reported as a leak was given back after %.1f s", self.name, held)
+            logger.warning(
+                "%s: a loan reported as a leak was given back after %.1f s", self.name, held
+            )
 
     def _settle(self, slot: Slot, conn: Any, now: float) -> None:
         """Under the lock: bring a fit connection to rest: the first in line, idle, or closed."""
@@ -445,11 +454,15 @@ class ConnectionPool(Generic[CT]):
             if callable(self._reset):
                 self._reset(conn)
                 if conn.pgconn.transaction_status != reset.IDLE:
-                    raise OperationalError(f"the reset callback {self._reset!r} left a transaction open")
+                    raise OperationalError(
+                        f"the reset callback {self._reset!r} left a transaction open"
+                    )
             elif self._tidies_always:
                 return reset.discard_all(conn)
         except Exception as error:
-            logger.warning("%s: cleaning a session failed, closing it: %s", self.name, one_line(error))
+            logger.warning(
+                "%s: cleaning a session failed, closing it: %s", self.name, one_line(error)
+            )
             return False
         return True
 
@@ -892,10 +905,6 @@ class ConnectionPool(Generic[CT]):
             self._deadline = at
             maintenance.schedule(self._self, at)
 
-    def forget_deadline(self) -> None:
-        """The maintenance thread was stopped: the next deadline starts it again."""
-        self._deadline = NEVER
-
     # -- The pool as a whole --------------------------------------------------------------
 
     @property
@@ -947,12 +956,19 @@ class ConnectionPool(Generic[CT]):
         self.close()
         error = PoolTimeout(
             f"pool {self.name!r}: {self._min_size} connections were not open within {timeout:.2f} s"
-            + (f"; connecting last failed with: {one_line(self._last_error)}" if self._last_error else "")
+            + (
+                f"; connecting last failed with: {one_line(self._last_error)}"
+                if self._last_error
+                else ""
+            )
         )
         raise error from self._last_error
 
     def _tell_if_full(self) -> None:
-        if self._full and len(self._slots) - len(self._opening) - len(self._closing) >= self._min_size:
+        if (
+            self._full
+            and len(self._slots) - len(self._opening) - len(self._closing) >= self._min_size
+        ):
             for event in self._full:
                 event.set()
             self._full.clear()
@@ -1087,9 +1103,7 @@ class ConnectionPool(Generic[CT]):
     # -- Numbers --------------------------------------------------------------------------
 
     def _on_loan(self) -> int:
-        return (
-            len(self._slots) - len(self._idle) - len(self._opening) - len(self._closing)
-        )
+        return len(self._slots) - len(self._idle) - len(self._opening) - len(self._closing)
 
     def get_stats(self) -> dict[str, int]:
         """Counters since the pool was made, and sizes now; psycopg_pool's keys and ours."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import atexit
+import ctypes
 import os
 import socket
 import threading
 import weakref
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from .maintenance import maintenance
@@ -29,11 +31,16 @@ def living() -> list[ConnectionPool[Any]]:
     return [pool for ref in list(_pools) if (pool := ref()) is not None]
 
 
-def _before_fork() -> None:
-    maintenance.park()
-    for pool in living():
-        # The thread is gone; the next deadline of each pool has to start it again.
-        pool.forget_deadline()
+def _resume(_: int | None) -> int:
+    maintenance.resume()
+    return 0
+
+
+# The thread must not be back before Python 3.12 and later have looked for threads to warn of,
+# which they do after these hooks. A pending call waits for the next Python instruction; so
+# that this is one after the fork, the hook is not a Python function itself.
+_RESUME = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p)(_resume)
+_resume_later = partial(ctypes.pythonapi.Py_AddPendingCall, _RESUME, None)
 
 
 def _after_fork_in_child() -> None:
@@ -56,4 +63,8 @@ def _at_exit() -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_before_fork, after_in_child=_after_fork_in_child)
+    os.register_at_fork(
+        before=maintenance.park,
+        after_in_parent=_resume_later,
+        after_in_child=_after_fork_in_child,
+    )

@@ -85,4 +85,8 @@ class Stats:
         }
 
     def histograms(self) -> dict[str, Any]:
-        return {"wait": self.wait.as_dict(), "hold": self.hold.as_dict(), "connect": self.connect.as_dict()}
+        return {
+            "wait": self.wait.as_dict(),
+            "hold": self.hold.as_dict(),
+            "connect": self.connect.as_dict(),
+        }

@@ -29,14 +29,10 @@ class Listener:
         self._started = time.time()
         self._socket = _listen(path)
         try:
-            self.attend()
+            maintenance.watch(self._socket, self.answer)
         except BaseException:
             self._vanish()
             raise
-
-    def attend(self) -> None:
-        """See that the maintenance thread runs and calls `answer` when a client comes."""
-        maintenance.watch(self._socket, self.answer)
 
     def answer(self) -> None:
         """Send one document to one client. Never raises."""
@@ -129,13 +125,6 @@ def _after_fork_in_child() -> None:
         listener.forget()
 
 
-def _after_fork_in_parent() -> None:
-    # The thread is parked while the process forks, and an idle process has no deadline that
-    # would start it again.
-    if _listener is not None:
-        _listener.attend()
-
-
 atexit.register(stop)
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
+    os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -10,7 +10,7 @@ from django.conf import settings
 
 from . import interrupts
 
-STOP_SECONDS = 8
+STOP_SECONDS = 5
 
 
 class ChildError(RuntimeError):

@@ -48,8 +48,8 @@ def within_bound(console: Console, run: Run, *, workers: int, size: int) -> bool
     bound = workers * size
     held = run.most <= bound
     console.print(
-        f"{workers} processes x max_size {size} = {bound} connections at most, "
-        f"and the server held {'never more' if held else '[bold red]MORE[/]'}: {run.most}.",
+        f"{workers} processes x max_size {size} = {bound} connections; the most the server held: "
+        f"{run.most}, {'never more' if held else '[bold red]TOO MANY[/]'}.",
         highlight=False,
     )
     return held

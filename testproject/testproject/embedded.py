@@ -186,11 +186,13 @@ class _Server:
         for place in (self.home, _programs()):
             for folder in (place, *place.parents):
                 _allow(folder, stat.S_IXOTH)
-        if not (_programs() / "postgres").stat().st_mode & stat.S_IXOTH:
-            package = _programs().parents[1]
-            for folder in (package, package.with_name(f"{package.name}.libs")):
-                for path in folder.rglob("*"):
-                    _allow(path, (path.stat().st_mode & stat.S_IRWXU) >> 6 & 0o5)
+        package = _programs().parents[1]
+        if not package.stat().st_mode & stat.S_IROTH:
+            # Installed under a umask that keeps others out. The package comes last: it is the sign.
+            for folder in (package.with_name(f"{package.name}.libs"), package):
+                for path in (*folder.rglob("*"), folder):
+                    if path.exists():
+                        _allow(path, (path.stat().st_mode & stat.S_IRWXU) >> 6 & 0o5)
 
 
 def _account(data: Path) -> dict[str, Any]:

@@ -5,7 +5,6 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import pytest
 
 from django_connpool.status import server, snapshot
 from django_connpool.status.collect import collect
+from tests.status.samples import wait_until
 from tests.status.script import running
 
 
@@ -23,13 +23,6 @@ def unwarned(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def pids() -> list[int]:
     return [process["pid"] for process in collect(timeout=10).processes]
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline, "waited 10 s in vain"
-        time.sleep(0.01)
 
 
 def test_nothing_is_written_before_the_process_has_a_pool(status_dir: Path) -> None:

@@ -74,8 +74,11 @@ def test_the_summary_counts(client: Client) -> None:
 
 
 def test_the_summary_answers_an_asynchronous_server(async_client: AsyncClient) -> None:
-    response = async_to_sync(async_client.get)("/summary/")
-    assert json.loads(response.content)["products"] == PRODUCTS
+    async def products() -> int:
+        response = await async_client.get("/summary/")
+        return json.loads(response.content)["products"]
+
+    assert async_to_sync(products)() == PRODUCTS
 
 
 def test_the_summary_of_an_empty_shop(client: Client) -> None:

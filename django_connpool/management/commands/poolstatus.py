@@ -13,7 +13,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-from django_connpool.backends.mixin import PooledDatabaseWrapperMixin
+from django_connpool import registry
 from django_connpool.status import activity, prometheus, table
 from django_connpool.status.collect import collect
 from django_connpool.status.report import Report
@@ -139,7 +139,7 @@ def _wrapper(alias: str) -> BaseDatabaseWrapper | None:
     except ImproperlyConfigured:
         # An engine whose driver is missing here is not ours, and not our business.
         return None
-    return wrapper if isinstance(wrapper, PooledDatabaseWrapperMixin) else None
+    return wrapper if registry.is_pooled(wrapper) else None
 
 
 def _nobody(report: Report) -> str:
