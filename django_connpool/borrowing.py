@@ -10,13 +10,14 @@ from django.db import connections
 from django.db.transaction import TransactionManagementError
 
 from .registry import is_pooled
+from .scope import Scope
 
 
 def _borrowers(using: str | None) -> list[Any]:
     """The pooled database wrappers of this thread, of one alias or of all."""
-    if using is not None:
-        return [connections[using]]
-    return [wrapper for wrapper in connections.all(initialized_only=True) if is_pooled(wrapper)]
+    initialized = connections.all(initialized_only=True)
+    wrappers = initialized if using is None else [connections[using]]
+    return [wrapper for wrapper in wrappers if is_pooled(wrapper)]
 
 
 def release(using: str | None = None) -> None:
@@ -25,7 +26,17 @@ def release(using: str | None = None) -> None:
     What is inside an atomic block stays: giving it back would end its transaction.
     The next query borrows again.
     """
-    for wrapper in _borrowers(using):
+    _give_back(_borrowers(using))
+
+
+def release_loans(work: Scope) -> None:
+    """Give back what this thread has borrowed for that work, and nobody else's loans."""
+    if work.borrowers:
+        _give_back([wrapper for wrapper in _borrowers(None) if wrapper in work.borrowers])
+
+
+def _give_back(wrappers: list[Any]) -> None:
+    for wrapper in wrappers:
         if wrapper.connection is not None and not wrapper.in_atomic_block:
             wrapper.close()
 

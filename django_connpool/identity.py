@@ -11,8 +11,18 @@ from typing import Any
 
 from django.conf import settings
 
-# What changes a connection. The rest of a DATABASES entry only changes its use.
-_KEYS = ("NAME", "USER", "PASSWORD", "HOST", "PORT", "TIME_ZONE", "CONN_HEALTH_CHECKS")
+# What only changes the use of a connection. All the rest may change what is connected to,
+# also a setting of another package's wrapper that nobody else knows.
+_USES = frozenset(
+    {
+        "ATOMIC_REQUESTS",
+        "AUTOCOMMIT",
+        "CONN_MAX_AGE",
+        "DISABLE_SERVER_SIDE_CURSORS",
+        "ENGINE",  # the wrapper's type stands for it
+        "TEST",
+    }
+)
 
 
 def snapshot(settings_dict: Mapping[str, Any]) -> dict[str, Any]:
@@ -27,14 +37,8 @@ def snapshot(settings_dict: Mapping[str, Any]) -> dict[str, Any]:
 
 def key(wrapper: Any) -> tuple[Any, ...]:
     """What identifies the pool of a database wrapper. Hashable; holds the password."""
-    chosen = wrapper.settings_dict
-    return (
-        type(wrapper),
-        settings.USE_TZ,
-        wrapper.timezone_name,
-        *(chosen.get(name) for name in _KEYS),
-        _frozen(chosen.get("OPTIONS") or {}),
-    )
+    chosen = {key: item for key, item in wrapper.settings_dict.items() if key not in _USES}
+    return (type(wrapper), settings.USE_TZ, wrapper.timezone_name, _frozen(chosen))
 
 
 def _frozen(value: Any) -> Any:

@@ -10,11 +10,11 @@ from django.http import FileResponse, HttpRequest
 from django.http.response import HttpResponseBase
 
 from . import scope
-from .borrowing import release, warm
+from .borrowing import release_loans, warm
 from .scope import Scope
 
 # In the thread in which Django runs the queries of the current request.
-_release_in_its_thread = sync_to_async(release, thread_sensitive=True)
+_release_in_its_thread = sync_to_async(release_loans, thread_sensitive=True)
 
 
 class ConnectionPoolMiddleware:
@@ -42,8 +42,7 @@ class ConnectionPoolMiddleware:
             try:
                 response = cast(HttpResponseBase, self.get_response(request))
             finally:
-                if work.borrowers:
-                    release()
+                release_loans(work)
         return _releasing(response, work.note)
 
     async def _handle(self, request: HttpRequest) -> HttpResponseBase:
@@ -61,7 +60,7 @@ def _name(request: HttpRequest) -> str:
 
 async def _release_borrowers(work: Scope) -> None:
     if work.borrowers:
-        await _release_in_its_thread()
+        await _release_in_its_thread(work)
 
 
 def _releasing(response: HttpResponseBase, name: str) -> HttpResponseBase:
@@ -91,8 +90,7 @@ def _each(body: Iterator[bytes], name: str) -> Iterator[bytes]:
                 scope.current.reset(token)
             yield part
     finally:
-        if work.borrowers:
-            release()
+        release_loans(work)
 
 
 async def _each_async(body: AsyncIterator[bytes], name: str) -> AsyncIterator[bytes]:

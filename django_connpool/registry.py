@@ -54,9 +54,9 @@ class Binding:
         )
 
     def suits(self, wrapper: PooledDatabaseWrapperMixin) -> bool:
-        """Whether the wrapper's settings are still those the pool was made of."""
+        """Whether the settings of a wrapper that was bound to this have not changed since."""
         return (
-            self.settings == wrapper.settings_dict
+            wrapper.bound_settings == wrapper.settings_dict
             and self.timezone_name == wrapper.timezone_name
             and not self.pool.closed
         )
@@ -83,7 +83,8 @@ def bind(wrapper: PooledDatabaseWrapperMixin, old: Binding | None) -> Binding:
         if binding is None or binding.pool.closed:
             binding = _bindings[key] = Binding(wrapper)
             created = True
-        binding.settings = identity.snapshot(wrapper.settings_dict)
+        # The wrapper's own: what two aliases of one pool are used for may differ.
+        wrapper.bound_settings = identity.snapshot(wrapper.settings_dict)
         binding.wrappers.add(wrapper)
         binding.aliases.add(wrapper.alias)
         if old is not None and old is not binding:
@@ -95,6 +96,12 @@ def bind(wrapper: PooledDatabaseWrapperMixin, old: Binding | None) -> Binding:
     if created:
         signals.pool_created.send(sender=ConnectionPool, pool=binding.pool)
     return binding
+
+
+def find(wrapper: PooledDatabaseWrapperMixin) -> Binding | None:
+    """The binding for the wrapper's settings as they are now, whoever has made it."""
+    with _lock:
+        return _bindings.get(identity.key(wrapper))
 
 
 def close(binding: Binding) -> None:
@@ -131,9 +138,10 @@ class Pools(Mapping[str, ConnectionPool[Any]]):
     def __getitem__(self, alias: str) -> ConnectionPool[Any]:
         if alias not in connections:
             raise KeyError(alias)
-        pool: ConnectionPool[Any] | None = getattr(connections[alias], "pool", None)
-        if pool is None:
+        wrapper: Any = connections[alias]
+        if not is_pooled(wrapper):
             raise KeyError(alias)
+        pool: ConnectionPool[Any] = wrapper.pool
         return pool
 
     def __iter__(self) -> Iterator[str]:

@@ -10,6 +10,7 @@ from django.conf import settings
 
 from tests import scratch
 from tests.cluster import Cluster, Server
+from tests.databases import Databases
 from tests.proxy import Proxy
 
 
@@ -59,6 +60,17 @@ def proxy(cluster: Server) -> Iterator[Proxy]:
     """A TCP proxy before the server of the whole run; `proxy.dsn()` goes through it."""
     with Proxy(cluster) as started:
         yield started
+
+
+@pytest.fixture
+def databases(cluster: Server, django_db_blocker: Any) -> Iterator[Databases]:
+    """Databases of the test's own: `databases.add(pool={...})` returns a wrapper of one."""
+    with django_db_blocker.unblock():
+        added = Databases(cluster)
+        try:
+            yield added
+        finally:
+            added.remove()
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ from django.db.backends.signals import connection_created
 from django.utils.asyncio import async_unsafe
 
 from django_connpool import conf, registry, scope
-from django_connpool.pool import ConnectionPool, PoolClosed
+from django_connpool.pool import ConnectionPool, PoolClosed, reset
 
 from .creation import pooled
 from .opener import Opener
@@ -39,6 +39,7 @@ class PooledDatabaseWrapperMixin(_Base):
 
     is_opener = False  # opens physical connections for a pool, instead of borrowing
     _binding: registry.Binding | None = None
+    bound_settings: Mapping[str, Any] | None = None  # as they were at the time of binding
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         creation_class: Any = self.creation_class
@@ -81,10 +82,12 @@ class PooledDatabaseWrapperMixin(_Base):
 
     def close_pool(self) -> None:
         """Close the pool, as Django does before it drops or copies a database."""
-        binding = self._binding
-        if binding is not None:
-            self._binding = None
-            registry.close(binding)
+        # Also one that only other threads' wrappers have used so far.
+        bindings = {self._binding, registry.find(self)}
+        self._binding = None
+        for binding in bindings:
+            if binding is not None:
+                registry.close(binding)
 
     # -- Borrowing and giving back --------------------------------------------------------
 
@@ -149,6 +152,9 @@ class PooledDatabaseWrapperMixin(_Base):
         if work is not None:
             work.borrowers.discard(self)
         with self.wrap_database_errors:
+            if not self.settings_dict["AUTOCOMMIT"]:
+                # Every loan ends in a transaction here: no reason for the pool to warn.
+                reset.leave_transaction(connection)
             pool.putconn(connection)
         return None
 

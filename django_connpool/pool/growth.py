@@ -4,7 +4,7 @@ Opening takes milliseconds to hundreds of them; a busy connection often comes ba
 Opening one for every waiter of a burst of short jobs would leave a pool that is too large
 for good (HikariCP's "welcome to the jungle" benchmark), opening none would let a few
 slow jobs starve the rest. So the rule compares two expectations, and mistrusts its own
-optimism: a line that does not empty is a load, not a burst, and is worth a connection.
+optimism: a line that does not move, or does not end, is worth a connection.
 """
 
 from __future__ import annotations
@@ -22,21 +22,24 @@ def worth_opening(
     waiting: int,
     opening: int,
     on_loan: int,
-    line_lasted: float,
+    stalled_for: float,
+    pressed_for: float,
     mean_hold: float | None,
     mean_connect: float,
 ) -> bool:
     """Whether to start one more attempt, besides the `opening` ones under way.
 
-    With nothing on loan there is nothing to hope for. Otherwise open when the last in
-    line would be served later by connections given back (`mean_hold` seconds each,
-    `on_loan` at a time) than by a new one, or when `line_lasted` says that there has been
-    a line for longer than a burst explains (since it was last empty, or last grown for).
+    With nothing on loan there is nothing to hope for, and no more when the line has been
+    `stalled_for` too long without anything being given back. When it moves but has been
+    `pressed_for` that long without ending, it is a load and not a burst: open one at a
+    time. Otherwise open when the last in line would be served later by connections given
+    back (`mean_hold` seconds each, `on_loan` at a time) than by a new one.
     """
     if waiting <= opening:
         return False
-    if not on_loan or line_lasted >= patience(mean_connect):
+    enough = patience(mean_connect)
+    if not on_loan or stalled_for >= enough:
         return True
-    if mean_hold is None:  # nothing known yet: feel the way with a single attempt
+    if pressed_for >= enough or mean_hold is None:
         return not opening
     return (waiting - opening) / on_loan * mean_hold > mean_connect

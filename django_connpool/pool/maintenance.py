@@ -65,8 +65,7 @@ class Maintenance:
 
     def attend(self, pool: weakref.ref[ConnectionPool[Any]]) -> None:
         """See that the thread is there for a pool whose borrowers may die while others wait."""
-        thread = self._thread
-        if thread is None or pool not in self._deadlines or not thread.is_alive():
+        if self._thread is None or pool not in self._deadlines:
             self.schedule(pool, NEVER)
 
     def poke(self) -> None:
@@ -121,6 +120,7 @@ class Maintenance:
                 self._serve_pools(time.monotonic())
         except Exception:
             logger.exception("the maintenance thread failed; the next deadline starts another")
+            self._thread = None
 
     def _sleep(self) -> None:
         """Wait for the next deadline, a poke, or a watched socket; serve the sockets."""

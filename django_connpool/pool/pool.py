@@ -47,16 +47,29 @@ from .growth import patience, worth_opening
 from .maintenance import maintenance
 from .outage import Outage, again, one_line
 from .owners import this_thread
-from .probe import ping, socket_poll, survives_reading
+from .probe import LastWords, is_alive, ping
 from .queue import Waiter, WaitQueue
 from .settings import checked_sizes, checked_times
-from .slot import AT_ONCE, CLOSING, GONE, HANDED, IDLE, LOAN, NEVER, OPENING, RETURNING, Loans, Slot
+from .slot import (
+    AT_ONCE,
+    CLOSING,
+    GONE,
+    HANDED,
+    IDLE,
+    LOAN,
+    NEVER,
+    ON_LOAN,
+    OPENING,
+    RETURNING,
+    Loans,
+    Slot,
+)
 from .stats import Stats
 
 logger = logging.getLogger("django_connpool.pool")
 
 PING_AFTER = 30.0  # seconds of idleness after which the socket's silence is not believed
-FRESH = 1.0  # seconds during which a new connection is not pinged
+FRESH = 1.0  # seconds for which a connection just opened or given back needs no proof of life
 CLOSERS = 4  # workers that close connections at the same time
 
 # Why a connection was closed: the keys of the `closed` counts.
@@ -75,9 +88,8 @@ _get_frame = sys._getframe
 _numbers = itertools.count(1)
 
 
-def _silent(ms: int) -> tuple[()]:
-    """The socket poll of a pool that does not check."""
-    return ()
+def _nothing() -> None:
+    """What a pool that does not check reads from its sockets."""
 
 
 class ConnectionPool(Generic[CT]):
@@ -173,7 +185,9 @@ class ConnectionPool(Generic[CT]):
         self._closing: set[Slot] = set()
         self._to_close: deque[Slot] = deque()  # those of _closing no worker has taken up
         self._queue = WaitQueue()
-        self._line_since = 0.0  # when the queue was last empty, or last grown for
+        self._line_since = 0.0  # when the queue was last empty
+        self._moved_at = 0.0  # when somebody in it last got a connection given back
+        self._grew_at = 0.0  # when an attempt to connect was last started for it
         self._serving = False  # open and not suspended: idle connections may be lent
         self._closed = True
         self._suspended = False
@@ -214,7 +228,7 @@ class ConnectionPool(Generic[CT]):
                     self._stats.requests_num += 1
             if slot is not None:
                 now = self._clock()
-                if (now < slot.vet_at and not slot.poll(0)) or self._is_fit(slot, now):
+                if (now < slot.vet_at and is_alive(slot)) or self._is_fit(slot, now):
                     return self._lend(slot, now)
             return self._getconn_slowly(timeout)
         except BaseException:
@@ -242,7 +256,7 @@ class ConnectionPool(Generic[CT]):
         if now >= slot.retire_at:
             self._discard(slot, EXPIRED)
             return False
-        if slot.poll(0) and not survives_reading(slot.pgconn, slot.poll):
+        if not is_alive(slot):
             self._discard_dead(slot)
             return False
         return now < slot.vet_at or self._passes_check(slot)
@@ -256,7 +270,7 @@ class ConnectionPool(Generic[CT]):
             else:
                 if reset.leave_transaction(slot.conn):
                     return True
-        elif ping(slot.pgconn, slot.poll):
+        elif ping(slot.pgconn):
             return True
         self._discard_dead(slot)
         return False
@@ -272,24 +286,30 @@ class ConnectionPool(Generic[CT]):
                     queued = self._stand_in_line(waiter, seconds)
                 if queued:
                     maintenance.attend(self._self)
-                    self._staff()
-                    waiter.wait(max(0.0, deadline - self._clock()))
-                slot = self._answer(waiter, seconds)
+                    if len(self._slots) < self._max_size or self._to_close:
+                        self._staff()
+                    if not waiter.wait(max(0.0, deadline - self._clock())):
+                        self._leave_line(waiter, seconds)
+                slot = self._accept(waiter)
                 now = self._clock()
-                if self._is_fit(slot, now):
+                # What its last borrower gave back a moment ago has been proved by use.
+                if (queued and now < slot.idle_since + FRESH) or self._is_fit(slot, now):
                     return self._lend(slot, now)
-                waiter.begin()
+                waiter.begin_again()
         except BaseException as error:
             self._give_up(waiter, error)
             raise
 
     def _stand_in_line(self, waiter: Waiter, seconds: float) -> bool:
         """Under the lock: serve the waiter at once (False), queue it (True), or refuse it."""
-        self._check_open()
-        self._bury_orphans()
+        if self._closed:
+            self._check_open()
+        if self._orphans:
+            self._bury_orphans()
         if self._serving and self._idle and (last := self._idle[-1]).state is IDLE:
             waiter.slot, last.state = last, HANDED
             del self._idle[-1]
+            self._stats.requests_num += not waiter.tries
             return False
         outage = self._outage
         if outage is not None and self._is_hopeless() and self._clock() < outage.retry_at:
@@ -302,28 +322,32 @@ class ConnectionPool(Generic[CT]):
                 f"and max_waiting is {self.max_waiting}"
             )
         self._stats.requests_queued += not waiter.tries
+        self._stats.requests_num += not waiter.tries
         if not self._queue:
             self._line_since = self._clock()
         self._queue.join(waiter)
         return True
 
-    def _answer(self, waiter: Waiter, seconds: float) -> Slot:
-        """What came of waiting: a slot, or the error raised here."""
+    def _leave_line(self, waiter: Waiter, seconds: float) -> None:
+        """Give up waiting, unless served at the last moment. Raises PoolTimeout."""
         with self._lock:
             self._queue.leave(waiter)
-            slot = waiter.slot
-            if slot is None:
-                raise waiter.error or self._timeout(seconds)
-            slot.waiter, slot.state = None, LOAN
-            self._stats.requests_num += 1
-            self._stats.wait.add(self._clock() - waiter.since)
-            return slot
+            if waiter.slot is None and waiter.error is None:
+                raise self._timeout(seconds)
+
+    def _accept(self, waiter: Waiter) -> Slot:
+        """What came of waiting: a slot, ours from here on, or the error raised here."""
+        slot = waiter.slot
+        if slot is None:
+            raise cast(BaseException, waiter.error)
+        slot.waiter, slot.state = None, LOAN
+        return slot
 
     def _give_up(self, waiter: Waiter, error: BaseException) -> None:
         """Leave the line; what was handed over meanwhile goes to the next."""
         with self._lock:
             self._queue.leave(waiter)
-            self._stats.requests_num += 1
+            self._stats.requests_num += not waiter.tries
             self._stats.requests_errors += 1
             self._stats.requests_timeouts += isinstance(error, PoolTimeout)
             self._stats.wait.add(self._clock() - waiter.since)
@@ -376,6 +400,7 @@ class ConnectionPool(Generic[CT]):
                 over, slot.state = True, RETURNING
                 self._end_loan(slot, now)
                 self._settle(slot, conn, now)
+                self._moved_at = now
         except BaseException:
             self._put_back(slot, conn, over)
             raise
@@ -433,6 +458,7 @@ class ConnectionPool(Generic[CT]):
         while waiter.slot is not None:  # served, but an interrupt kept it in line
             self._queue.leave(waiter)
             waiter = self._queue.first()
+        self._stats.wait.add(self._clock() - waiter.since)
         slot.waiter = waiter
         waiter.slot, slot.state = slot, HANDED
         self._let_go(waiter)
@@ -664,7 +690,7 @@ class ConnectionPool(Generic[CT]):
         if outage is not None and (self._opening or self._clock() < outage.retry_at):
             return False  # one probe at a time
         if self._queue and self._growth_is_worth_it():
-            self._line_since = self._clock()
+            self._grew_at = self._clock()
             return True
         return self._lacks_minimum()
 
@@ -674,7 +700,8 @@ class ConnectionPool(Generic[CT]):
             waiting=len(self._queue),
             opening=len(self._opening),
             on_loan=self._on_loan(),
-            line_lasted=now - self._line_since,
+            stalled_for=now - max(self._line_since, self._moved_at),
+            pressed_for=now - max(self._line_since, self._grew_at),
             mean_hold=self._mean_hold,
             mean_connect=self._mean_connect,
         )
@@ -736,7 +763,9 @@ class ConnectionPool(Generic[CT]):
         pgconn = conn.pgconn
         slot.pgconn = pgconn
         slot.backend_pid = pgconn.backend_pid
-        slot.poll = socket_poll(pgconn.socket) if self._check else _silent
+        slot.consume_input = pgconn.consume_input if self._check else _nothing
+        slot.notifies = pgconn.notifies if self._check else _nothing
+        slot.last_words = pgconn.notice_handler = LastWords(pgconn.notice_handler)
         slot.birth = reset.session(conn)
         slot.ref = weakref.ref(conn, slot.connection_died)
         slot.retire_at = self._clock() + self.max_lifetime * (1 - self.jitter * random.random())
@@ -854,7 +883,7 @@ class ConnectionPool(Generic[CT]):
                 reason = EXPIRED
             elif live > self._min_size and now - slot.idle_since >= self.max_idle:
                 reason = SURPLUS
-            elif slot.poll(0) and not survives_reading(slot.pgconn, slot.poll):
+            elif not is_alive(slot):
                 reason = LOST
                 self._stats.connections_lost += 1
             else:
@@ -1021,7 +1050,7 @@ class ConnectionPool(Generic[CT]):
         began = self._clock()
         while (slot := self._take_idle(before=began)) is not None:
             try:
-                alive = ping(slot.pgconn, slot.poll)
+                alive = ping(slot.pgconn)
             except BaseException:
                 self._put_back(slot)
                 raise
@@ -1043,7 +1072,7 @@ class ConnectionPool(Generic[CT]):
     @staticmethod
     def check_connection(conn: CT) -> None:
         """A `check` callback: one round trip. Raises OperationalError when that fails."""
-        if not ping(conn.pgconn, socket_poll(conn.pgconn.socket)):
+        if not ping(conn.pgconn):
             raise OperationalError("the connection did not answer")
 
     def resize(self, min_size: int, max_size: int | None = None) -> None:
@@ -1150,19 +1179,22 @@ class ConnectionPool(Generic[CT]):
             "suspended": self._suspended,
             "last_error": one_line(self._outage.error) if self._outage is not None else None,
             "stats": self._stats.as_dict(),
-            "loans": [
-                {
-                    "held": now - slot.since,
-                    "thread": explain.thread_name(slot.thread),
-                    "thread_id": slot.thread,
-                    "note": slot.note,
-                    "backend_pid": slot.backend_pid,
-                    "transaction": TransactionStatus(slot.pgconn.transaction_status).name,
-                }
-                for slot in self._slots
-                if slot.state is LOAN
-            ],
+            "loans": [_loan(slot, now) for slot in self._slots if slot.state in ON_LOAN],
         }
+
+
+def _loan(slot: Slot, now: float) -> dict[str, Any]:
+    """One loan as a snapshot shows it; a slot just handed over is its waiter's already."""
+    lent = slot.loans is not None
+    thread = slot.thread if lent or slot.waiter is None else slot.waiter.thread
+    return {
+        "held": max(0.0, now - (slot.since if lent else slot.idle_since)),
+        "thread": explain.thread_name(thread),
+        "thread_id": thread,
+        "note": slot.note,
+        "backend_pid": slot.backend_pid,
+        "transaction": TransactionStatus(slot.pgconn.transaction_status).name,
+    }
 
 
 def _in_use(conn: Any) -> bool:

@@ -1,9 +1,9 @@
 """Is the connection alive? Asked of the socket for nothing, of the server rarely.
 
-A server that closes a session says so on the socket, so an idle connection whose socket
-has nothing to read is alive as far as anyone can tell without a round trip. What is
-readable is read: a notice or a changed parameter is harmless, a FATAL or an end of file
-is death (PostgreSQL docs, "Asynchronous Operations" in protocol-flow).
+A server that ends a session says so on the socket, so an idle connection with nothing to
+read is alive as far as anyone can tell without a round trip. What is there is read: a
+notice or a changed parameter is harmless, a FATAL or an end of file is death (PostgreSQL
+docs, "Asynchronous Operations" of the message flow).
 """
 
 from __future__ import annotations
@@ -11,57 +11,60 @@ from __future__ import annotations
 import select
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from psycopg import OperationalError
-from psycopg.pq import ConnStatus, DiagnosticField, ExecStatus, TransactionStatus
+from psycopg.pq import DiagnosticField, ExecStatus, TransactionStatus
 
-_DEADLY = (b"FATAL", b"PANIC")
+if TYPE_CHECKING:
+    from .slot import Slot
+
 PING_TIMEOUT = 5.0  # seconds
 
-
-def socket_poll(fd: int) -> Callable[[int], Any]:
-    """Return a function of milliseconds that is truthy when the socket has something to say."""
-    if not hasattr(select, "poll"):  # Windows
-        return lambda ms: select.select([fd], [], [], ms / 1000)[0]
-    poller = select.poll()
-    poller.register(fd, select.POLLIN | select.POLLPRI)
-    return poller.poll
+_DEADLY_SEVERITIES = (b"FATAL", b"PANIC")
+_DEADLY_STATES = b"57P0"  # shutdown, crash of a sibling, idle session: the session ends
 
 
-def survives_reading(pgconn: Any, poll: Callable[[int], Any]) -> bool:
+class LastWords:
+    """Listens to a connection's notices for the one that ends it; passes all of them on.
+
+    libpq treats a FATAL that comes between two queries as a notice. Between that message
+    and the end of file nothing else tells that the connection is dead.
+    """
+
+    __slots__ = ("_forward", "heard")
+
+    def __init__(self, forward: Callable[[Any], None] | None) -> None:
+        self._forward = forward
+        self.heard = False
+
+    def __call__(self, result: Any) -> None:
+        severity = result.error_field(DiagnosticField.SEVERITY_NONLOCALIZED)
+        state = result.error_field(DiagnosticField.SQLSTATE) or b""
+        if severity in _DEADLY_SEVERITIES or state.startswith(_DEADLY_STATES):
+            self.heard = True
+        if self._forward is not None:
+            self._forward(result)
+
+
+def is_alive(slot: Slot) -> bool:
     """Read what is waiting on an idle connection; False when it was the end of it.
 
-    libpq treats a FATAL that comes in between queries as a notice, so the notices are
-    listened to: between that message and the end of file there may be a moment in which
-    nothing else tells.
+    Two calls into libpq that never block and, other than poll() or select(), do not let
+    go of the interpreter's lock: with busy threads around, getting that back would cost
+    more than the whole loan.
     """
-    last_words: list[bytes | None] = []
-    forward = pgconn.notice_handler
-
-    def listen(result: Any) -> None:
-        last_words.append(result.error_field(DiagnosticField.SEVERITY_NONLOCALIZED))
-        if forward is not None:
-            forward(result)
-
-    pgconn.notice_handler = listen
     try:
-        while poll(0):
-            pgconn.consume_input()
-            if pgconn.is_busy() or pgconn.status != ConnStatus.OK:
-                return False
-            if any(severity in _DEADLY for severity in last_words):
-                return False
-            while pgconn.notifies() is not None:
-                pass  # nobody has borrowed this session, so nobody is listening
+        slot.consume_input()
+        # Has libpq look at what it read. Nobody has borrowed the session, so nobody listens.
+        while slot.notifies() is not None:
+            pass
     except OperationalError:
         return False
-    finally:
-        pgconn.notice_handler = forward
-    return bool(pgconn.status == ConnStatus.OK)
+    return not slot.last_words.heard
 
 
-def ping(pgconn: Any, poll: Callable[[int], Any], timeout: float = PING_TIMEOUT) -> bool:
+def ping(pgconn: Any, timeout: float = PING_TIMEOUT) -> bool:
     """Ask the server for an empty query's answer; at most `timeout` seconds.
 
     Done below psycopg's cursor, so that neither the session nor the connection object
@@ -71,13 +74,11 @@ def ping(pgconn: Any, poll: Callable[[int], Any], timeout: float = PING_TIMEOUT)
     try:
         pgconn.send_query(b"")
         while pgconn.flush():
-            if time.monotonic() > deadline:
+            if not _ready(pgconn.socket, deadline, writing=True):
                 return False
-            select.select([], [pgconn.socket], [], 0.05)
         while True:
             while pgconn.is_busy():
-                left = deadline - time.monotonic()
-                if left <= 0 or not poll(max(1, int(left * 1000))):
+                if not _ready(pgconn.socket, deadline, writing=False):
                     return False
                 pgconn.consume_input()
             result = pgconn.get_result()
@@ -87,3 +88,14 @@ def ping(pgconn: Any, poll: Callable[[int], Any], timeout: float = PING_TIMEOUT)
                 return False
     except OperationalError:
         return False
+
+
+def _ready(fd: int, deadline: float, writing: bool) -> bool:
+    """Wait until the socket can be read (or written); False when the deadline came first."""
+    left = max(0.0, deadline - time.monotonic())
+    if not hasattr(select, "poll"):  # Windows
+        reading, written, _ = select.select([] if writing else [fd], [fd] if writing else [], [], left)
+        return bool(reading or written)
+    poller = select.poll()
+    poller.register(fd, select.POLLOUT if writing else select.POLLIN)
+    return bool(poller.poll(left * 1000))

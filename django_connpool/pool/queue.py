@@ -18,19 +18,21 @@ class Waiter:
     accepted or still with its giver, never with nobody.
     """
 
-    __slots__ = ("error", "gate", "since", "slot", "tries")
+    __slots__ = ("error", "gate", "since", "slot", "thread", "tries")
 
     def __init__(self, since: float) -> None:
         self.since = since
+        self.thread = threading.get_ident()
         self.tries = 0  # how often it has stood in line: again, when what it got was dead
-        self.begin()
-
-    def begin(self) -> None:
-        """Get ready to stand in line (again)."""
         self.slot: Slot | None = None
         self.error: BaseException | None = None
         self.gate = threading.Lock()
         self.gate.acquire()
+
+    def begin_again(self) -> None:
+        """Get ready to stand in line once more; what it was given is gone."""
+        self.slot = None
+        self.gate.acquire(blocking=False)
 
     def wait(self, timeout: float) -> bool:
         """Sleep until served, at most `timeout` seconds; say whether woken."""

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     import psycopg
 
     from .pool import ConnectionPool
+    from .probe import LastWords
     from .queue import Waiter
 
 # The states of a slot. A slot is in exactly one of them; every count of the pool is
@@ -19,6 +20,7 @@ IDLE = "idle"  # waiting for a borrower; `conn` holds the connection
 HANDED = "handed"  # given to a waiter that has not woken up yet; counts as on loan
 LOAN = "on loan"
 RETURNING = "returning"  # the loan is over, the slot not yet at rest
+ON_LOAN = (HANDED, LOAN, RETURNING)
 OPENING = "opening"
 CLOSING = "closing"  # still counts: the server has not let go of it
 GONE = "gone"
@@ -47,14 +49,16 @@ class Slot:
         "birth",
         "code",
         "conn",
+        "consume_input",
         "generation",
         "idle_since",
+        "last_words",
         "line",
         "loans",
         "note",
+        "notifies",
         "opened_at",
         "pgconn",
-        "poll",
         "pool",
         "reason",
         "ref",
@@ -70,7 +74,9 @@ class Slot:
 
     conn: Any  # the psycopg connection; None while lent, opening or gone
     pgconn: Any
-    poll: Callable[[int], Any]  # poll(0) is empty while nothing came in on the socket
+    consume_input: Callable[[], object]  # of pgconn; see probe.is_alive
+    notifies: Callable[[], object]
+    last_words: LastWords
     ref: weakref.ref[psycopg.Connection[Any]] | None
     birth: tuple[Any, ...]  # the session as it was when new; see reset.py
 

@@ -61,7 +61,10 @@ class Comparison:
         report.side_by_side(console, [stock, pooled])
         console.print("\n[bold]manage.py poolstatus[/], under that load", highlight=False)
         console.out(self._poolstatus.rstrip(), highlight=False)
-        console.print("(One of the server's connections is the demo's own, to count the others.)\n")
+        console.print(
+            "(One of the server's connections is the demo's own, to count the others.)\n",
+            highlight=False,
+        )
         return report.within_bound(console, pooled, workers=scale.workers, size=self._max_size)
 
     def _progress(self) -> Progress:

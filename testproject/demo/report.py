@@ -47,10 +47,11 @@ def within_bound(console: Console, run: Run, *, workers: int, size: int) -> bool
     """Say whether the server ever held more connections of the site than the pools may have."""
     bound = workers * size
     held = run.most <= bound
+    verdict = f"never held more than {run.most}." if held else f"held {run.most}: TOO MANY."
     console.print(
-        f"{workers} processes x max_size {size} = {bound} connections; the most the server held: "
-        f"{run.most}, {'never more' if held else '[bold red]TOO MANY[/]'}.",
+        f"{workers} processes x max_size {size} = {bound} connections; the server {verdict}",
         highlight=False,
+        soft_wrap=True,
     )
     return held
 

@@ -1,15 +1,14 @@
 """
-Settings of the sample shop, all of them from the environment:
+Settings of the sample shop, all of them from the environment.
 
-DATABASE_URL  like postgres://user:password@host:5432/name. Unset: an embedded PostgreSQL, started
-              when these settings are read and stopped with the last process that read them.
-              Pool options can be in the URL: ?pool_max_size=20&pool_timeout=5
-POOL          "off" uses Django's own backend with a new connection for each request,
-              to compare with. Default "on".
-POOL_SIZE     most connections of one process, default 4; for a URL without options.
-CONNPOOL_STATUS_DIR  where poolstatus finds the processes, unset: a place of this user.
-DEBUG         default on: this is a sample, not a deployment.
-SECRET_KEY    needed when DEBUG is off.
+DATABASE_URL: like postgres://user:password@host:5432/name, with pool options if need be:
+    ?pool_max_size=20&pool_timeout=5. Unset: an embedded PostgreSQL, started when these settings are
+    read and stopped with the last process that has read them.
+POOL: "off" uses Django's own backend and a new connection for each request, to compare with.
+POOL_SIZE: the most connections of one process, for a URL without options; default 4.
+CONNPOOL_STATUS_DIR: where poolstatus finds the processes; unset: a place of this user.
+DEBUG: on by default, for this is a sample and no deployment.
+SECRET_KEY: needed when DEBUG is off.
 """
 
 from __future__ import annotations

@@ -1,0 +1,41 @@
+"""Medians of interleaved rounds, and the table they are printed in."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Sequence
+
+
+def interleaved(subjects: Sequence[Callable[[], float]], rounds: int) -> list[float]:
+    """Call each subject once a round, in turn; return the median of what each returned."""
+    results: list[list[float]] = [[] for _ in subjects]
+    for _ in range(rounds):
+        for subject, found in zip(subjects, results, strict=True):
+            found.append(subject())
+    return [statistics.median(found) for found in results]
+
+
+def quantile(values: Sequence[float], share: float) -> float:
+    """The value below which that share of the values lies."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+
+
+def table(title: str, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Print a table; numbers are rounded to three digits."""
+    cells = [[_cell(value) for value in row] for row in [header, *rows]]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
+    print(f"\n{title}")
+    for number, row in enumerate(cells):
+        rest = [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
+        print("  " + "  ".join([row[0].ljust(widths[0]), *rest]))
+        if number == 0:
+            print("  " + "  ".join("-" * width for width in widths))
+
+
+def _cell(value: object) -> str:
+    return (
+        f"{value:.3g}"
+        if isinstance(value, float) and value < 1000
+        else (f"{value:.0f}" if isinstance(value, float) else str(value))
+    )

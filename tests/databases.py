@@ -1,0 +1,122 @@
+"""Databases that a test adds to the site for itself, and questions about them."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from django.db import connections
+
+from django_connpool import registry
+from tests.cluster import Server
+
+ENGINE = "django_connpool.backends.postgresql"
+DEADLINE = 20.0
+
+_numbers = itertools.count(1)
+
+
+class Databases:
+    """Entries of DATABASES that live as long as a test; their name on the server is unique."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._added: list[str] = []
+
+    def add(
+        self,
+        alias: str = "spare",
+        *,
+        engine: str = ENGINE,
+        pool: Any = None,
+        options: dict[str, Any] | None = None,
+        server: Server | None = None,
+        **changes: Any,
+    ) -> Any:
+        """Add an alias and return this thread's wrapper of it; `changes` go to its settings.
+
+        It means a database of its own unless `options` repeats the application_name.
+        """
+        place = (server or self._server).django()
+        entry = {
+            "ENGINE": engine,
+            "NAME": (server or self._server).params()["dbname"],
+            **place,
+            "OPTIONS": {
+                **place["OPTIONS"],
+                "application_name": f"databases-{next(_numbers)}",
+                **(options or {}),
+                **({} if pool is None else {"pool": pool}),
+            },
+            **changes,
+        }
+        configured = connections.configure_settings({"default": {}, alias: entry})
+        connections.settings[alias] = configured[alias]
+        self._added.append(alias)
+        return connections[alias]
+
+    def remove(self) -> None:
+        """Take every added alias away, with its pools."""
+        for wrapper in connections.all(initialized_only=True):
+            if wrapper.alias in self._added:
+                # A test may have failed in the middle of a transaction.
+                wrapper.in_atomic_block = False
+                wrapper.close()
+                del connections[wrapper.alias]
+        for binding in list(registry._bindings.values()):
+            if binding.aliases & set(self._added):
+                registry.close(binding)
+        for alias in self._added:
+            connections.settings.pop(alias, None)
+
+
+def value(wrapper: Any, query: str, args: Any = None) -> Any:
+    """The first column of the first row of a query."""
+    with wrapper.cursor() as cursor:
+        cursor.execute(query, args)
+        return cursor.fetchone()[0]
+
+
+def pid(wrapper: Any) -> int:
+    """The process id of the backend that serves the wrapper."""
+    return int(value(wrapper, "SELECT pg_backend_pid()"))
+
+
+def connected(server: Server, wrapper: Any) -> int:
+    """How many connections the server counts for the wrapper's database."""
+    return server.backends(application_name=wrapper.settings_dict["OPTIONS"]["application_name"])
+
+
+def on_loan(wrapper: Any) -> int:
+    return int(wrapper.pool.snapshot()["in_use"])
+
+
+def in_thread(work: Callable[[], Any]) -> Any:
+    """Do the work in a new thread and return its result, or raise what it raised."""
+    return in_threads([work])[0]
+
+
+def in_threads(works: list[Callable[[], Any]]) -> list[Any]:
+    """Do each piece of work in a thread of its own, all at the same time."""
+    results: list[Any] = [None] * len(works)
+    errors: list[BaseException] = []
+
+    def run(number: int, work: Callable[[], Any]) -> None:
+        try:
+            results[number] = work()
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [
+        threading.Thread(target=run, args=(number, work)) for number, work in enumerate(works)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(DEADLINE)
+        assert not thread.is_alive(), "a thread hangs"
+    if errors:
+        raise errors[0]
+    return results

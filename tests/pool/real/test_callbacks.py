@@ -1,0 +1,213 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg.pq import TransactionStatus
+
+from tests.pool.real.conftest import MakePool
+from tests.pool.real.fake_server import FakeServer
+from tests.pool.real.helpers import pid, pids_of, until, until_idle
+
+Logged = Callable[[str], list[str]]
+
+
+def test_configure_runs_once_for_each_physical_connection(make_pool: MakePool) -> None:
+    configured: list[int] = []
+    pool = make_pool(configure=lambda conn: configured.append(pid(conn)))
+    pids = pids_of(pool, 2)
+    pids_of(pool, 2)
+    assert sorted(configured) == sorted(pids)
+
+
+def test_what_configure_sets_is_what_a_returned_session_goes_back_to(make_pool: MakePool) -> None:
+    def configure(conn: Any) -> None:
+        conn.autocommit = True
+
+    pool = make_pool(max_size=1, configure=configure)
+    with pool.connection() as conn:
+        conn.autocommit = False
+        conn.read_only = True
+        conn.isolation_level = psycopg.IsolationLevel.SERIALIZABLE
+    with pool.connection() as conn:
+        assert (conn.autocommit, conn.read_only, conn.isolation_level) == (True, None, None)
+
+
+def test_a_connection_whose_configure_raises_is_closed_and_the_next_one_is_tried(
+    make_pool: MakePool, backends: Callable[[], int], logged: Logged
+) -> None:
+    failures = [RuntimeError("not today")]
+
+    def configure(conn: Any) -> None:
+        if failures:
+            raise failures.pop()
+
+    pool = make_pool(configure=configure)
+    with pytest.raises(RuntimeError, match="not today"):
+        pool.getconn()
+    assert backends() == 0
+    assert logged("connecting failed: not today")
+    with pool.connection():
+        assert backends() == 1
+
+
+def test_a_connection_that_configure_leaves_in_a_transaction_is_closed(
+    make_pool: MakePool, backends: Callable[[], int], logged: Logged
+) -> None:
+    pool = make_pool(configure=lambda conn: conn.execute("SELECT 1"))
+    with pytest.raises(psycopg.ProgrammingError, match="INTRANS"):
+        pool.getconn()
+    assert backends() == 0
+    assert logged("INTRANS")
+
+
+def test_reset_runs_at_each_return_and_never_on_a_new_connection(make_pool: MakePool) -> None:
+    resets: list[int] = []
+    pool = make_pool(max_size=1, reset=lambda conn: resets.append(pid(conn)))
+    conn = pool.getconn()
+    assert resets == []
+    pool.putconn(conn)
+    pids_of(pool, 1)
+    assert resets == [pid(conn)] * 2
+
+
+def test_reset_always_forgets_what_a_borrower_set_on_the_server(make_pool: MakePool) -> None:
+    pool = make_pool(max_size=1, reset="always")
+    with pool.connection() as conn:
+        before = pid(conn)
+        conn.execute("SET search_path TO nowhere")
+        for _ in range(6):
+            conn.execute("SELECT %s::int", [1])
+    with pool.connection() as conn:
+        assert pid(conn) == before
+        assert conn.execute("SHOW search_path").fetchone() == ('"$user", public',)
+        for _ in range(6):
+            conn.execute("SELECT %s::int", [1])
+
+
+@pytest.mark.parametrize("how", ["raises", "leaves a transaction open"])
+def test_a_session_whose_reset_fails_is_replaced(
+    make_pool: MakePool, logged: Logged, how: str
+) -> None:
+    def reset(conn: Any) -> None:
+        conn.execute("SELECT 1")
+        if how == "raises":
+            raise RuntimeError("not today")
+
+    pool = make_pool(max_size=1, reset=reset)
+    first, second = pids_of(pool, 1), pids_of(pool, 1)
+    assert first != second
+    assert logged("cleaning a session failed")
+
+
+def test_a_connection_that_fails_its_check_is_never_seen(
+    make_pool: MakePool, logged: Logged
+) -> None:
+    refused: list[int] = []
+
+    def check(conn: Any) -> None:
+        if pid(conn) in refused:
+            raise RuntimeError("not this one")
+
+    pool = make_pool(max_size=1, check=check)
+    refused += pids_of(pool, 1)
+    assert pids_of(pool, 1) != refused
+    assert logged("failed its check: not this one")
+
+
+def test_a_check_may_leave_a_transaction_behind(make_pool: MakePool) -> None:
+    pool = make_pool(max_size=1, check=lambda conn: conn.execute("SELECT 1"))
+    before = pids_of(pool, 1)
+    with pool.connection() as conn:
+        assert [pid(conn)] == before
+        assert conn.info.transaction_status == TransactionStatus.IDLE
+
+
+@pytest.mark.parametrize("autocommit", [True, False])
+def test_check_connection_of_the_pool_can_be_the_check(
+    make_pool: MakePool, cluster: Any, app: str, autocommit: bool
+) -> None:
+    pool = make_pool(max_size=2, kwargs={"autocommit": autocommit})
+    pool._check, pool._ping_after = pool.check_connection, 0.0
+    before = pids_of(pool, 2)
+    assert sorted(pids_of(pool, 2)) == sorted(before)
+    cluster.terminate(application_name=app)
+    assert not set(pids_of(pool, 2)) & set(before)
+
+
+@pytest.mark.parametrize("reset", ["auto", "always", lambda conn: None])
+def test_checking_the_pool_keeps_what_is_good_and_replaces_what_is_not(
+    make_pool: MakePool, cluster: Any, reset: Any
+) -> None:
+    pool = make_pool(min_size=3, max_size=3, reset=reset)
+    pool.wait()
+    before = sorted(pids_of(pool, 3))
+    pool.check()
+    assert sorted(pids_of(pool, 3)) == before
+    cluster.terminate(before[0])
+    pool.check()
+    until_idle(pool, 3)
+    assert before[0] not in pids_of(pool, 3)
+
+
+def test_connection_parameters_may_come_from_functions_asked_each_time(
+    make_pool: MakePool, dsn: str
+) -> None:
+    names = iter(["one", "two"])
+    pool = make_pool(lambda: dsn, kwargs=lambda: {"application_name": next(names)}, max_size=1)
+    seen = []
+    for _ in range(2):
+        with pool.connection() as conn:
+            seen.append(conn.info.parameter_status("application_name"))
+        pool.drain()
+    assert seen == ["one", "two"]
+
+
+def test_parameters_that_cannot_be_had_fail_the_borrower_and_are_asked_for_again(
+    make_pool: MakePool, dsn: str
+) -> None:
+    failures: list[Exception] = [LookupError("no secret")]
+
+    def conninfo() -> str:
+        if failures:
+            raise failures.pop()
+        return dsn
+
+    pool = make_pool(conninfo)
+    with pytest.raises(LookupError, match="no secret"):
+        pool.getconn()
+    with pool.connection() as conn:
+        assert conn.execute("SELECT 1").fetchone() == (1,)
+
+
+def test_reconnect_failed_is_called_once_for_each_outage(
+    make_pool: MakePool, fake_server: FakeServer, dsn: str
+) -> None:
+    where, calls = [fake_server.dsn()], []
+    fake_server.refusal = ("28000", "go away")
+    pool = make_pool(
+        lambda: where[0], min_size=1, reconnect_timeout=0.05, reconnect_failed=calls.append
+    )
+    until(lambda: calls)
+    attempts = fake_server.attempts
+    until(lambda: fake_server.attempts >= attempts + 2)
+    where[0] = dsn
+    until_idle(pool, 1)
+    assert calls == [pool]
+    where[0] = fake_server.dsn()
+    pool.drain()
+    until(lambda: len(calls) == 2)
+
+
+def test_a_reconnect_failed_that_raises_is_logged_and_retries_go_on(
+    make_pool: MakePool, fake_server: FakeServer, logged: Logged
+) -> None:
+    def fail(pool: Any) -> None:
+        raise RuntimeError("and no mail either")
+
+    fake_server.refusal = ("28000", "go away")
+    make_pool(fake_server.dsn(), min_size=1, reconnect_timeout=0, reconnect_failed=fail)
+    until(lambda: fake_server.attempts >= 3)
+    assert logged("reconnect_failed")

@@ -1,0 +1,406 @@
+"""The pool against a model: any order of events, and what always holds checked after each."""
+
+from __future__ import annotations
+
+import gc
+import itertools
+from typing import Any
+from unittest import mock
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from psycopg import OperationalError
+
+from django_connpool.pool import PoolClosed, PoolTimeout, TooManyRequests
+from django_connpool.pool import pool as pool_module
+from django_connpool.pool.queue import Waiter
+from django_connpool.pool.slot import CLOSING, HANDED, IDLE, LOAN, NEVER, OPENING
+
+from .actors import Actor, Stage
+from .fake import FakeClock, FakeMaintenance, FakeServer, fake_pool
+
+TIMEOUT = 10.0  # seconds of the fake clock
+BORROWERS = 6
+
+
+class Borrower:
+    """A thread that borrows and gives back as it is told."""
+
+    def __init__(self, machine: PoolMachine) -> None:
+        self.machine = machine
+        self.conn: Any = None
+        self.error: BaseException | None = None
+        self.arrival = 0  # its place among all who ever asked, for this borrow
+        self.deadline = NEVER
+        self.actor = Actor(machine.stage, self._live)
+        self.actor.go()
+
+    def _live(self, actor: Actor) -> None:
+        while (order := actor.stop("ready")) is not None:
+            order()
+
+    def borrow(self, timeout: float) -> None:
+        self.conn = self.error = None
+        try:
+            self.conn = self.machine.pool.getconn(timeout)
+        except OperationalError as error:
+            self.error = error
+
+    def give_back(self) -> None:
+        conn, self.conn = self.conn, None
+        self.machine.pool.putconn(conn)
+
+    def drop(self) -> None:
+        self.conn = None
+        gc.collect(0)
+
+    @property
+    def is_waiting(self) -> bool:
+        return self.actor.place == "in line"
+
+    @property
+    def is_served(self) -> bool:
+        waiter = self.actor.waiter
+        return waiter is not None and (waiter.slot is not None or waiter.error is not None)
+
+
+class PoolMachine(RuleBasedStateMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stage = Stage()
+        self.clock = FakeClock()
+        self.maintenance = FakeMaintenance()
+        self.server = FakeServer()
+        self.server.pause = self.stage.pause
+        self.server.bound = lambda: self.bound
+        self.workers: list[Actor] = []
+        self.arrivals = itertools.count(1)
+        self.idle_borrowers_served = 0
+        self.patches = [
+            mock.patch.object(pool_module, "maintenance", self.maintenance),
+            mock.patch.object(Waiter, "wait", self.stage_wait()),
+        ]
+        for patch in self.patches:
+            patch.start()
+
+    def stage_wait(self) -> Any:
+        stage = self.stage
+        return lambda waiter, timeout: stage.wait(waiter, timeout)
+
+    @initialize(
+        max_size=st.integers(1, 4),
+        min_share=st.sampled_from([0, 0, 0.5, 1]),
+        max_waiting=st.sampled_from([0, 0, 2]),
+        max_uses=st.sampled_from([0, 0, 3]),
+        max_connecting=st.integers(1, 3),
+        ping_after=st.sampled_from([0.0, 30.0]),
+    )
+    def begin(self, max_size: int, min_share: float, **options: Any) -> None:
+        self.bound: float = max_size
+        self.pool = fake_pool(
+            self.server,
+            open=False,
+            min_size=int(max_size * min_share),
+            max_size=max_size,
+            timeout=TIMEOUT,
+            max_lifetime=300,
+            max_idle=60,
+            **options,
+        )
+        self.pool._clock = self.clock
+        self.pool._hire = self.hire  # type: ignore[method-assign]
+        self.stage.lock_is_held = lambda: self.pool._lock.locked()
+        self.borrowers = [Borrower(self) for _ in range(BORROWERS)]
+        self.pool.open()
+
+    def hire(self, jobs: Any) -> None:
+        self.workers.append(Actor(self.stage, lambda _: self.pool._work(jobs)))
+
+    # -- what borrowers do ----------------------------------------------------------------
+
+    def some(self, n: int, having: Any) -> Borrower | None:
+        fitting = [borrower for borrower in self.borrowers if having(borrower)]
+        return fitting[n % len(fitting)] if fitting else None
+
+    @rule(n=st.integers(0, 11), timeout=st.sampled_from([TIMEOUT, TIMEOUT, TIMEOUT, 1.0, 0.0]))
+    def borrow(self, n: int, timeout: float) -> None:
+        borrower = self.some(n, lambda b: b.actor.place == "ready" and b.conn is None)
+        if borrower is None:
+            return
+        in_line = [b for b in self.borrowers if b.is_waiting and not b.is_served]
+        borrower.arrival = next(self.arrivals)
+        borrower.deadline = self.clock() + timeout
+        borrower.actor.go(lambda: borrower.borrow(timeout))
+        self.look_at(borrower)
+        assert borrower.conn is None or not in_line, "a newcomer overtook those in line"
+
+    def look_at(self, borrower: Borrower) -> None:
+        """Check what a borrow came to, if it is over."""
+        if borrower.conn is not None:
+            assert borrower.conn.pgconn.is_alive or not self.tells(borrower.conn)
+            holders = [b for b in self.borrowers if b.conn is borrower.conn]
+            assert holders == [borrower], "two borrowers of one connection"
+        if isinstance(borrower.error, PoolTimeout):
+            assert self.clock() >= borrower.deadline
+        elif isinstance(borrower.error, PoolClosed):
+            assert self.pool.closed
+        elif isinstance(borrower.error, TooManyRequests):
+            assert len(self.pool._queue) >= self.pool.max_waiting > 0
+        elif borrower.error is not None:
+            assert self.server.attempts, "the server's refusal without the server's being asked"
+
+    def tells(self, conn: Any) -> bool:
+        """Whether the death of this connection shows on its socket."""
+        return bool(conn.pgconn not in self.server.connections)
+
+    @rule(n=st.integers(0, 11))
+    def wake_up(self, n: int) -> None:
+        borrower = self.some(n, lambda b: b.is_waiting and b.is_served)
+        if borrower is not None:
+            borrower.actor.go()
+            self.look_at(borrower)
+
+    @rule(n=st.integers(0, 11))
+    def give_up(self, n: int) -> None:
+        borrower = self.some(n, lambda b: b.is_waiting)
+        if borrower is not None:
+            self.pass_time(max(0.0, borrower.deadline - self.clock()))
+            borrower.actor.go()
+            self.look_at(borrower)
+
+    @rule(n=st.integers(0, 11), how=st.sampled_from(["", "", "", "execute", "fail", "mess up"]))
+    def give_back(self, n: int, how: str) -> None:
+        borrower = self.some(n, lambda b: b.actor.place == "ready" and b.conn is not None)
+        if borrower is None:
+            return
+        if borrower.conn.pgconn.is_alive:
+            if how == "mess up":
+                borrower.conn.pgconn.transaction_status = 1  # in the middle of a statement
+            elif how:
+                getattr(borrower.conn, how)()
+        borrower.actor.go(borrower.give_back)
+
+    @rule(n=st.integers(0, 11))
+    def drop(self, n: int) -> None:
+        borrower = self.some(n, lambda b: b.actor.place == "ready" and b.conn is not None)
+        if borrower is not None:
+            borrower.actor.go(borrower.drop)
+
+    @rule(n=st.integers(0, 11))
+    def thread_ends(self, n: int) -> None:
+        borrower = self.some(n, lambda b: b.actor.place == "ready" and b.conn is not None)
+        if borrower is not None:
+            borrower.actor.go(None)
+            self.borrowers[self.borrowers.index(borrower)] = Borrower(self)
+
+    # -- what workers, time and the server do ---------------------------------------------
+
+    @rule(n=st.integers(0, 11))
+    def work(self, n: int) -> None:
+        if self.workers:
+            worker = self.workers[n % len(self.workers)]
+            worker.go()
+            if worker.ended:
+                self.workers.remove(worker)
+
+    @rule(n=st.integers(1, 30))
+    def work_much(self, n: int) -> None:
+        for _ in range(n):
+            self.work(0)
+
+    @rule(seconds=st.sampled_from([0.001, 0.006, 0.1, 1.0, 9.0, 31.0, 61.0, 301.0]))
+    def pass_time(self, seconds: float) -> None:
+        self.clock.now += seconds
+        self.maintain()
+
+    @rule()
+    def maintain(self) -> None:
+        self.maintenance.serve(self.pool)
+
+    @rule(state=st.sampled_from(["up", "up", "down", "starting", "full"]))
+    def server_becomes(self, state: str) -> None:
+        self.server.state = state
+
+    @rule()
+    def server_restarts(self) -> None:
+        self.server.kill_all()
+
+    @rule(n=st.integers(0, 11))
+    def server_kills_one(self, n: int) -> None:
+        backends = sorted(self.server.connections, key=lambda backend: backend.backend_pid)
+        if backends:
+            self.server.kill(backends[n % len(backends)])
+
+    # -- what the operator does -----------------------------------------------------------
+
+    @precondition(lambda self: not self.pool.closed)
+    @rule(max_size=st.integers(1, 4), min_share=st.sampled_from([0, 0.5, 1]))
+    def resize(self, max_size: int, min_share: float) -> None:
+        # What was open or being opened before may stay for a while; nothing is added to it.
+        self.bound = max(max_size, len(self.pool._slots))
+        self.pool.resize(int(max_size * min_share), max_size)
+
+    @precondition(lambda self: not self.pool.closed)
+    @rule()
+    def drain(self) -> None:
+        self.pool.drain()
+
+    @precondition(lambda self: not self.pool.closed)
+    @rule()
+    def check(self) -> None:
+        self.pool.check()
+
+    @precondition(lambda self: not self.pool.closed)
+    @rule()
+    def suspend(self) -> None:
+        self.pool.suspend()
+
+    @precondition(lambda self: not self.pool.closed)
+    @rule()
+    def resume(self) -> None:
+        self.pool.resume()
+
+    @precondition(lambda self: not self.pool.closed)
+    @rule(really=st.integers(0, 9))
+    def close(self, really: int) -> None:
+        if not really:  # seldom: not much happens afterwards
+            self.pool.close()
+
+    # -- what always holds ----------------------------------------------------------------
+
+    @invariant()
+    def the_server_never_sees_more_than_max_size(self) -> None:
+        assert not self.server.exceeded
+        self.bound = max(self.pool.max_size, min(self.bound, len(self.pool._slots)))
+
+    @invariant()
+    def each_slot_is_in_one_state(self) -> None:
+        pool = self.pool
+        slots = {state: {s for s in pool._slots if s.state is state} for state in ALL_STATES}
+        assert set().union(*slots.values()) == pool._slots
+        assert len(set(pool._idle)) == len(pool._idle)
+        assert set(pool._idle) == slots[IDLE]
+        assert pool._opening == slots[OPENING]
+        assert pool._closing == slots[CLOSING]
+        assert set(pool._to_close) <= pool._closing
+        assert all(slot.conn is not None for slot in pool._idle)
+        assert pool._on_loan() == len(slots[LOAN]) + len(slots[HANDED])
+
+    @invariant()
+    def loans_are_held_by_those_who_borrowed(self) -> None:
+        held = {b.conn._slot for b in self.borrowers if b.conn is not None}
+        on_loan = {s for s in self.pool._slots if s.state is LOAN}
+        orphans = {slot for slot, _ in self.pool._orphans}
+        assert held <= on_loan
+        assert on_loan - held <= orphans
+
+    @invariant()
+    def the_first_come_are_the_first_served(self) -> None:
+        in_line = {b.actor.waiter: b.arrival for b in self.borrowers if b.is_waiting}
+        queue = list(self.pool._queue)
+        arrivals = [in_line[waiter] for waiter in queue]
+        assert arrivals == sorted(arrivals)
+        assert {b.actor.waiter for b in self.borrowers if b.is_waiting and not b.is_served} == {
+            *queue
+        }
+        assert not (queue and self.pool._idle and self.pool._serving)
+
+    @invariant()
+    def who_waits_can_hope(self) -> None:
+        pool = self.pool
+        if not pool._queue or pool._suspended:
+            return
+        assert not pool.closed
+        if pool._outage is None and len(pool._slots) < pool.max_size and not pool._opening:
+            assert self.maintenance.at <= self.clock() + 1
+        assert pool._on_loan() or self.workers or self.maintenance.at < NEVER
+
+    @invariant()
+    def what_is_to_be_done_has_a_worker(self) -> None:
+        pool = self.pool
+        at_work = len(pool._opening) + len(pool._closing) - len(pool._to_close)
+        assert at_work <= len(self.workers)
+        assert not pool._to_close or at_work
+
+    @invariant()
+    def the_numbers_are_what_is(self) -> None:
+        seen = self.pool.snapshot()
+        assert seen["size"] == seen["idle"] + seen["in_use"] + seen["opening"] + seen["closing"]
+        assert seen["waiting"] == sum(b.is_waiting and not b.is_served for b in self.borrowers)
+        asked = seen["stats"]["requests_num"]
+        assert asked == next(self.arrivals) - 1 - sum(b.is_waiting for b in self.borrowers)
+        self.arrivals = itertools.count(asked + 1 + sum(b.is_waiting for b in self.borrowers))
+
+    # -- in the end -----------------------------------------------------------------------
+
+    def teardown(self) -> None:
+        try:
+            if hasattr(self, "pool"):
+                self.all_slots_come_back()
+        finally:
+            for borrower in getattr(self, "borrowers", ()):
+                if borrower.actor.place == "ready":
+                    borrower.actor.go(None)
+            for patch in self.patches:
+                patch.stop()
+
+    def all_slots_come_back(self) -> None:
+        """With the server up and everything given back, the pool has all its places again."""
+        self.server.state = "up"
+        pool = self.pool
+        if pool._suspended:
+            pool.resume()
+        for _ in range(200):
+            self.settle_down()
+            if not pool._queue and not self.workers and not self.maintenance.serve(pool):
+                break
+            self.clock.now += 0.1
+        assert not pool._queue
+        if pool.closed:
+            assert not pool._slots
+            return
+        assert pool._slots == set(pool._idle)
+        self.bound = max(pool.max_size, len(pool._slots))
+        for borrower in self.borrowers[: pool.max_size]:
+            self.clock.now += 0.01
+            borrower.actor.go(lambda b=borrower: b.borrow(TIMEOUT))
+            while borrower.is_waiting and not borrower.is_served:
+                assert self.workers, "nobody opens a connection for the one who waits"
+                self.work(0)
+            if borrower.is_waiting:
+                borrower.actor.go()
+            assert borrower.conn is not None, borrower.error
+        for borrower in self.borrowers:
+            if borrower.conn is not None:
+                borrower.actor.go(borrower.give_back)
+        pool.close()
+        self.settle_down()
+        assert not pool._slots
+        assert not self.server.connections
+
+    def settle_down(self) -> None:
+        for borrower in self.borrowers:
+            if borrower.is_served:
+                borrower.actor.go()
+            if borrower.actor.place == "ready" and borrower.conn is not None:
+                borrower.actor.go(borrower.give_back)
+        while self.workers:
+            self.work(0)
+        if self.pool.has_orphans:
+            self.maintenance.serve(self.pool)
+
+
+ALL_STATES = (IDLE, HANDED, LOAN, OPENING, CLOSING)
+
+
+@pytest.mark.stress
+class TestModel(PoolMachine.TestCase):  # type: ignore[misc, name-defined]
+    settings = settings(
+        max_examples=150,
+        stateful_step_count=60,
+        deadline=None,
+        derandomize=True,
+        suppress_health_check=list(HealthCheck),
+    )
