@@ -1,15 +1,30 @@
 from __future__ import annotations
 
 from django.contrib import admin
-from django.http import HttpRequest, HttpResponse
 from django.urls import path
 
-
-def ping(request: HttpRequest) -> HttpResponse:
-    return HttpResponse("pong")
-
+from tests import views
 
 urlpatterns = [
-    path("ping/", ping),
+    path("ping/", views.ping),
     path("admin/", admin.site.urls),
+    *(
+        path(f"{view.__name__}/", view)
+        for view in (
+            views.async_backend,
+            views.async_fails,
+            views.async_slow,
+            views.async_stream,
+            views.atomic,
+            views.backend,
+            views.fails,
+            views.file,
+            views.in_transaction,
+            views.nested,
+            views.second,
+            views.slow,
+            views.stream,
+            views.stream_nothing,
+        )
+    ),
 ]

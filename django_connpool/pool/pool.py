@@ -177,7 +177,9 @@ class ConnectionPool(Generic[CT]):
     def _start_empty(self) -> None:
         """The state of a pool with no connection: when new, and in a forked child."""
         self._self = weakref.ref(self)
-        self._lock = threading.Lock()
+        # Reentrant: a finalizer or signal handler may run in the middle of a section below,
+        # in the thread that holds it, and borrow or give back. See `_is_reentered`.
+        self._lock: Any = threading.RLock()
         # Guarded by _lock:
         self._slots: set[Slot] = set()  # every place taken, in whatever state
         self._idle: list[Slot] = []  # last given back is last, and lent first
@@ -200,8 +202,10 @@ class ConnectionPool(Generic[CT]):
         self._stats = Stats()
         self._full: list[threading.Event] = []  # of those in wait()
         self._winding_up = False  # closed, or the process is ending: what comes back is closed
-        # Finalizers append, at any instruction and without the lock; see `orphaned`.
+        # Appended to without the lock, by finalizers, at any instruction; see `orphaned`.
         self._orphans: deque[tuple[Slot, Loans | None]] = deque()
+        # Given back by a finalizer inside the lock: the slots, and their connections.
+        self._late: deque[tuple[Slot, Any]] = deque()
 
     def __repr__(self) -> str:
         return f"<{type(self).__module__}.{type(self).__qualname__} {self.name!r}>"
@@ -277,6 +281,11 @@ class ConnectionPool(Generic[CT]):
 
     def _getconn_slowly(self, timeout: float | None) -> CT:
         """Borrow when there was nothing fit at hand: try the next, or wait in line."""
+        if self._lock._is_owned():
+            raise OperationalError(
+                f"pool {self.name!r}: a finalizer or signal handler that interrupted the pool "
+                "itself cannot wait for a connection"
+            )
         seconds = self.timeout if timeout is None else timeout
         waiter = Waiter(self._clock())
         deadline = waiter.since + seconds
@@ -304,7 +313,7 @@ class ConnectionPool(Generic[CT]):
         """Under the lock: serve the waiter at once (False), queue it (True), or refuse it."""
         if self._closed:
             self._check_open()
-        if self._orphans:
+        if self._orphans or self._late:
             self._bury_orphans()
         if self._serving and self._idle and (last := self._idle[-1]).state is IDLE:
             waiter.slot, last.state = last, HANDED
@@ -385,6 +394,10 @@ class ConnectionPool(Generic[CT]):
         if slot is None or slot.state is not LOAN or slot not in self._slots:
             self._refuse(conn, slot)
             return
+        if self._lock._is_owned():
+            self._late.append((slot, conn))
+            maintenance.poke()
+            return
         over = False
         try:
             if (
@@ -404,7 +417,7 @@ class ConnectionPool(Generic[CT]):
         except BaseException:
             self._put_back(slot, conn, over)
             raise
-        if self._orphans or self._to_close:
+        if self._orphans or self._late or self._to_close:
             self.tick()
 
     def _end_loan(self, slot: Slot, now: float) -> None:
@@ -540,16 +553,22 @@ class ConnectionPool(Generic[CT]):
                 self._end_loan(slot, now)
                 slot.waiter = None
                 conn = conn or slot.conn or (slot.ref() if slot.ref is not None else None)
-                if conn is not None and self._is_untouched(slot, conn):
-                    self._settle(slot, conn, now)
-                else:
-                    slot.conn = conn
-                    self._retire(slot, RECLAIMED)
+                self._settle_or_retire(slot, conn, now)
         self._staff()
 
-    def _is_untouched(self, slot: Slot, conn: Any) -> bool:
-        idle = conn.pgconn.transaction_status == reset.IDLE
-        return bool(idle and reset.session(conn) == slot.birth and not self._tidies_always)
+    def _settle_or_retire(self, slot: Slot, conn: Any, now: float) -> None:
+        """Under the lock, where nothing may be sent: keep a session only if it is clean."""
+        clean = (
+            conn is not None
+            and conn.pgconn.transaction_status == reset.IDLE
+            and reset.session(conn) == slot.birth
+            and not self._tidies_always
+        )
+        if clean:
+            self._settle(slot, conn, now)
+        else:
+            slot.conn = conn
+            self._retire(slot, RECLAIMED)
 
     # -- Closing connections --------------------------------------------------------------
 
@@ -836,10 +855,16 @@ class ConnectionPool(Generic[CT]):
 
     @property
     def has_orphans(self) -> bool:
-        return bool(self._orphans)
+        return bool(self._orphans or self._late)
 
     def _bury_orphans(self) -> None:
-        """Under the lock: take back what dead borrowers left."""
+        """Under the lock: take back what dead borrowers left, and what came back too early."""
+        while self._late:
+            slot, conn = self._late.popleft()
+            if slot.state is LOAN and slot in self._slots:
+                slot.state = RETURNING
+                self._end_loan(slot, self._clock())
+                self._settle_or_retire(slot, conn, self._clock())
         while self._orphans:
             slot, loans = self._orphans.popleft()
             if slot.state is not LOAN or slot not in self._slots or slot.conn is not None:

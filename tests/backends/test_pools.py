@@ -37,8 +37,8 @@ def second(cluster: Server) -> Any:
 
 def twin(databases: Databases, wrapper: Any, **changes: Any) -> Any:
     """One more alias with the settings of a wrapper, but for the changes."""
-    same = {key: wrapper.settings_dict[key] for key in ("NAME", "OPTIONS", "TIME_ZONE")}
-    return databases.add("twin", **{**same, "options": same.pop("OPTIONS"), **changes})
+    same = {"NAME": wrapper.settings_dict["NAME"], "options": wrapper.settings_dict["OPTIONS"]}
+    return databases.add("twin", **same, **changes)
 
 
 def test_a_closed_wrapper_borrows_the_same_connection_again(databases: Databases) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import itertools
+import sys
 from typing import Any
 from unittest import mock
 
@@ -271,11 +272,19 @@ class PoolMachine(RuleBasedStateMachine):
     # -- what always holds ----------------------------------------------------------------
 
     @invariant()
+    def sound(self) -> None:
+        self.the_server_never_sees_more_than_max_size()
+        self.each_slot_is_in_one_state()
+        self.loans_are_held_by_those_who_borrowed()
+        self.the_first_come_are_the_first_served()
+        self.who_waits_can_hope()
+        self.what_is_to_be_done_has_a_worker()
+        self.the_numbers_are_what_is()
+
     def the_server_never_sees_more_than_max_size(self) -> None:
         assert not self.server.exceeded
         self.bound = max(self.pool.max_size, min(self.bound, len(self.pool._slots)))
 
-    @invariant()
     def each_slot_is_in_one_state(self) -> None:
         pool = self.pool
         slots = {state: {s for s in pool._slots if s.state is state} for state in ALL_STATES}
@@ -288,7 +297,6 @@ class PoolMachine(RuleBasedStateMachine):
         assert all(slot.conn is not None for slot in pool._idle)
         assert pool._on_loan() == len(slots[LOAN]) + len(slots[HANDED])
 
-    @invariant()
     def loans_are_held_by_those_who_borrowed(self) -> None:
         held = {b.conn._slot for b in self.borrowers if b.conn is not None}
         on_loan = {s for s in self.pool._slots if s.state is LOAN}
@@ -296,7 +304,6 @@ class PoolMachine(RuleBasedStateMachine):
         assert held <= on_loan
         assert on_loan - held <= orphans
 
-    @invariant()
     def the_first_come_are_the_first_served(self) -> None:
         in_line = {b.actor.waiter: b.arrival for b in self.borrowers if b.is_waiting}
         queue = list(self.pool._queue)
@@ -307,7 +314,6 @@ class PoolMachine(RuleBasedStateMachine):
         }
         assert not (queue and self.pool._idle and self.pool._serving)
 
-    @invariant()
     def who_waits_can_hope(self) -> None:
         pool = self.pool
         if not pool._queue or pool._suspended:
@@ -317,14 +323,12 @@ class PoolMachine(RuleBasedStateMachine):
             assert self.maintenance.at <= self.clock() + 1
         assert pool._on_loan() or self.workers or self.maintenance.at < NEVER
 
-    @invariant()
     def what_is_to_be_done_has_a_worker(self) -> None:
         pool = self.pool
         at_work = len(pool._opening) + len(pool._closing) - len(pool._to_close)
         assert at_work <= len(self.workers)
         assert not pool._to_close or at_work
 
-    @invariant()
     def the_numbers_are_what_is(self) -> None:
         seen = self.pool.snapshot()
         assert seen["size"] == seen["idle"] + seen["in_use"] + seen["opening"] + seen["closing"]
@@ -337,7 +341,7 @@ class PoolMachine(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         try:
-            if hasattr(self, "pool"):
+            if hasattr(self, "pool") and sys.exc_info()[0] is None:
                 self.all_slots_come_back()
         finally:
             for borrower in getattr(self, "borrowers", ()):

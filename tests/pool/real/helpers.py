@@ -52,9 +52,20 @@ def pid(conn: psycopg.Connection[Any]) -> int:
 def pids_of(pool: ConnectionPool[Any], count: int) -> list[int]:
     """Borrow so many at a time, give them back, and return their backends."""
     conns = [pool.getconn() for _ in range(count)]
+    pids = [pid(conn) for conn in conns]
     for conn in conns:
         pool.putconn(conn)
-    return [pid(conn) for conn in conns]
+    return pids
+
+
+def served(pool: ConnectionPool[Any]) -> int:
+    """Borrow and use a connection; return its backend, 0 when there is none to be had yet."""
+    try:
+        with pool.connection() as conn:
+            conn.execute("SELECT 1")
+            return pid(conn)
+    except (psycopg.Error, LookupError, RuntimeError):
+        return 0
 
 
 class Borrower:

@@ -9,7 +9,7 @@ from psycopg.pq import TransactionStatus
 
 from tests.pool.real.conftest import MakePool
 from tests.pool.real.fake_server import FakeServer
-from tests.pool.real.helpers import pid, pids_of, until, until_idle
+from tests.pool.real.helpers import pid, pids_of, served, until, until_idle
 
 Logged = Callable[[str], list[str]]
 
@@ -49,8 +49,8 @@ def test_a_connection_whose_configure_raises_is_closed_and_the_next_one_is_tried
         pool.getconn()
     assert backends() == 0
     assert logged("connecting failed: not today")
-    with pool.connection():
-        assert backends() == 1
+    assert until(lambda: served(pool))
+    assert backends() == 1
 
 
 def test_a_connection_that_configure_leaves_in_a_transaction_is_closed(
@@ -178,8 +178,7 @@ def test_parameters_that_cannot_be_had_fail_the_borrower_and_are_asked_for_again
     pool = make_pool(conninfo)
     with pytest.raises(LookupError, match="no secret"):
         pool.getconn()
-    with pool.connection() as conn:
-        assert conn.execute("SELECT 1").fetchone() == (1,)
+    assert until(lambda: served(pool))
 
 
 def test_reconnect_failed_is_called_once_for_each_outage(

@@ -195,10 +195,9 @@ def test_a_pool_that_is_dropped_takes_its_connections_with_it(
     pool = ConnectionPool(f"{dsn} application_name={app}", min_size=2, open=True)
     pool.wait()
     gone = weakref.ref(pool)
-    # The workers that opened the connections may still be on their way out.
     del pool
-    until(lambda: gone() is None or gc.collect() is None)
-    until(lambda: backends() == 0)
+    until(lambda: gc.collect() >= 0 and gone() is None)
+    until(lambda: gc.collect() >= 0 and backends() == 0)
 
 
 def test_growing_by_resize_serves_those_in_line(make_pool: MakePool) -> None:

@@ -1,0 +1,223 @@
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg.pq import TransactionStatus
+
+from django_connpool.pool import PoolTimeout
+from tests.cluster import Server
+from tests.pool.real.conftest import MakePool
+from tests.pool.real.helpers import Borrower, pid, pids_of, until, until_idle, until_waiting
+
+Logged = Callable[[str], list[str]]
+CLOSE_RETURNS = tuple(map(int, psycopg.__version__.split(".")[:2])) >= (3, 3)
+
+
+def test_an_open_transaction_is_rolled_back_and_its_culprit_named(
+    make_pool: MakePool, logged: Logged
+) -> None:
+    pool = make_pool(max_size=1)
+    conn = pool.getconn()
+    conn.execute("CREATE TABLE never_committed (x int)")
+    pool.putconn(conn)
+    assert conn.info.transaction_status == TransactionStatus.IDLE
+    assert logged(f"in a transaction by {threading.current_thread().name}")
+    with pool.connection() as again:
+        assert again is conn
+        assert again.execute("SELECT to_regclass('never_committed')").fetchone() == (None,)
+
+
+def test_a_failed_transaction_is_rolled_back(make_pool: MakePool, logged: Logged) -> None:
+    pool = make_pool(max_size=1)
+    conn = pool.getconn()
+    with pytest.raises(psycopg.ProgrammingError):
+        conn.execute("nonsense")
+    pool.putconn(conn)
+    assert logged("rolling back")
+    assert pids_of(pool, 1) == [pid(conn)]
+
+
+def test_a_connection_given_back_in_the_middle_of_a_copy_is_replaced(
+    make_pool: MakePool, backends: Callable[[], int], logged: Logged
+) -> None:
+    pool = make_pool(max_size=1)
+    conn = pool.getconn()
+    before = [pid(conn)]
+    conn.pgconn.exec_(b"COPY (SELECT generate_series(1, 1000000)) TO STDOUT")
+    assert conn.info.transaction_status == TransactionStatus.ACTIVE
+    pool.putconn(conn)
+    assert pids_of(pool, 1) != before
+    assert conn.closed
+    assert backends() == 1
+    assert logged("in the middle of a statement")
+
+
+def test_a_connection_given_back_in_the_middle_of_a_statement_is_replaced(
+    make_pool: MakePool, backends: Callable[[], int]
+) -> None:
+    pool = make_pool(max_size=1)
+    conn = pool.getconn()
+    before = [pid(conn)]
+    conn.pgconn.send_query(b"SELECT pg_sleep(600)")
+    pool.putconn(conn)
+    assert pids_of(pool, 1) != before
+    assert backends() == 1
+
+
+@pytest.mark.skipif(not psycopg.Pipeline.is_supported(), reason="libpq is too old")
+@pytest.mark.parametrize("reset", ["auto", "always", False])
+def test_a_connection_given_back_in_a_pipeline_is_replaced(make_pool: MakePool, reset: Any) -> None:
+    pool = make_pool(max_size=1, reset=reset)
+    conn = pool.getconn()
+    before = [pid(conn)]
+    conn.pgconn.enter_pipeline_mode()
+    pool.putconn(conn)
+    assert pids_of(pool, 1) != before
+    with pool.connection() as conn:
+        assert conn.execute("SELECT 1").fetchone() == (1,)
+
+
+def test_a_connection_whose_rollback_fails_is_replaced(
+    make_pool: MakePool, cluster: Server, logged: Logged
+) -> None:
+    pool = make_pool(max_size=1)
+    conn = pool.getconn()
+    before = [pid(conn)]
+    conn.execute("SELECT 1")
+    cluster.terminate(before[0])
+    pool.putconn(conn)
+    assert pids_of(pool, 1) != before
+
+
+def test_a_connection_that_its_borrower_closed_is_replaced(make_pool: MakePool) -> None:
+    pool = make_pool(max_size=1)
+    with pool.connection() as conn:
+        before = [pid(conn)]
+        conn.close()
+    assert pids_of(pool, 1) != before
+    assert pool.get_stats()["returns_bad"] == 1
+
+
+def test_a_connection_that_its_borrower_broke_is_replaced(make_pool: MakePool) -> None:
+    pool = make_pool(max_size=1)
+    with pytest.raises(psycopg.OperationalError), pool.connection() as conn:
+        before = pid(conn)
+        conn.execute("SELECT pg_terminate_backend(pg_backend_pid())")
+    assert pids_of(pool, 1) != [before]
+
+
+def test_what_cannot_be_used_again_serves_those_in_line_by_a_new_one(make_pool: MakePool) -> None:
+    pool = make_pool(max_size=1)
+    conn = pool.getconn()
+    waiter = Borrower(pool)
+    until_waiting(pool, 1)
+    conn.close()
+    pool.putconn(conn)
+    assert waiter.got()
+    waiter.give_back()
+
+
+def test_what_a_borrower_set_on_the_connection_object_is_set_back(make_pool: MakePool) -> None:
+    pool = make_pool(max_size=1)
+    conn = pool.getconn()
+    conn.autocommit = True
+    conn.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+    conn.read_only = conn.deferrable = True
+    pool.putconn(conn)
+    with pool.connection() as again:
+        assert again is conn
+        assert not again.autocommit
+        assert (again.isolation_level, again.read_only, again.deferrable) == (None, None, None)
+
+
+def test_a_connection_of_nobody_or_of_another_pool_is_refused(
+    make_pool: MakePool, dsn: str
+) -> None:
+    pool, other = make_pool(name="one"), make_pool(name="two")
+    with psycopg.connect(dsn) as own, pytest.raises(ValueError, match="doesn't come from any pool"):
+        pool.putconn(own)
+    with other.connection() as conn, pytest.raises(ValueError, match="it comes from pool 'two'"):
+        pool.putconn(conn)
+    assert other.snapshot()["idle"] == 1
+
+
+def test_giving_back_twice_is_refused(make_pool: MakePool) -> None:
+    pool = make_pool(max_size=1)
+    conn = pool.getconn()
+    pool.putconn(conn)
+    with pytest.raises(ValueError, match="given back already"):
+        pool.putconn(conn)
+    assert pool.snapshot()["idle"] == 1
+
+
+def test_two_threads_that_give_back_the_same_connection_give_back_one(make_pool: MakePool) -> None:
+    both = threading.Barrier(2, timeout=10)
+    pool = make_pool(max_size=2, reset=lambda conn: both.wait())
+    conn = pool.getconn()
+    refused: list[ValueError] = []
+
+    def give_back() -> None:
+        try:
+            pool.putconn(conn)
+        except ValueError as error:
+            refused.append(error)
+
+    threads = [threading.Thread(target=give_back) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(refused) == 1
+    pool._reset = lambda conn: None
+    first, second = pool.getconn(), pool.getconn()
+    assert first is not second
+    pool.putconn(first)
+    pool.putconn(second)
+
+
+def test_a_loan_of_a_pool_that_is_drained_and_closed_can_be_given_back(
+    make_pool: MakePool, backends: Callable[[], int]
+) -> None:
+    pool = make_pool()
+    conn = pool.getconn()
+    pool.drain()
+    pool.close()
+    pool.putconn(conn)
+    until(lambda: backends() == 0)
+
+
+@pytest.mark.skipif(not CLOSE_RETURNS, reason="psycopg 3.3 taught close() to give back")
+def test_with_close_returns_closing_gives_back(make_pool: MakePool) -> None:
+    pool = make_pool(max_size=1, close_returns=True)
+    conn = pool.getconn()
+    conn.close()
+    assert not conn.closed
+    assert pids_of(pool, 1) == [pid(conn)]
+    pool.close()
+    assert conn.closed
+
+
+def test_without_close_returns_closing_closes(make_pool: MakePool) -> None:
+    pool = make_pool(max_size=1)
+    conn = pool.getconn()
+    before = [pid(conn)]
+    conn.close()
+    assert conn.closed
+    with pytest.raises(PoolTimeout):
+        pool.getconn(timeout=0.05)
+    pool.putconn(conn)
+    assert pids_of(pool, 1) != before
+
+
+def test_a_returned_connection_used_on_does_not_hurt_the_pool(make_pool: MakePool) -> None:
+    pool = make_pool(max_size=1)
+    conn = pool.getconn()
+    before = [pid(conn)]
+    pool.putconn(conn)
+    conn.close()
+    assert pids_of(pool, 1) != before
+    until_idle(pool, 1)

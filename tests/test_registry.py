@@ -1,0 +1,178 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from django.db import connections
+
+import django_connpool
+from django_connpool import identity, registry, signals
+from django_connpool.pool import ConnectionPool
+from tests.databases import Databases, in_threads, pid
+
+
+@pytest.fixture
+def spare(databases: Databases) -> Any:
+    return databases.add(pool={"max_size": 3})
+
+
+@pytest.fixture
+def made() -> Any:
+    """The pools that `pool_created` was sent for."""
+    seen: list[ConnectionPool[Any]] = []
+
+    def note(pool: ConnectionPool[Any], **kwargs: Any) -> None:
+        seen.append(pool)
+
+    signals.pool_created.connect(note)
+    yield seen
+    signals.pool_created.disconnect(note)
+
+
+def mine() -> list[tuple[tuple[str, ...], ConnectionPool[Any]]]:
+    return [(aliases, pool) for aliases, pool in registry.live() if "spare" in aliases]
+
+
+def test_pools_is_a_mapping_of_alias_to_pool(spare: Any) -> None:
+    assert django_connpool.pools["spare"] is spare.pool
+    assert "spare" in django_connpool.pools
+    assert set(django_connpool.pools) == set(connections)
+    assert len(django_connpool.pools) == len(set(connections))
+
+
+def test_pools_knows_no_alias_that_is_not_pooled(databases: Databases) -> None:
+    databases.add(pool=False)
+
+    assert "spare" not in django_connpool.pools
+    assert "spare" not in list(django_connpool.pools)
+    with pytest.raises(KeyError, match="spare"):
+        django_connpool.pools["spare"]
+
+
+def test_pools_knows_no_pool_of_djangos_own(databases: Databases) -> None:
+    databases.add(engine="django.db.backends.postgresql")
+
+    assert "spare" not in django_connpool.pools
+    assert "spare" not in list(django_connpool.pools)
+
+
+def test_pools_knows_no_alias_that_is_not_there() -> None:
+    with pytest.raises(KeyError, match="nowhere"):
+        django_connpool.pools["nowhere"]
+
+
+def test_live_makes_no_pool(spare: Any) -> None:
+    assert mine() == []
+    pool = spare.pool
+
+    assert mine() == [(("spare",), pool)]
+
+
+def test_a_closed_pool_is_not_live(spare: Any) -> None:
+    pid(spare)
+    spare.close()
+    spare.close_pool()
+
+    assert mine() == []
+
+
+def test_a_pool_that_nobody_wants_any_more_is_closed(spare: Any) -> None:
+    old = spare.pool
+    spare.settings_dict["OPTIONS"]["pool"]["max_size"] = 5
+
+    assert spare.pool.max_size == 5
+    assert old.closed
+    assert mine() == [(("spare",), spare.pool)]
+
+
+def test_a_pool_that_another_thread_still_wants_stays_open(spare: Any) -> None:
+    other = spare.copy()
+    pool = spare.pool
+    assert other.pool is pool
+    other.settings_dict["OPTIONS"] = {**other.settings_dict["OPTIONS"], "keepalives": 1}
+    assert other.pool is not pool
+
+    assert not pool.closed
+    assert spare.pool is pool
+    other.close_pool()
+
+
+def test_pool_created_is_sent_once_for_each_pool(
+    spare: Any, made: list[ConnectionPool[Any]]
+) -> None:
+    pid(spare)
+    pid(spare)
+    assert made == [spare.pool]
+    spare.close()
+    spare.close_pool()
+    pid(spare)
+
+    assert len(made) == 2
+
+
+def test_threads_that_come_first_together_make_one_pool(
+    spare: Any, made: list[ConnectionPool[Any]]
+) -> None:
+    pools = in_threads([lambda: connections["spare"].pool] * 8)
+
+    assert set(pools) == {spare.pool}
+    assert made == [spare.pool]
+
+
+def test_close_database_closes_every_pool_of_that_database_only(
+    spare: Any, databases: Databases
+) -> None:
+    also = databases.add("also")
+    elsewhere = databases.add("elsewhere", NAME="template1")
+    pools = spare.pool, also.pool, elsewhere.pool
+    registry.close_database(spare.settings_dict, spare.settings_dict["NAME"])
+
+    assert [pool.closed for pool in pools] == [True, True, False]
+
+
+def test_a_pool_closed_between_the_look_and_the_step_is_replaced(
+    spare: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pid(spare)
+    spare.close()
+    binding = spare._bind()
+    monkeypatch.setattr(type(binding), "suits", lambda self, wrapper: True)
+    spare.pool.close()
+    monkeypatch.undo()
+    spare._binding = binding
+
+    assert spare._borrow(binding) is not None
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ({}, {}, True),
+        ({"NAME": "a"}, {"NAME": "b"}, False),
+        ({"PASSWORD": "a"}, {"PASSWORD": "b"}, False),
+        ({"ATOMIC_REQUESTS": True}, {"ATOMIC_REQUESTS": False}, True),
+        ({"CONN_MAX_AGE": 1}, {"CONN_MAX_AGE": 2}, True),
+        ({"CONN_HEALTH_CHECKS": True}, {"CONN_HEALTH_CHECKS": False}, False),
+        ({"OPTIONS": {"pool": {"max_size": 1}}}, {"OPTIONS": {"pool": {"max_size": 2}}}, False),
+        ({"OPTIONS": {"a": [1, {2}]}}, {"OPTIONS": {"a": [1, {2}]}}, True),
+        ({"OPTIONS": {"a": bytearray(1)}}, {"OPTIONS": {"a": bytearray(1)}}, False),
+    ],
+)
+def test_the_key_of_a_pool_is_what_is_connected_to(
+    spare: Any, one: dict[str, Any], other: dict[str, Any], same: bool
+) -> None:
+    first, second = (
+        type(spare)({**spare.settings_dict, **changes}, "spare") for changes in (one, other)
+    )
+
+    assert (identity.key(first) == identity.key(second)) is same
+
+
+def test_the_key_of_a_pool_is_told_apart_by_what_cannot_be_hashed_itself(spare: Any) -> None:
+    thing = bytearray(1)
+    wrappers = [
+        type(spare)({**spare.settings_dict, "OPTIONS": {"context": thing}}, "spare")
+        for _ in range(2)
+    ]
+
+    assert len({identity.key(wrapper) for wrapper in wrappers}) == 1

@@ -1,0 +1,115 @@
+"""Views of the database `spare`, which the tests of requests add."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+from asgiref.sync import sync_to_async
+from django.db import connection, connections, transaction
+from django.http import FileResponse, HttpRequest, HttpResponse, JsonResponse, StreamingHttpResponse
+from django.test import Client
+
+from tests.databases import pid
+
+WATCHED = ("spare", "second")
+
+# Where a slow view says that it has begun, and waits.
+begun = threading.Event()
+go_on = threading.Event()
+
+
+def ping(request: HttpRequest) -> HttpResponse:
+    return HttpResponse("pong")
+
+
+def backend(request: HttpRequest) -> JsonResponse:
+    """Which backend served it, and what the pool says of the loan."""
+    found = pid(connections["spare"])
+    return JsonResponse({"pid": found, **_seen()})
+
+
+async def async_backend(request: HttpRequest) -> JsonResponse:
+    return JsonResponse({"pid": await sync_to_async(pid)(connections["spare"]), **_seen()})
+
+
+def fails(request: HttpRequest) -> HttpResponse:
+    pid(connections["spare"])
+    raise RuntimeError("on purpose")
+
+
+async def async_fails(request: HttpRequest) -> HttpResponse:
+    await sync_to_async(pid)(connections["spare"])
+    raise RuntimeError("on purpose")
+
+
+def slow(request: HttpRequest) -> HttpResponse:
+    pid(connections["spare"])
+    begun.set()
+    go_on.wait(15)
+    return HttpResponse()
+
+
+async def async_slow(request: HttpRequest) -> HttpResponse:
+    await sync_to_async(pid)(connections["spare"])
+    begun.set()
+    await asyncio.sleep(15)
+    return HttpResponse()
+
+
+def stream(request: HttpRequest) -> StreamingHttpResponse:
+    """Queries before its body and for each of its parts."""
+    pid(connections["spare"])
+    return StreamingHttpResponse(_parts())
+
+
+def stream_nothing(request: HttpRequest) -> StreamingHttpResponse:
+    return StreamingHttpResponse(iter(["a", "b"]))
+
+
+def async_stream(request: HttpRequest) -> StreamingHttpResponse:
+    return StreamingHttpResponse(_async_parts())
+
+
+def file(request: HttpRequest) -> FileResponse:
+    pid(connections["spare"])
+    return FileResponse(open(__file__, "rb"))  # noqa: SIM115 - the response closes it
+
+
+def nested(request: HttpRequest) -> JsonResponse:
+    """Asks the site itself in the middle of a loan of one database, and in a block of another."""
+    first = pid(connections["spare"])
+    inner = Client().get(request.GET["path"])
+    return JsonResponse({"status": inner.status_code, "same": pid(connections["spare"]) == first})
+
+
+def in_transaction(request: HttpRequest) -> JsonResponse:
+    return JsonResponse({"atomic": connection.in_atomic_block, "pid": pid(connection)})
+
+
+def second(request: HttpRequest) -> HttpResponse:
+    pid(connections["second"])
+    return HttpResponse()
+
+
+@transaction.atomic(using="spare")
+def atomic(request: HttpRequest) -> HttpResponse:
+    pid(connections["spare"])
+    return HttpResponse()
+
+
+def _parts() -> Iterator[str]:
+    for _ in range(3):
+        yield f"{pid(connections['spare'])}\n"
+
+
+async def _async_parts() -> AsyncIterator[str]:
+    for _ in range(3):
+        yield f"{await sync_to_async(pid)(connections['spare'])}\n"
+
+
+def _seen() -> dict[str, Any]:
+    loans = connections["spare"].pool.snapshot()["loans"]
+    return {"notes": [loan["note"] for loan in loans], "thread": threading.current_thread().name}
