@@ -36,6 +36,7 @@ class Binding:
         self.timezone_name = wrapper.timezone_name
         self.wrappers: WeakSet[PooledDatabaseWrapperMixin] = WeakSet()
         self.aliases: set[str] = set()
+        self.announced = False  # `pool_created` was sent in this process
         self.pool = self._make_pool(type(wrapper), wrapper.alias)
 
     def _make_pool(
@@ -76,13 +77,11 @@ def bind(wrapper: PooledDatabaseWrapperMixin, old: Binding | None) -> Binding:
     `old` is what it was bound to; its pool closes when nobody is left who wants it.
     Raises ImproperlyConfigured for impossible options.
     """
-    created = False
     with _lock:
         key = identity.key(wrapper)
         binding = _bindings.get(key)
         if binding is None or binding.pool.closed:
             binding = _bindings[key] = Binding(wrapper)
-            created = True
         # The wrapper's own: what two aliases of one pool are used for may differ.
         wrapper.bound_settings = identity.snapshot(wrapper.settings_dict)
         binding.wrappers.add(wrapper)
@@ -91,9 +90,10 @@ def bind(wrapper: PooledDatabaseWrapperMixin, old: Binding | None) -> Binding:
             old.wrappers.discard(wrapper)
             if not old.is_forsaken():
                 old = None
+        announce, binding.announced = not binding.announced, True
     if old is not None and old is not binding:
         close(old)
-    if created:
+    if announce:
         signals.pool_created.send(sender=ConnectionPool, pool=binding.pool)
     return binding
 
@@ -159,10 +159,13 @@ def is_pooled(wrapper: Any) -> bool:
 pools = Pools()
 
 
-def _forget_lock() -> None:
+def _start_anew() -> None:
+    """In a forked child, whose pools are empty and have not been heard of."""
     global _lock
     _lock = threading.RLock()
+    for binding in _bindings.values():
+        binding.announced = False
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_lock)
+    os.register_at_fork(after_in_child=_start_anew)

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 from django.db import connections
+from django.test import override_settings
 
 import django_connpool
 from django_connpool import identity, registry, signals
@@ -74,6 +75,13 @@ def test_a_closed_pool_is_not_live(spare: Any) -> None:
     spare.close_pool()
 
     assert mine() == []
+
+
+def test_a_pool_that_was_closed_by_hand_is_replaced(spare: Any) -> None:
+    spare.pool.close()
+
+    assert not spare.pool.closed
+    assert pid(spare)
 
 
 def test_a_pool_that_nobody_wants_any_more_is_closed(spare: Any) -> None:
@@ -166,6 +174,16 @@ def test_the_key_of_a_pool_is_what_is_connected_to(
     )
 
     assert (identity.key(first) == identity.key(second)) is same
+
+
+def test_the_key_of_a_pool_tells_zones_apart(spare: Any) -> None:
+    keys = set()
+    for zone in ("Asia/Tokyo", "Africa/Cairo", "UTC"):
+        for use_tz in (True, False):
+            with override_settings(USE_TZ=use_tz, TIME_ZONE=zone):
+                keys.add(identity.key(spare))
+
+    assert len(keys) == 4  # with USE_TZ every session is in UTC
 
 
 def test_the_key_of_a_pool_is_told_apart_by_what_cannot_be_hashed_itself(spare: Any) -> None:

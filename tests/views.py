@@ -12,9 +12,8 @@ from django.db import connection, connections, transaction
 from django.http import FileResponse, HttpRequest, HttpResponse, JsonResponse, StreamingHttpResponse
 from django.test import Client
 
+from django_connpool import registry
 from tests.databases import pid
-
-WATCHED = ("spare", "second")
 
 # Where a slow view says that it has begun, and waits.
 begun = threading.Event()
@@ -32,7 +31,7 @@ def backend(request: HttpRequest) -> JsonResponse:
 
 
 async def async_backend(request: HttpRequest) -> JsonResponse:
-    return JsonResponse({"pid": await sync_to_async(pid)(connections["spare"]), **_seen()})
+    return JsonResponse({"pid": await sync_to_async(_pid)(), **_seen()})
 
 
 def fails(request: HttpRequest) -> HttpResponse:
@@ -41,7 +40,7 @@ def fails(request: HttpRequest) -> HttpResponse:
 
 
 async def async_fails(request: HttpRequest) -> HttpResponse:
-    await sync_to_async(pid)(connections["spare"])
+    await sync_to_async(_pid)()
     raise RuntimeError("on purpose")
 
 
@@ -53,9 +52,12 @@ def slow(request: HttpRequest) -> HttpResponse:
 
 
 async def async_slow(request: HttpRequest) -> HttpResponse:
-    await sync_to_async(pid)(connections["spare"])
+    await sync_to_async(_pid)()
     begun.set()
-    await asyncio.sleep(15)
+    for _ in range(1500):
+        if go_on.is_set():
+            break
+        await asyncio.sleep(0.01)
     return HttpResponse()
 
 
@@ -75,14 +77,16 @@ def async_stream(request: HttpRequest) -> StreamingHttpResponse:
 
 def file(request: HttpRequest) -> FileResponse:
     pid(connections["spare"])
-    return FileResponse(open(__file__, "rb"))  # noqa: SIM115 - the response closes it
+    return FileResponse(open(__file__, "rb"))
 
 
 def nested(request: HttpRequest) -> JsonResponse:
-    """Asks the site itself in the middle of a loan of one database, and in a block of another."""
+    """Asks the site itself in the middle of a loan, and tells what is on loan afterwards."""
     first = pid(connections["spare"])
     inner = Client().get(request.GET["path"])
-    return JsonResponse({"status": inner.status_code, "same": pid(connections["spare"]) == first})
+    loans = {pool.name: pool.snapshot()["in_use"] for _, pool in registry.live()}
+    same = pid(connections["spare"]) == first
+    return JsonResponse({"status": inner.status_code, "same": same, "loans": loans})
 
 
 def in_transaction(request: HttpRequest) -> JsonResponse:
@@ -100,6 +104,11 @@ def atomic(request: HttpRequest) -> HttpResponse:
     return HttpResponse()
 
 
+def _pid() -> int:
+    # Looked up in the thread that queries, as the ORM does.
+    return pid(connections["spare"])
+
+
 def _parts() -> Iterator[str]:
     for _ in range(3):
         yield f"{pid(connections['spare'])}\n"
@@ -107,7 +116,7 @@ def _parts() -> Iterator[str]:
 
 async def _async_parts() -> AsyncIterator[str]:
     for _ in range(3):
-        yield f"{await sync_to_async(pid)(connections['spare'])}\n"
+        yield f"{await sync_to_async(_pid)()}\n"
 
 
 def _seen() -> dict[str, Any]:

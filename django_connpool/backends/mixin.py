@@ -10,6 +10,7 @@ from weakref import WeakSet
 from django.core.exceptions import ImproperlyConfigured
 from django.db.backends.base.base import NO_DB_ALIAS
 from django.db.backends.signals import connection_created
+from django.db.utils import ProgrammingError
 from django.utils.asyncio import async_unsafe
 
 from django_connpool import conf, registry, scope
@@ -82,6 +83,8 @@ class PooledDatabaseWrapperMixin(_Base):
 
     def close_pool(self) -> None:
         """Close the pool, as Django does before it drops or copies a database."""
+        if self.is_opener:  # Django's own code calls this while it sets the time zone
+            return
         # Also one that only other threads' wrappers have used so far.
         bindings = {self._binding, registry.find(self)}
         self._binding = None
@@ -98,6 +101,9 @@ class PooledDatabaseWrapperMixin(_Base):
         if binding is None:
             super().connect()
             return
+        if self.closed_in_transaction and self.in_atomic_block:
+            # Django 4.2 does not look: the rest of the block would commit bit by bit.
+            raise ProgrammingError("Cannot open a new connection in an atomic block.")
         self.check_settings()
         self._forget_transaction()
         connection = self._borrow(binding)
@@ -202,6 +208,7 @@ def _require_psycopg(driver: Any) -> None:
 def _forget_loans() -> None:
     """In a forked child: its parent's connections are not its own."""
     for wrapper in list(_wrappers):
+        wrapper._binding = None  # bound again, the child's pool is announced
         if wrapper.is_lent:
             wrapper.connection = None
             if wrapper.in_atomic_block:

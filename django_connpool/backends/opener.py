@@ -7,19 +7,16 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from django_connpool import conf, identity
+from django_connpool.pool import parameters
 
 if TYPE_CHECKING:
     from .mixin import PooledDatabaseWrapperMixin
 
-# libpq's parameters (PostgreSQL docs, "Parameter Key Words"), where the user has set none.
-# An idle pooled connection must outlive the memory of a NAT or a load balancer (minutes),
-# and a host that has gone away must be noticed in less than TCP's two hours.
-DEFAULTS = {
-    "connect_timeout": 10,
-    "keepalives_idle": 60,
-    "keepalives_interval": 10,
-    "keepalives_count": 6,
-}
+CONNECT_TIMEOUT = 10  # seconds, where the user has set none
+
+
+def _connected() -> None:
+    """What `ensure_connection` does for a wrapper that is connected."""
 
 
 class Opener:
@@ -48,30 +45,40 @@ class Opener:
 
         Raises what Django would: psycopg's errors, or ImproperlyConfigured.
         """
-        wrapper = self.wrapper_class(identity.snapshot(self.settings_dict), self.alias)
-        wrapper.is_opener = True
+        wrapper = self._wrapper()
         connection = wrapper.get_new_connection(self._parameters(wrapper))
         try:
-            wrapper.connection = connection
-            wrapper.set_autocommit(True)
-            wrapper.init_connection_state()
+            self._initialize(wrapper, connection)
         except BaseException:
             connection.close()
             raise
-        wrapper.connection = None
         # For the first borrower's wrapper, which stands for this one from then on.
         connection.connpool_is_new = True
         connection.connpool_isolation_level = wrapper.isolation_level
         return connection
 
+    def renew(self, connection: Any) -> None:
+        """Set time zone and role again, in a session that has lost them (DISCARD ALL)."""
+        self._initialize(self._wrapper(), connection)
+
+    def _wrapper(self) -> PooledDatabaseWrapperMixin:
+        wrapper = self.wrapper_class(identity.snapshot(self.settings_dict), self.alias)
+        wrapper.is_opener = True
+        return wrapper
+
+    def _initialize(self, wrapper: PooledDatabaseWrapperMixin, connection: Any) -> None:
+        wrapper.connection = connection
+        # It is connected. Test tools patch the class's method to forbid what tests may
+        # not do, and would forbid a pool to fill up at the wrong moment.
+        wrapper.ensure_connection = _connected  # type: ignore[method-assign]
+        wrapper.set_autocommit(True)
+        wrapper.init_connection_state()
+        wrapper.connection = None
+
     def _parameters(self, wrapper: PooledDatabaseWrapperMixin) -> dict[str, Any]:
-        parameters = wrapper.get_connection_params()
-        if "service" not in parameters:
-            for name, value in DEFAULTS.items():
-                if name != "connect_timeout" or "PGCONNECT_TIMEOUT" not in os.environ:
-                    parameters.setdefault(name, value)
-        if self.options.command_timeout:
-            # Given at connect, so that RESET and DISCARD ALL return to it.
-            limit = f"-c statement_timeout={max(1, round(self.options.command_timeout * 1000))}"
-            parameters["options"] = f"{parameters.get('options', '')} {limit}".strip()
-        return parameters
+        asked = parameters.completed(
+            "", wrapper.get_connection_params(), self.options.command_timeout
+        )
+        if "service" not in asked and "PGCONNECT_TIMEOUT" not in os.environ:
+            asked.setdefault("connect_timeout", CONNECT_TIMEOUT)
+        return asked

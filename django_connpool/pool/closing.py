@@ -3,7 +3,8 @@
 A backend keeps its end of the socket open until its process is gone, on purpose, so that
 a client can tell (the comment of `socket_close` in PostgreSQL's pqcomm.c). A successor
 opened before that end of file would be one connection too many on the server. libpq closes
-its descriptor when it says goodbye, so a duplicate is kept to listen on, below TLS too.
+its descriptor when it says goodbye, and a borrower may have it do so behind our back, so a
+duplicate is kept to listen on, below TLS too.
 """
 
 from __future__ import annotations
@@ -11,46 +12,98 @@ from __future__ import annotations
 import os
 import socket
 import time
-from contextlib import suppress
-from typing import Any
+from collections.abc import Callable
+from contextlib import nullcontext, suppress
+from functools import partial
+from typing import Any, TypeAlias
 
-from psycopg import Error
-from psycopg.pq import TransactionStatus
+from psycopg import Error, capabilities
+from psycopg.pq import PollingStatus, TransactionStatus
+
+from .probe import ready
 
 CLOSE_TIMEOUT = 1.0  # seconds
+AGAIN = 0.05  # seconds between attempts to interrupt a statement
+
+Interrupt: TypeAlias = Callable[[float], None]  # is given the deadline, on the monotonic clock
 
 
-def say_goodbye(conn: Any, pgconn: Any) -> socket.socket | None:
-    """Close a connection; return the socket on which its backend's end will show.
+class End(socket.socket):
+    """The socket of a connection once more, on which the end of its backend will show."""
 
-    `conn` is None when the borrower lost it. None when there is nothing to wait for.
-    """
+    def __del__(self) -> None:
+        self.close()  # no ResourceWarning: it goes with the connection
+
+
+def end_of(pgconn: Any) -> End | None:
+    """Return where the end of a connection will show; None when that cannot be known."""
     try:
-        end: socket.socket | None = socket.socket(fileno=os.dup(pgconn.socket))
+        return End(fileno=os.dup(pgconn.socket))
     except (Error, OSError):
-        end = None
-    if pgconn.transaction_status == TransactionStatus.ACTIVE:
-        # A busy backend reads our goodbye only when its statement ends.
-        with suppress(Error):
-            pgconn.get_cancel().cancel()
+        return None
+
+
+def say_goodbye(conn: Any, pgconn: Any) -> Interrupt | None:
+    """Close a connection; `conn` is None when the borrower lost it.
+
+    Return how to interrupt what its backend is busy with; None when it is not.
+    """
+    busy = pgconn.transaction_status == TransactionStatus.ACTIVE
+    interrupt = _interrupt_of(pgconn) if busy else None
     if conn is None:
         pgconn.finish()
     else:
         conn._pool = None  # psycopg: close it, do not give it back
         conn.close()
-    return end
+    return interrupt
 
 
-def await_end(end: socket.socket | None, timeout: float = CLOSE_TIMEOUT) -> None:
-    """Wait, at most `timeout` seconds, until the backend behind `end` has exited."""
-    if end is None:
-        return
+def _interrupt_of(pgconn: Any) -> Interrupt | None:
+    with suppress(Error):
+        if capabilities.has_cancel_safe():
+            return partial(_cancel, pgconn.cancel_conn())
+        request = pgconn.get_cancel()
+        return lambda deadline: request.cancel()
+    return None
+
+
+def _cancel(request: Any, deadline: float) -> None:
+    """Send a cancel request; libpq's blocking way would wait for an answer for ever."""
+    request.reset()
+    request.start()
+    while (wanted := request.poll()) in (PollingStatus.READING, PollingStatus.WRITING):
+        if not ready(request.socket, deadline, writing=wanted == PollingStatus.WRITING):
+            return
+
+
+def await_end(
+    end: End | None, timeout: float = CLOSE_TIMEOUT, interrupt: Interrupt | None = None
+) -> None:
+    """Wait, at most `timeout` seconds, until the backend behind `end` has exited.
+
+    A busy backend reads our goodbye only when its statement ends, and a request to cancel
+    that comes before the statement has begun is lost: so it is sent until it works.
+    """
     deadline = time.monotonic() + timeout
-    with suppress(OSError), end:
-        while (left := deadline - time.monotonic()) > 0:
-            end.settimeout(left)
-            if not end.recv(65536):
+    with suppress(OSError), end or nullcontext():
+        while (now := time.monotonic()) < deadline:
+            if interrupt is not None:
+                with suppress(Error):
+                    interrupt(deadline)
+            if end is None or _ends(end, min(deadline, now + AGAIN) if interrupt else deadline):
                 return
+
+
+def _ends(end: End, deadline: float) -> bool:
+    """Read what still comes; whether that ended before the deadline."""
+    while (left := deadline - time.monotonic()) > 0:
+        end.settimeout(left)
+        try:
+            if not end.recv(65536):
+                return True
+        except TimeoutError:
+            break
+    return False
 
 
 def bury(pgconn: Any, grave: socket.socket) -> None:

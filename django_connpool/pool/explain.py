@@ -10,7 +10,7 @@ from typing import Any
 
 _LIBRARY = tuple(
     os.path.dirname(os.path.abspath(sys.modules[name].__file__ or "")) + os.sep
-    for name in ("threading", "psycopg", "django_connpool.pool")
+    for name in ("threading", "psycopg", "django_connpool")
     if name in sys.modules
 )
 _LISTED = 10  # holders named in a message
@@ -29,11 +29,12 @@ def where(ident: int) -> str:
     frame = sys._current_frames().get(ident)
     if frame is None:
         return ""
-    best = _innermost_of_the_user(frame) or frame
+    best = innermost_of_the_user(frame) or frame
     return f"{best.f_code.co_filename}:{best.f_lineno} in {best.f_code.co_name}"
 
 
-def _innermost_of_the_user(frame: FrameType | None) -> FrameType | None:
+def innermost_of_the_user(frame: FrameType | None) -> FrameType | None:
+    """The innermost frame that runs code of neither this package nor any other installed one."""
     while frame is not None:
         name = frame.f_code.co_filename
         if not name.startswith(_LIBRARY) and f"{os.sep}site-packages{os.sep}" not in name:

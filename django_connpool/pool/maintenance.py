@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("django_connpool.pool")
 
+FAILURE_PAUSE = 0.5  # seconds, so that what keeps failing does not fill the log
+
 
 class Maintenance:
     """Deadlines of pools and watched sockets, served by one daemon thread.
@@ -56,6 +58,12 @@ class Maintenance:
         with self._lock:
             self._watches[fileobj] = callback
             self._start()
+        self.poke()
+
+    def dismiss(self, pool: weakref.ref[ConnectionPool[Any]]) -> None:
+        """Forget a pool that is closed and empty; the thread ends with the last of them."""
+        with self._lock:
+            self._deadlines.pop(pool, None)
         self.poke()
 
     def unwatch(self, fileobj: Any) -> None:
@@ -115,12 +123,28 @@ class Maintenance:
 
     def _run(self) -> None:
         try:
-            while not self._stopping:
-                self._sleep()
-                self._serve_pools(time.monotonic())
+            while self._is_needed():
+                self._work()
+        except BaseException:
+            self._thread = None  # the next to need it starts another
+            raise
+
+    def _work(self) -> None:
+        try:
+            self._sleep()
+            self._serve_pools(time.monotonic())
         except Exception:
-            logger.exception("the maintenance thread failed; the next deadline starts another")
-            self._thread = None
+            logger.exception("the maintenance thread failed, and goes on")
+            time.sleep(FAILURE_PAUSE)
+
+    def _is_needed(self) -> bool:
+        with self._lock:
+            if self._stopping:
+                return False
+            if not self._deadlines and not self._watches:
+                self._thread = None  # whoever has something to do from here on starts another
+                return False
+            return True
 
     def _sleep(self) -> None:
         """Wait for the next deadline, a poke, or a watched socket; serve the sockets."""

@@ -55,7 +55,7 @@ def again(error: BaseException) -> BaseException:
 class Outage:
     """The time since connecting began to fail. Guarded by the pool's lock."""
 
-    __slots__ = ("attempts", "error", "kind", "reported", "retry_at", "since")
+    __slots__ = ("attempts", "error", "failed_at", "kind", "reported", "retry_at", "since")
 
     def __init__(self, error: BaseException, now: float) -> None:
         self.since = now
@@ -63,7 +63,7 @@ class Outage:
         self.reported = False  # `reconnect_failed` was called
         self.error = error
         self.kind = REFUSED
-        self.retry_at = now
+        self.retry_at = self.failed_at = now
         self.another(error, now, asked=True)
 
     def another(self, error: BaseException, now: float, asked: bool) -> None:
@@ -75,7 +75,13 @@ class Outage:
         self.attempts += 1
         self.error = error
         self.kind = kind_of(error)
+        self.failed_at = now
         self.retry_at = now + delay * random.uniform(0.5, 1.0)
+
+    def hurry(self) -> float:
+        """Somebody asks, so the next attempt must not be far; return when it is due."""
+        self.retry_at = min(self.retry_at, self.failed_at + LAST_RETRY)
+        return self.retry_at
 
     def hopeless(self, loans: int) -> bool:
         """Whether waiting for a connection cannot help: nobody may give one back either."""

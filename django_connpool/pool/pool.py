@@ -22,16 +22,16 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from time import monotonic
-from types import FrameType, TracebackType
+from types import TracebackType
 from typing import Any, Generic, cast
 
 import psycopg
 from psycopg import OperationalError
 from psycopg.pq import TransactionStatus
 
-from . import explain, process, reset
+from . import explain, parameters, process, reset
 from .abc import (
     CT,
     CheckParam,
@@ -41,13 +41,13 @@ from .abc import (
     KwargsParam,
     ResetParam,
 )
-from .closing import await_end, bury, say_goodbye
+from .closing import await_end, bury, end_of, say_goodbye
 from .errors import PoolClosed, PoolTimeout, TooManyRequests
 from .growth import patience, worth_opening
 from .maintenance import maintenance
 from .outage import Outage, again, one_line
 from .owners import this_thread
-from .probe import LastWords, is_alive, ping
+from .probe import PING_TIMEOUT, LastWords, is_alive, ping
 from .queue import Waiter, WaitQueue
 from .settings import checked_sizes, checked_times
 from .slot import (
@@ -68,6 +68,9 @@ from .stats import Stats
 
 logger = logging.getLogger("django_connpool.pool")
 
+HANGING = 1.0  # seconds after which an attempt to connect is not counted on, at the least
+SLOWEST_CONNECT = 5.0  # seconds a connect is believed to take usually, at the most
+HASTIEST_PING = 0.1  # seconds a ping may take, however little time its borrower has
 PING_AFTER = 30.0  # seconds of idleness after which the socket's silence is not believed
 FRESH = 1.0  # seconds for which a connection just opened or given back needs no proof of life
 CLOSERS = 4  # workers that close connections at the same time
@@ -101,11 +104,13 @@ class ConnectionPool(Generic[CT]):
     `ping_after` seconds of idleness (30); "always" asks each time; False or None never; or
     a callable that is given the connection and raises when it is not to be served.
     `reset`: "auto" rolls back and restores the connection object's attributes; "always"
-    also sends DISCARD ALL; False or None only rolls back; or a callable.
+    also sends DISCARD ALL, then has `connection_class.renew` (if there is one) and
+    `configure` set the session up again; False or None only rolls back; or a callable.
     `max_uses`: loans after which a connection is replaced; 0 is no limit.
     `max_connecting`: attempts to connect under way at once.
     `jitter`: the share of `max_lifetime` by which lives are shortened at random, 0 to 1.
     `leak_after`: seconds after which a loan is reported in the log; 0 is never.
+    `command_timeout`: longest a statement may run, given to the server at connect.
     `keep_min`: False opens `min_size` only once `warm` is called.
     `describe`: called at each borrow; its string tells in reports what the loan is for.
 
@@ -137,6 +142,7 @@ class ConnectionPool(Generic[CT]):
         max_connecting: int = 4,
         jitter: float = 0.1,
         leak_after: float = 0.0,
+        command_timeout: float | None = None,
         ping_after: float = PING_AFTER,
         keep_min: bool = True,
         describe: Callable[[], str | None] | None = None,
@@ -156,9 +162,11 @@ class ConnectionPool(Generic[CT]):
         self.max_connecting = max_connecting
         self.jitter = jitter
         self.leak_after = leak_after
+        self.command_timeout = command_timeout
         self._min_size, self._max_size = checked_sizes(min_size, max_size)
         checked_times(self)
         self._configure = configure
+        self._renew = getattr(connection_class, "renew", None)
         self._check = check
         self._reset = reset
         self._reconnect_failed = reconnect_failed
@@ -176,7 +184,7 @@ class ConnectionPool(Generic[CT]):
 
     def _start_empty(self) -> None:
         """The state of a pool with no connection: when new, and in a forked child."""
-        self._self = weakref.ref(self)
+        self._self = weakref.ref(self, _wake_maintenance)
         # Reentrant: a finalizer or signal handler may run in the middle of a section below,
         # in the thread that holds it, and borrow or give back. See `_is_reentered`.
         self._lock: Any = threading.RLock()
@@ -204,6 +212,8 @@ class ConnectionPool(Generic[CT]):
         self._winding_up = False  # closed, or the process is ending: what comes back is closed
         # Appended to without the lock, by finalizers, at any instruction; see `orphaned`.
         self._orphans: deque[tuple[Slot, Loans | None]] = deque()
+        # What there is to log; see `_tell`.
+        self._news: deque[tuple[str, tuple[object, ...]]] = deque()
         # Given back by a finalizer inside the lock: the slots, and their connections.
         self._late: deque[tuple[Slot, Any]] = deque()
 
@@ -232,9 +242,9 @@ class ConnectionPool(Generic[CT]):
                     self._stats.requests_num += 1
             if slot is not None:
                 now = self._clock()
-                if (now < slot.vet_at and is_alive(slot)) or self._is_fit(slot, now):
+                if (now < slot.vet_at and is_alive(slot)) or self._is_fit(slot, now, timeout):
                     return self._lend(slot, now)
-            return self._getconn_slowly(timeout)
+            return self._getconn_slowly(timeout, None if slot is None else now)
         except BaseException:
             if slot is not None:
                 self._put_back(slot)
@@ -249,13 +259,13 @@ class ConnectionPool(Generic[CT]):
         if self._describe is not None:
             slot.note = self._describe()
         if self.leak_after:
-            self._trace(slot, _get_frame(2))
+            self._trace(slot)
         conn = slot.conn
         conn._pool = self
         slot.conn = None
         return conn  # type: ignore[no-any-return]
 
-    def _is_fit(self, slot: Slot, now: float) -> bool:
+    def _is_fit(self, slot: Slot, now: float, timeout: float | None) -> bool:
         """Whether an idle connection may be served; when not, it is on its way out."""
         if now >= slot.retire_at:
             self._discard(slot, EXPIRED)
@@ -263,9 +273,9 @@ class ConnectionPool(Generic[CT]):
         if not is_alive(slot):
             self._discard_dead(slot)
             return False
-        return now < slot.vet_at or self._passes_check(slot)
+        return now < slot.vet_at or self._passes_check(slot, timeout)
 
-    def _passes_check(self, slot: Slot) -> bool:
+    def _passes_check(self, slot: Slot, timeout: float | None) -> bool:
         if callable(self._check):
             try:
                 self._check(slot.conn)
@@ -274,12 +284,16 @@ class ConnectionPool(Generic[CT]):
             else:
                 if reset.leave_transaction(slot.conn):
                     return True
-        elif ping(slot.pgconn):
+        elif ping(slot.pgconn, self._patience_for_ping(timeout)):
             return True
         self._discard_dead(slot)
         return False
 
-    def _getconn_slowly(self, timeout: float | None) -> CT:
+    def _patience_for_ping(self, timeout: float | None) -> float:
+        seconds = self.timeout if timeout is None else timeout
+        return min(PING_TIMEOUT, max(HASTIEST_PING, seconds))
+
+    def _getconn_slowly(self, timeout: float | None, since: float | None) -> CT:
         """Borrow when there was nothing fit at hand: try the next, or wait in line."""
         if self._lock._is_owned():
             raise OperationalError(
@@ -287,12 +301,14 @@ class ConnectionPool(Generic[CT]):
                 "itself cannot wait for a connection"
             )
         seconds = self.timeout if timeout is None else timeout
-        waiter = Waiter(self._clock())
+        waiter = Waiter(self._clock() if since is None else since, tries=since is not None)
         deadline = waiter.since + seconds
         try:
             while True:
                 with self._lock:
                     queued = self._stand_in_line(waiter, seconds)
+                if self._news:
+                    self._publish()
                 if queued:
                     maintenance.attend(self._self)
                     if len(self._slots) < self._max_size or self._to_close:
@@ -301,8 +317,10 @@ class ConnectionPool(Generic[CT]):
                         self._leave_line(waiter, seconds)
                 slot = self._accept(waiter)
                 now = self._clock()
-                # What its last borrower gave back a moment ago has been proved by use.
-                if (queued and now < slot.idle_since + FRESH) or self._is_fit(slot, now):
+                # Given back a moment ago, it needs no ping. But it may have died unnoticed by
+                # a borrower that did not use it.
+                is_fresh = queued and now < slot.idle_since + FRESH
+                if (is_fresh and is_alive(slot)) or self._is_fit(slot, now, deadline - now):
                     return self._lend(slot, now)
                 waiter.begin_again()
         except BaseException as error:
@@ -315,17 +333,20 @@ class ConnectionPool(Generic[CT]):
             self._check_open()
         if self._orphans or self._late:
             self._bury_orphans()
-        if self._serving and self._idle and (last := self._idle[-1]).state is IDLE:
+        if self._idle and self._idle[-1].state is not IDLE:
+            self._mend_idle()
+        if self._serving and self._idle:
+            last = self._idle[-1]
             waiter.slot, last.state = last, HANDED
             del self._idle[-1]
             self._stats.requests_num += not waiter.tries
             return False
         outage = self._outage
-        if outage is not None and self._is_hopeless() and self._clock() < outage.retry_at:
+        if outage is not None and self._is_hopeless() and self._clock() < outage.hurry():
             raise again(outage.error)
         if seconds <= 0:
             raise self._timeout(seconds)
-        if self.max_waiting and len(self._queue) >= self.max_waiting:
+        if self.max_waiting and len(self._queue) >= self.max_waiting and not waiter.tries:
             raise TooManyRequests(
                 f"pool {self.name!r}: {len(self._queue)} borrowers are waiting already, "
                 f"and max_waiting is {self.max_waiting}"
@@ -362,6 +383,8 @@ class ConnectionPool(Generic[CT]):
             self._stats.wait.add(self._clock() - waiter.since)
         if waiter.slot is not None:
             self._put_back(waiter.slot)
+        elif self._to_close:
+            self._staff()
 
     def _timeout(self, seconds: float) -> PoolTimeout:
         """Under the lock: the error of a waiter whose time is over."""
@@ -401,7 +424,8 @@ class ConnectionPool(Generic[CT]):
         over = False
         try:
             if (
-                conn.pgconn.transaction_status != reset.IDLE
+                slot.pgconn.transaction_status != reset.IDLE
+                or slot.pgconn.pipeline_status
                 or (self._restores and reset.session(conn) != slot.birth)
                 or self._tidies_always
             ) and not self._tidy(slot, conn):
@@ -409,15 +433,18 @@ class ConnectionPool(Generic[CT]):
                 return
             now = self._clock()
             with self._lock:
-                # One line, so that no interrupt finds a loan that is half over.
-                over, slot.state = True, RETURNING
-                self._end_loan(slot, now)
-                self._settle(slot, conn, now)
-                self._moved_at = now
+                if slot.state is LOAN:  # or another thread has been faster
+                    # One line, so that no interrupt finds a loan that is half over.
+                    over, slot.state = True, RETURNING
+                    self._end_loan(slot, now)
+                    self._settle(slot, conn, now)
+                    self._moved_at = now
         except BaseException:
             self._put_back(slot, conn, over)
             raise
-        if self._orphans or self._late or self._to_close:
+        if not over:
+            self._refuse(conn, slot)
+        if self._orphans or self._late or self._to_close or self._news:
             self.tick()
 
     def _end_loan(self, slot: Slot, now: float) -> None:
@@ -435,22 +462,24 @@ class ConnectionPool(Generic[CT]):
         self._mean_hold = held if mean is None else mean + 0.2 * (held - mean)
         if slot.reported:
             slot.reported = False
-            logger.warning(
-                "%s: a loan reported as a leak was given back after %.1f s", self.name, held
-            )
+            self._tell("a loan reported as a leak was given back after %.1f s", held)
 
     def _settle(self, slot: Slot, conn: Any, now: float) -> None:
         """Under the lock: bring a fit connection to rest: the first in line, idle, or closed."""
         conn._pool = None
         slot.conn = conn
         slot.note = None
-        if now >= slot.retire_at or len(self._slots) > self._max_size or self._winding_up:
+        live = len(self._slots) - len(self._closing)
+        wanted = self._queue and self._serving
+        if now >= slot.retire_at or live > self._max_size or (self._winding_up and not wanted):
             self._retire(slot, self._reason_to_close(slot))
             return
         slot.idle_since = now
         vet_at = now + self._ping_after
         slot.vet_at = vet_at if vet_at < slot.retire_at else slot.retire_at
-        if self._queue and self._serving:
+        while self._queue and self._queue.first().slot is not None:
+            self._let_go(self._queue.first())  # served, but an interrupt kept it in line
+        if wanted:
             self._hand_over(slot)
             return
         self._idle.append(slot)
@@ -468,9 +497,6 @@ class ConnectionPool(Generic[CT]):
     def _hand_over(self, slot: Slot) -> None:
         """Under the lock: give a slot to the first in line."""
         waiter = self._queue.first()
-        while waiter.slot is not None:  # served, but an interrupt kept it in line
-            self._queue.leave(waiter)
-            waiter = self._queue.first()
         self._stats.wait.add(self._clock() - waiter.since)
         slot.waiter = waiter
         waiter.slot, slot.state = slot, HANDED
@@ -483,7 +509,7 @@ class ConnectionPool(Generic[CT]):
     def _tidy(self, slot: Slot, conn: Any) -> bool:
         """Make the session fit for the next borrower; False when it must be closed."""
         status = conn.pgconn.transaction_status
-        if status != reset.IDLE:
+        if status != reset.IDLE or conn.pgconn.pipeline_status:
             self._warn_of(status, slot, conn)
             if not reset.leave_transaction(conn):
                 return False
@@ -497,7 +523,12 @@ class ConnectionPool(Generic[CT]):
                         f"the reset callback {self._reset!r} left a transaction open"
                     )
             elif self._tidies_always:
-                return reset.discard_all(conn)
+                if not reset.discard_all(conn):
+                    return False
+                # Gone is also what the session was born with: a role, a time zone.
+                if self._renew is not None:
+                    self._renew(conn)
+                self._set_up(conn)
         except Exception as error:
             logger.warning(
                 "%s: cleaning a session failed, closing it: %s", self.name, one_line(error)
@@ -545,24 +576,54 @@ class ConnectionPool(Generic[CT]):
                 self._let_go(slot.waiter)
             elif slot in self._idle:
                 slot.state = IDLE
-            elif slot in self._to_close:
-                slot.state = CLOSING
-                self._closing.add(slot)
+            elif slot.state is CLOSING:
+                self._send_to_close(slot)
             elif slot.state is RETURNING or (slot.state in (LOAN, HANDED) and not over):
                 now = self._clock()
                 self._end_loan(slot, now)
                 slot.waiter = None
                 conn = conn or slot.conn or (slot.ref() if slot.ref is not None else None)
                 self._settle_or_retire(slot, conn, now)
+            # While it was in nobody's hands, others may have queued up behind it.
+            self._serve_line()
         self._staff()
+
+    def _serve_line(self) -> None:
+        """Under the lock: hand idle connections to those in line."""
+        self._mend_idle()
+        while self._serving and self._queue and self._idle:
+            slot = self._idle[-1]
+            try:
+                slot.state = RETURNING
+                del self._idle[-1]
+                self._settle(slot, slot.conn, self._clock())
+            except BaseException:
+                if slot.state is HANDED and slot.waiter is not None:
+                    self._let_go(slot.waiter)
+                elif slot.state is RETURNING:
+                    if slot not in self._idle:
+                        self._idle.append(slot)
+                    slot.state = IDLE
+                raise
+
+    def _mend_idle(self) -> None:
+        """Under the lock: drop what an interrupt kept from leaving the idle ones in time."""
+        if any(slot.state is not IDLE for slot in self._idle):
+            strays = [slot for slot in self._idle if slot.state is not IDLE]
+            self._idle[:] = [slot for slot in self._idle if slot.state is IDLE]
+            for slot in strays:
+                if slot.state is CLOSING:
+                    self._send_to_close(slot)
 
     def _settle_or_retire(self, slot: Slot, conn: Any, now: float) -> None:
         """Under the lock, where nothing may be sent: keep a session only if it is clean."""
         clean = (
             conn is not None
             and conn.pgconn.transaction_status == reset.IDLE
+            and not conn.pgconn.pipeline_status
             and reset.session(conn) == slot.birth
-            and not self._tidies_always
+            # It is in the slot as long as it was not lent, and again once it was tidied.
+            and (slot.conn is conn or not self._tidies_always)
         )
         if clean:
             self._settle(slot, conn, now)
@@ -575,6 +636,8 @@ class ConnectionPool(Generic[CT]):
     def _discard(self, slot: Slot, reason: str, conn: Any = None) -> None:
         """End a loan by closing the connection; its place is filled again when needed."""
         with self._lock:
+            if slot.state is not LOAN:  # another thread has given it back meanwhile
+                return
             if conn is not None:
                 slot.conn = conn
                 self._end_loan(slot, self._clock())
@@ -605,17 +668,28 @@ class ConnectionPool(Generic[CT]):
             del self._idle[-1]
 
     def _retire(self, slot: Slot, reason: str) -> None:
-        """Under the lock: a slot that is nobody's any more on the way out."""
+        """Under the lock: a slot that is nobody's any more on the way out.
+
+        The order matters to an interrupt between the lines: a slot that is CLOSING but in
+        no collection is put there by `_put_back` or `_mend_idle`.
+        """
+        if slot.state in (CLOSING, GONE):
+            return
         slot.reason = reason
-        if slot.state is not CLOSING:
-            self._to_close.append(slot)
+        slot.state = CLOSING
+        self._send_to_close(slot)
+
+    def _send_to_close(self, slot: Slot) -> None:
+        """Under the lock: see that a CLOSING slot is in the collections, once."""
+        if slot not in self._closing:
+            if slot not in self._to_close:
+                self._to_close.append(slot)
             self._closing.add(slot)
-            slot.state = CLOSING
 
     def _close_slot(self, slot: Slot) -> None:
         """In a worker: close the connection, wait for the server, free the place."""
         try:
-            await_end(say_goodbye(slot.conn, slot.pgconn))
+            await_end(slot.end, interrupt=say_goodbye(slot.conn, slot.pgconn))
         except Exception as error:
             logger.info("%s: closing a connection failed: %s", self.name, one_line(error))
         finally:
@@ -628,6 +702,11 @@ class ConnectionPool(Generic[CT]):
             self._stats.closed_for(slot.reason)
             slot.bury()
             self._judge()
+            self._dismiss_if_done()
+
+    def _dismiss_if_done(self) -> None:
+        if self._closed and not self._slots:
+            maintenance.dismiss(self._self)
 
     # -- Opening connections --------------------------------------------------------------
 
@@ -636,47 +715,62 @@ class ConnectionPool(Generic[CT]):
         jobs: list[Slot] = []
         try:
             with self._lock:
-                while len(jobs) < self.max_connecting + CLOSERS and self._next_job(jobs):
-                    pass
-            while jobs:
-                self._hire(jobs[-1])
-                del jobs[-1]
+                try:
+                    while len(jobs) < self.max_connecting + CLOSERS and self._next_job(jobs):
+                        pass
+                except BaseException:
+                    self._put_back_jobs(jobs)
+                    raise
+            for _ in range(len(jobs)):
+                self._hire(jobs)
         except BaseException:
             with self._lock:
-                for slot in jobs:
-                    self._put_job_back(slot)
+                self._put_back_jobs(jobs)
             raise
 
-    def _hire(self, job: Slot) -> None:
+    def _hire(self, jobs: list[Slot]) -> None:
         try:
             if self._winding_up:
                 raise RuntimeError  # a thread begun now would be cut off in the middle
             threading.Thread(
-                target=self._work, args=(job,), name=f"{self.name}-worker", daemon=True
+                target=self._work, args=(jobs,), name=f"{self.name}-worker", daemon=True
             ).start()
         except RuntimeError:
             # The interpreter is shutting down and gives out no more threads.
-            self._work(job)
+            self._work(jobs)
 
-    def _work(self, job: Slot) -> None:
-        """What a worker does: this job, and then what else there is to do."""
-        jobs = [job]
-        while jobs:
-            slot = jobs.pop()
+    def _work(self, jobs: list[Slot]) -> None:
+        """What a worker does: one of these jobs, and then what else there is to do.
+
+        It takes the job itself: whoever hired it may be interrupted without knowing
+        whether the thread has begun.
+        """
+        mine: list[Slot] = []
+        with self._lock:
+            if jobs:
+                mine.append(jobs.pop())
+        while mine:
+            slot = mine.pop()
             if slot.state is OPENING:
                 self._open_slot(slot)
             else:
                 self._close_slot(slot)
             with self._lock:
-                self._next_job(jobs)
+                self._next_job(mine)
+            if mine:  # then there may be work for others too
+                self._staff()
 
     def _next_job(self, jobs: list[Slot]) -> bool:
         """Under the lock: take up one slot to close or to open; say whether there was one."""
         busy_closing = len(self._closing) - len(self._to_close)
         if self._to_close and busy_closing < CLOSERS:
-            jobs.append(self._to_close.popleft())
+            slot = self._to_close[0]
+            self._closing.add(slot)
+            jobs.append(slot)
+            self._to_close.popleft()
         elif self._should_open():
             slot = Slot(self._self, self._generation)
+            slot.opened_at = self._clock()
             jobs.append(slot)
             self._slots.add(slot)
             self._opening.add(slot)
@@ -684,12 +778,15 @@ class ConnectionPool(Generic[CT]):
             return False
         return True
 
-    def _put_job_back(self, slot: Slot) -> None:
-        """Under the lock: a job for which no worker could be started."""
-        if slot.state is CLOSING:
-            self._to_close.append(slot)
-        else:
-            self._forget_attempt(slot)
+    def _put_back_jobs(self, jobs: list[Slot]) -> None:
+        """Under the lock: jobs no worker has taken; maintenance finds others for them."""
+        while jobs:
+            slot = jobs.pop()
+            if slot.state is OPENING:
+                self._forget_attempt(slot)
+            elif slot not in self._to_close:
+                self._to_close.append(slot)
+        self._schedule(self._clock())
 
     def _forget_attempt(self, slot: Slot) -> None:
         self._opening.discard(slot)
@@ -706,8 +803,11 @@ class ConnectionPool(Generic[CT]):
         ):
             return False
         outage = self._outage
-        if outage is not None and (self._opening or self._clock() < outage.retry_at):
+        if outage is not None and self._promising():
             return False  # one probe at a time
+        if outage is not None and self._clock() < outage.retry_at:
+            self._schedule_retry(outage)
+            return False
         if self._queue and self._growth_is_worth_it():
             self._grew_at = self._clock()
             return True
@@ -715,19 +815,35 @@ class ConnectionPool(Generic[CT]):
 
     def _growth_is_worth_it(self) -> bool:
         now = self._clock()
+        promising = self._promising()
         worth = worth_opening(
             waiting=len(self._queue),
-            opening=len(self._opening),
+            opening=promising,
             on_loan=self._on_loan(),
             stalled_for=now - max(self._line_since, self._moved_at),
             pressed_for=now - max(self._line_since, self._grew_at),
             mean_hold=self._mean_hold,
             mean_connect=self._mean_connect,
         )
-        if not worth and len(self._queue) > len(self._opening):
+        if not worth and len(self._queue) > promising:
             # Nobody may ever give back: look again when the first in line has been patient.
             self._schedule(now + patience(self._mean_connect))
         return worth
+
+    def _promising(self) -> int:
+        """Under the lock: how many attempts to connect may be hoped to end soon.
+
+        One that takes much longer than usual may never end, so nobody is to wait for it.
+        """
+        if not self._opening:
+            return 0
+        usual = max(HANGING, 3 * self._mean_connect)
+        hangs_at = [slot.opened_at + usual for slot in self._opening]
+        now = self._clock()
+        promising = [at for at in hangs_at if at > now]
+        if promising and self._queue:
+            self._schedule(min(promising))
+        return len(promising)
 
     def _open_slot(self, slot: Slot) -> None:
         """In a worker: connect, and give the connection to whoever needs it by then."""
@@ -743,10 +859,12 @@ class ConnectionPool(Generic[CT]):
         now = self._clock()
         with self._lock:
             took = now - began
-            self._mean_connect += (0.3 if self._mean_connect else 1.0) * (took - self._mean_connect)
+            mean = self._mean_connect
+            # Capped, so that one which hung does not make us wait for the next ones as long.
+            self._mean_connect += (0.3 if mean else 1.0) * (min(took, SLOWEST_CONNECT) - mean)
             self._stats.connections_num += 1
             self._stats.connect.add(took)
-            self._outage = None
+            recovered, self._outage = self._outage is not None, None
             self._opening.discard(slot)
             slot.opened_at = now
             self._slots.add(slot)
@@ -756,31 +874,40 @@ class ConnectionPool(Generic[CT]):
             # Just opened, so believed without a ping for a moment.
             slot.vet_at = max(slot.vet_at, min(now + FRESH, slot.retire_at))
             self._tell_if_full()
+        if recovered:  # until now one attempt at a time was made
+            self._staff()
 
     def _connect(self) -> Any:
         """Return a new connection, configured."""
         conninfo = self.conninfo() if callable(self.conninfo) else self.conninfo
         kwargs = self.kwargs() if callable(self.kwargs) else self.kwargs or {}
+        kwargs = parameters.completed(conninfo, kwargs, self.command_timeout)
         conn = self.connection_class.connect(conninfo, **kwargs)
         conn._pool = None
-        if self._configure is None:
-            return conn
         try:
-            self._configure(conn)
-            status = conn.pgconn.transaction_status
-            if status != reset.IDLE:
-                raise psycopg.ProgrammingError(
-                    f"the configure callback {self._configure!r} left the connection in status "
-                    f"{TransactionStatus(status).name}: closed"
-                )
+            self._set_up(conn)
         except BaseException:
-            conn.close()
+            end = end_of(conn.pgconn)
+            await_end(end, interrupt=say_goodbye(conn, conn.pgconn))
             raise
         return conn
+
+    def _set_up(self, conn: Any) -> None:
+        """Have the user configure the session; ProgrammingError when that leaves a transaction."""
+        if self._configure is None:
+            return
+        self._configure(conn)
+        status = conn.pgconn.transaction_status
+        if status != reset.IDLE:
+            raise psycopg.ProgrammingError(
+                f"the configure callback {self._configure!r} left the connection in status "
+                f"{TransactionStatus(status).name}: closed"
+            )
 
     def _adopt(self, slot: Slot, conn: Any) -> None:
         pgconn = conn.pgconn
         slot.pgconn = pgconn
+        slot.end = end_of(pgconn)
         slot.backend_pid = pgconn.backend_pid
         slot.consume_input = pgconn.consume_input if self._check else _nothing
         slot.notifies = pgconn.notifies if self._check else _nothing
@@ -803,6 +930,7 @@ class ConnectionPool(Generic[CT]):
                 else:
                     self._outage.another(error, now, asked=bool(self._queue))
             self._judge(answered=True)
+            self._dismiss_if_done()
         logger.warning("%s: connecting failed: %s", self.name, one_line(error))
         self._report_outage(now)
 
@@ -819,17 +947,26 @@ class ConnectionPool(Generic[CT]):
             for waiter in list(self._queue):
                 waiter.error = again(outage.error)
                 self._let_go(waiter)
-        if self._queue or self._lacks_minimum():
+        if self._clock() < outage.retry_at:
+            self._schedule_retry(outage)
+
+    def _schedule_retry(self, outage: Outage) -> None:
+        """Under the lock: have the next attempt made when it is due, if anyone wants it."""
+        if self._queue:
+            self._schedule(outage.hurry())
+        elif self._lacks_minimum():
             self._schedule(outage.retry_at)
 
     def _lacks_minimum(self) -> bool:
-        return self._keep_min and len(self._slots) - len(self._closing) < self._min_size
+        if self._winding_up or self._closed or not self._keep_min:
+            return False
+        return len(self._slots) - len(self._closing) < self._min_size
 
     def _is_hopeless(self) -> bool:
         """Under the lock: the server refuses connections, and none can come back either."""
         return (
             self._outage is not None
-            and not self._opening
+            and not self._promising()
             and self._outage.hopeless(self._on_loan())
         )
 
@@ -840,7 +977,10 @@ class ConnectionPool(Generic[CT]):
         outage.reported = True
         logger.warning("%s: no connection for %.0f s", self.name, now - outage.since)
         if self._reconnect_failed is not None:
-            self._reconnect_failed(self)
+            try:
+                self._reconnect_failed(self)
+            except Exception:
+                logger.exception("%s: the reconnect_failed callback failed", self.name)
 
     # -- Owners that die ------------------------------------------------------------------
 
@@ -875,9 +1015,8 @@ class ConnectionPool(Generic[CT]):
             if loans is not None and (slot.loans is not loans or _in_use(conn)):
                 continue  # given back meanwhile, or another thread works with it
             self._stats.loans_reclaimed += 1
-            logger.warning(
-                "%s: a connection was never given back, closing it; borrowed %.1f s ago%s%s",
-                self.name,
+            self._tell(
+                "a connection was never given back, closing it; borrowed %.1f s ago%s%s",
                 self._clock() - slot.since,
                 slot.site(),
                 slot.purpose(),
@@ -893,12 +1032,14 @@ class ConnectionPool(Generic[CT]):
         now = self._clock()
         with self._lock:
             self._deadline = NEVER
+            self._mend_idle()
             self._bury_orphans()
             self._retire_idle(now)
             self._report_leaks(now)
             self._judge()
             self._schedule(self._next_deadline())
         self._staff()
+        self._publish()
 
     def _retire_idle(self, now: float) -> None:
         """Under the lock: close what is too old, too many, or found dead at no cost."""
@@ -914,11 +1055,12 @@ class ConnectionPool(Generic[CT]):
             else:
                 continue
             live -= 1
-            self._idle.remove(slot)
             self._retire(slot, reason)
+            self._idle.remove(slot)
 
-    def _trace(self, slot: Slot, frame: FrameType | None) -> None:
+    def _trace(self, slot: Slot) -> None:
         """Note where a loan was taken, and have it looked at when it is due."""
+        frame = explain.innermost_of_the_user(_get_frame(1))
         if frame is not None:
             slot.code, slot.line = frame.f_code, frame.f_lineno
         with self._lock:
@@ -928,11 +1070,10 @@ class ConnectionPool(Generic[CT]):
         if not self.leak_after:
             return
         for slot in self._slots:
-            if slot.state is LOAN and not slot.reported and now - slot.since >= self.leak_after:
+            if slot.loans is not None and not slot.reported and now - slot.since >= self.leak_after:
                 slot.reported = True
-                logger.warning(
-                    "%s: on loan for %.1f s to %s%s, borrowed%s, now at %s",
-                    self.name,
+                self._tell(
+                    "on loan for %.1f s to %s%s, borrowed%s, now at %s",
                     now - slot.since,
                     explain.thread_name(slot.thread),
                     slot.purpose(),
@@ -943,21 +1084,34 @@ class ConnectionPool(Generic[CT]):
     def _next_deadline(self) -> float:
         """Under the lock: the next moment at which `tick` has something to do."""
         moments = [slot.retire_at for slot in self._idle]
-        if self._idle:
-            moments.append(self._idle[0].idle_since + self.max_idle)
+        if len(self._slots) - len(self._closing) > self._min_size:
+            moments += [slot.idle_since + self.max_idle for slot in self._idle]
         if self.leak_after:
             moments += [
                 slot.since + self.leak_after
                 for slot in self._slots
-                if slot.state is LOAN and not slot.reported
+                if slot.loans is not None and not slot.reported
             ]
         return min(moments, default=NEVER)
+
+    def _tell(self, text: str, *args: object) -> None:
+        """Under the lock: log a warning, once the lock is free.
+
+        A handler may do what it likes, and one that writes to the database borrows.
+        """
+        self._news.append((text, args))
+
+    def _publish(self) -> None:
+        while self._news:
+            with suppress(IndexError):  # another thread took the last
+                text, args = self._news.popleft()
+                logger.warning("%s: " + text, self.name, *args)
 
     def _schedule(self, at: float) -> None:
         """Under the lock: have `tick` called at that moment, or earlier."""
         if at < self._deadline:
-            self._deadline = at
             maintenance.schedule(self._self, at)
+            self._deadline = at
 
     # -- The pool as a whole --------------------------------------------------------------
 
@@ -998,7 +1152,8 @@ class ConnectionPool(Generic[CT]):
     def wait(self, timeout: float = 30.0) -> None:
         """Wait until `min_size` connections are open.
 
-        Raises PoolTimeout, and closes the pool, when that takes more than `timeout` seconds.
+        Raises PoolTimeout, and closes the pool, when that takes more than `timeout` seconds;
+        PoolClosed when it is closed meanwhile.
         """
         done = threading.Event()
         with self._lock:
@@ -1006,6 +1161,7 @@ class ConnectionPool(Generic[CT]):
             self._full.append(done)
             self._tell_if_full()
         if done.wait(timeout):
+            self._check_open()
             return
         self.close()
         error = PoolTimeout(
@@ -1023,9 +1179,12 @@ class ConnectionPool(Generic[CT]):
             self._full
             and len(self._slots) - len(self._opening) - len(self._closing) >= self._min_size
         ):
-            for event in self._full:
-                event.set()
-            self._full.clear()
+            self._end_waits()
+
+    def _end_waits(self) -> None:
+        for event in self._full:
+            event.set()
+        self._full.clear()
 
     def close(self, timeout: float = 5.0) -> None:
         """Close the pool: waiters get PoolClosed, idle connections are closed.
@@ -1041,6 +1200,8 @@ class ConnectionPool(Generic[CT]):
             for waiter in list(self._queue):
                 waiter.error = PoolClosed(f"pool {self.name!r} was closed while waiting")
                 self._let_go(waiter)
+            self._end_waits()
+            self._dismiss_if_done()
         self._close_idle(timeout)
 
     def _close_idle(self, timeout: float) -> None:
@@ -1050,15 +1211,29 @@ class ConnectionPool(Generic[CT]):
             slots = list(self._to_close)
             self._to_close.clear()
         deadline = self._clock() + timeout
-        ends = [say_goodbye(slot.conn, slot.pgconn) for slot in slots]
-        for slot, end in zip(slots, ends, strict=True):
-            await_end(end, deadline - self._clock())
+        for slot in slots:
+            say_goodbye(slot.conn, slot.pgconn)
+        for slot in slots:
+            await_end(slot.end, deadline - self._clock())
             self._free(slot)
 
     def leave(self) -> None:
         """The process is ending: close what is idle, and what comes back from now on."""
         self._winding_up = True
         self._close_idle(timeout=0.0)
+        self._close_for_daemons()
+
+    def _close_for_daemons(self) -> None:
+        """Say goodbye for threads that nobody waits for: they will not come to do it."""
+        main = threading.main_thread().ident
+        for slot in list(self._slots):
+            conn = slot.ref() if slot.state is LOAN and slot.ref is not None else None
+            if conn is None or slot.thread == main or not conn.lock.acquire(blocking=False):
+                continue
+            try:
+                say_goodbye(conn, slot.pgconn)
+            finally:
+                conn.lock.release()
 
     def drain(self) -> None:
         """Replace every connection: idle ones now, loans when they are given back."""
@@ -1072,27 +1247,34 @@ class ConnectionPool(Generic[CT]):
 
     def check(self) -> None:
         """Try every idle connection with a round trip; replace those that fail."""
-        began = self._clock()
-        while (slot := self._take_idle(before=began)) is not None:
-            try:
-                alive = ping(slot.pgconn)
-            except BaseException:
-                self._put_back(slot)
-                raise
-            if alive:
-                self._put_back(slot)
-            else:
-                self._discard_dead(slot)
+        with self._lock:
+            slots = list(self._idle)
+        for slot in slots:
+            self._try(slot)
         self._staff()
 
-    def _take_idle(self, before: float) -> Slot | None:
-        """Take the connection that has been idle longest, since before that moment."""
-        with self._lock:
-            if not self._idle or self._idle[0].idle_since >= before:
-                return None
-            slot = self._idle.pop(0)
-            slot.state = LOAN
-            return slot
+    def _try(self, slot: Slot) -> None:
+        """Ping one that is idle; replace it when it does not answer."""
+        taken = over = False
+        try:
+            with self._lock:
+                if slot.state is not IDLE:
+                    return
+                taken, slot.state = True, LOAN
+                self._idle.remove(slot)
+                idle_since = slot.idle_since
+            if not ping(slot.pgconn):
+                self._discard_dead(slot)
+                return
+            with self._lock:
+                over, slot.state = True, RETURNING
+                self._settle(slot, slot.conn, self._clock())
+                if slot.state is IDLE:  # or the surplus of a pool often checked would never age
+                    slot.idle_since = idle_since
+        except BaseException:
+            if taken:
+                self._put_back(slot, None, over)
+            raise
 
     @staticmethod
     def check_connection(conn: CT) -> None:
@@ -1107,8 +1289,8 @@ class ConnectionPool(Generic[CT]):
             self._min_size, self._max_size = sizes
             excess = len(self._slots) - len(self._closing) - self._max_size
             for slot in self._idle[: max(0, excess)]:
-                self._idle.remove(slot)
                 self._retire(slot, SURPLUS)
+                self._idle.remove(slot)
             self._tell_if_full()
         self._staff()
 
@@ -1123,8 +1305,7 @@ class ConnectionPool(Generic[CT]):
         with self._lock:
             self._check_open()
             self._suspended, self._serving = False, True
-            while self._idle and self._queue:
-                self._hand_over(self._idle.pop())
+            self._serve_line()
         self._staff()
 
     def __enter__(self) -> ConnectionPool[CT]:
@@ -1204,8 +1385,13 @@ class ConnectionPool(Generic[CT]):
             "suspended": self._suspended,
             "last_error": one_line(self._outage.error) if self._outage is not None else None,
             "stats": self._stats.as_dict(),
-            "loans": [_loan(slot, now) for slot in self._slots if slot.state in ON_LOAN],
+            "loans": [_loan(slot, now) for slot in self._slots if _is_somebodys(slot)],
         }
+
+
+def _is_somebodys(slot: Slot) -> bool:
+    """Whether the slot is on loan, and not just being looked at."""
+    return slot.state in ON_LOAN and (slot.loans is not None or slot.waiter is not None)
 
 
 def _loan(slot: Slot, now: float) -> dict[str, Any]:
@@ -1220,6 +1406,11 @@ def _loan(slot: Slot, now: float) -> dict[str, Any]:
         "backend_pid": slot.backend_pid,
         "transaction": TransactionStatus(slot.pgconn.transaction_status).name,
     }
+
+
+def _wake_maintenance(_: object) -> None:
+    """A pool was dropped: perhaps the thread is not needed any more. For the interpreter."""
+    maintenance.poke()
 
 
 def _in_use(conn: Any) -> bool:

@@ -74,11 +74,11 @@ def ping(pgconn: Any, timeout: float = PING_TIMEOUT) -> bool:
     try:
         pgconn.send_query(b"")
         while pgconn.flush():
-            if not _ready(pgconn.socket, deadline, writing=True):
+            if not ready(pgconn.socket, deadline, writing=True):
                 return False
         while True:
             while pgconn.is_busy():
-                if not _ready(pgconn.socket, deadline, writing=False):
+                if not ready(pgconn.socket, deadline, writing=False):
                     return False
                 pgconn.consume_input()
             result = pgconn.get_result()
@@ -90,11 +90,13 @@ def ping(pgconn: Any, timeout: float = PING_TIMEOUT) -> bool:
         return False
 
 
-def _ready(fd: int, deadline: float, writing: bool) -> bool:
+def ready(fd: int, deadline: float, writing: bool) -> bool:
     """Wait until the socket can be read (or written); False when the deadline came first."""
     left = max(0.0, deadline - time.monotonic())
     if not hasattr(select, "poll"):  # Windows
-        reading, written, _ = select.select([] if writing else [fd], [fd] if writing else [], [], left)
+        reading, written, _ = select.select(
+            [] if writing else [fd], [fd] if writing else [], [], left
+        )
         return bool(reading or written)
     poller = select.poll()
     poller.register(fd, select.POLLOUT if writing else select.POLLIN)

@@ -43,6 +43,13 @@ _RESUME = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p)(_resume)
 _resume_later = partial(ctypes.pythonapi.Py_AddPendingCall, _RESUME, None)
 
 
+def _before_fork() -> None:
+    # Pending calls are made by the main thread, which may be blocked while another one forks.
+    # That one is warned in any case: there are two threads at least.
+    if threading.get_ident() == threading.main_thread().ident:
+        maintenance.park()
+
+
 def _after_fork_in_child() -> None:
     global _lock
     _lock = threading.Lock()
@@ -60,11 +67,12 @@ def _after_fork_in_child() -> None:
 def _at_exit() -> None:
     for pool in living():
         pool.leave()
+    maintenance.park()
 
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(
-        before=maintenance.park,
+        before=_before_fork,
         after_in_parent=_resume_later,
         after_in_child=_after_fork_in_child,
     )

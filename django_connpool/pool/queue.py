@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from itertools import count, takewhile
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .slot import Slot
+
+_turns = count()
 
 
 class Waiter:
@@ -18,12 +21,13 @@ class Waiter:
     accepted or still with its giver, never with nobody.
     """
 
-    __slots__ = ("error", "gate", "since", "slot", "thread", "tries")
+    __slots__ = ("error", "gate", "since", "slot", "thread", "tries", "turn")
 
-    def __init__(self, since: float) -> None:
+    def __init__(self, since: float, tries: int = 0) -> None:
         self.since = since
+        self.turn = since, next(_turns)
         self.thread = threading.get_ident()
-        self.tries = 0  # how often it has stood in line: again, when what it got was dead
+        self.tries = tries  # how often it has asked so far: again, when what it got was dead
         self.slot: Slot | None = None
         self.error: BaseException | None = None
         self.gate = threading.Lock()
@@ -52,10 +56,14 @@ class WaitQueue(OrderedDict[Waiter, None]):
     """
 
     def join(self, waiter: Waiter) -> None:
-        """Take a place: the last, or the first for one that was served something dead."""
-        self[waiter] = None
+        """Take a place: the last, or its old one after it was served something dead."""
+        before = []
         if waiter.tries:
-            self.move_to_end(waiter, last=False)
+            before = list(takewhile(lambda other: other.turn < waiter.turn, self))
+            before.append(waiter)
+        self[waiter] = None
+        for one in reversed(before):
+            self.move_to_end(one, last=False)
         waiter.tries += 1
 
     def leave(self, waiter: Waiter) -> None:

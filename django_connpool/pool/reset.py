@@ -23,6 +23,8 @@ def leave_transaction(conn: Connection[Any]) -> bool:
     A connection in the middle of a statement, a COPY or a pipeline is not worth saving:
     what is still to come on its socket belongs to its last borrower.
     """
+    if conn.pgconn.pipeline_status:
+        return False
     if conn.pgconn.transaction_status not in _IN_TRANSACTION:
         return bool(conn.pgconn.transaction_status == IDLE)
     try:

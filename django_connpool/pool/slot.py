@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import psycopg
 
+    from .closing import End
     from .pool import ConnectionPool
     from .probe import LastWords
     from .queue import Waiter
@@ -50,6 +51,7 @@ class Slot:
         "code",
         "conn",
         "consume_input",
+        "end",
         "generation",
         "idle_since",
         "last_words",
@@ -77,6 +79,7 @@ class Slot:
     consume_input: Callable[[], object]  # of pgconn; see probe.is_alive
     notifies: Callable[[], object]
     last_words: LastWords
+    end: End | None  # see closing.py
     ref: weakref.ref[psycopg.Connection[Any]] | None
     birth: tuple[Any, ...]  # the session as it was when new; see reset.py
 
@@ -86,6 +89,7 @@ class Slot:
         self.generation = generation
         self.conn = None
         self.pgconn = None
+        self.end = None
         self.ref = None
         self.birth = ()
         self.backend_pid = 0
@@ -113,7 +117,7 @@ class Slot:
     def bury(self) -> None:
         """The place is free and this object of no more use."""
         self.state = GONE
-        self.conn = self.ref = self.waiter = self.loans = None
+        self.conn = self.end = self.ref = self.waiter = self.loans = None
 
     def site(self) -> str:
         """Where it was borrowed, as text that may follow a verb; empty when not known."""

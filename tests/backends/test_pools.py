@@ -218,7 +218,7 @@ def test_a_query_before_the_test_database_does_not_pin_the_real_one(
     wrapper = databases.add(TEST={"NAME": "connpool_swapped"})
     real = value(wrapper, CURRENT)
     wrapper.close()
-    wrapper.creation.create_test_db(verbosity=0, autoclobber=True, serialize=False)
+    wrapper.creation.create_test_db(verbosity=0, autoclobber=True)
     try:
         assert value(wrapper, CURRENT) == "connpool_swapped"
         assert in_thread(lambda: value(connections["spare"], CURRENT)) == "connpool_swapped"
@@ -227,6 +227,21 @@ def test_a_query_before_the_test_database_does_not_pin_the_real_one(
 
     assert value(wrapper, CURRENT) == real
     assert not cluster.execute("SELECT 1 FROM pg_database WHERE datname = 'connpool_swapped'")
+
+
+def test_a_test_database_left_from_before_is_replaced_though_a_pool_is_connected_to_it(
+    databases: Databases, cluster: Server
+) -> None:
+    cluster.execute("CREATE DATABASE connpool_left")
+    left = databases.add("left", NAME="connpool_left")
+    pid(left)
+    left.close()
+    wrapper = databases.add(TEST={"NAME": "connpool_left"})
+    real = wrapper.settings_dict["NAME"]
+    wrapper.creation.create_test_db(verbosity=0, autoclobber=True)
+    wrapper.creation.destroy_test_db(real, verbosity=0)
+
+    assert not cluster.execute("SELECT 1 FROM pg_database WHERE datname = 'connpool_left'")
 
 
 def test_a_password_that_is_rotated_is_used_by_the_next_connection(databases: Databases) -> None:

@@ -57,18 +57,6 @@ def test_every_connection_has_the_assumed_role_also_when_the_pool_grows(
     assert len({backend for _, backend in found}) == 4
 
 
-def test_the_assumed_role_is_back_after_a_borrower_has_reset_it(
-    databases: Databases, role: str
-) -> None:
-    wrapper = databases.add(pool={"max_size": 1}, options={"assume_role": role})
-    with transaction.atomic(using=wrapper.alias):
-        value(wrapper, "SELECT set_config('role', 'none', true)")
-        assert value(wrapper, "SELECT current_user") != role
-    wrapper.close()
-
-    assert value(wrapper, "SELECT current_user") == role
-
-
 def test_a_zone_that_changes_under_a_loan_is_never_served_after(databases: Databases) -> None:
     wrapper = databases.add(pool={"max_size": 2}, TIME_ZONE=None)
     with override_settings(USE_TZ=False, TIME_ZONE="Asia/Tokyo"):
@@ -84,6 +72,19 @@ def test_a_zone_that_changes_under_a_loan_is_never_served_after(databases: Datab
         assert value(wrapper, ZONE) == "Asia/Tokyo"
     wrapper.close()
     assert value(wrapper, ZONE) == "UTC"
+
+
+def test_a_zone_that_changed_under_a_loan_does_not_reach_a_pool_that_stays_in_use(
+    databases: Databases,
+) -> None:
+    wrapper = databases.add(pool={"max_size": 2})
+    other = wrapper.copy()
+    pid(other), pid(wrapper)
+    with override_settings(USE_TZ=False, TIME_ZONE="Asia/Tokyo"):
+        assert value(wrapper, ZONE) == "Asia/Tokyo"
+        wrapper.close()
+    assert value(wrapper, ZONE) == "UTC"
+    other.close()
 
 
 def test_switching_use_tz_changes_what_the_next_loan_reads(databases: Databases) -> None:
@@ -248,12 +249,26 @@ def test_reset_always_leaves_nothing_of_a_borrower(databases: Databases) -> None
     assert pid(wrapper) == first
 
 
-@pytest.mark.xfail(reason="DISCARD ALL also discards the zone that Django has SET", strict=False)
-def test_reset_always_keeps_the_zone_of_the_database(databases: Databases) -> None:
-    wrapper = databases.add(pool={"max_size": 1, "reset": "always"}, TIME_ZONE="Asia/Kolkata")
-    for _ in range(2):
+def test_reset_always_keeps_what_every_session_of_the_database_has(
+    databases: Databases, role: str
+) -> None:
+    wrapper = databases.add(
+        pool={"max_size": 1, "reset": "always", "configure": "tests.backends.test_sessions.mark"},
+        options={"assume_role": role},
+        TIME_ZONE="Asia/Kolkata",
+    )
+    first = pid(wrapper)
+    for _ in range(3):
         assert value(wrapper, ZONE) == "Asia/Kolkata"
+        assert value(wrapper, "SELECT current_user") == role
+        assert value(wrapper, "SHOW connpool.mark") == "configured"
         wrapper.close()
+    assert pid(wrapper) == first
+
+
+def mark(connection: Any) -> None:
+    """A `configure` callback."""
+    connection.execute("SET connpool.mark = 'configured'")
 
 
 def test_a_wrapper_of_another_package_is_pooled_by_inheriting(

@@ -11,7 +11,7 @@ from typing import Any
 
 from django_connpool.pool.queue import Waiter
 
-PATIENCE = 1.0  # seconds until a test that hangs is called a failure
+PATIENCE = 10.0  # seconds until a test that hangs is called a failure
 
 
 class Actor:

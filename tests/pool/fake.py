@@ -15,7 +15,14 @@ from types import SimpleNamespace
 from typing import Any
 
 from psycopg import OperationalError, ProgrammingError
-from psycopg.pq import ConnStatus, ExecStatus, TransactionStatus
+from psycopg.pq import (
+    ConnStatus,
+    DiagnosticField,
+    ExecStatus,
+    PipelineStatus,
+    PollingStatus,
+    TransactionStatus,
+)
 
 from django_connpool.pool import ConnectionPool
 from django_connpool.pool.slot import NEVER
@@ -52,6 +59,9 @@ class FakeMaintenance:
 
     def poke(self) -> None:
         pass
+
+    def dismiss(self, pool: Any) -> None:
+        self.at = NEVER
 
     def serve(self, pool: ConnectionPool[Any]) -> bool:
         """Do what the thread would do at this moment; say whether that was anything."""
@@ -126,8 +136,9 @@ class FakePGconn:
         self.backend_pid = next(_pids)
         self.status = ConnStatus.OK
         self.transaction_status = TransactionStatus.IDLE
+        self.pipeline_status = PipelineStatus.OFF
         self.notice_handler: Any = None
-        self.notices: list[bytes] = []
+        self.notices: list[tuple[bytes, bytes]] = []
         self.statements: list[bytes] = []
         self._results = 0
 
@@ -147,16 +158,27 @@ class FakePGconn:
         self.transaction_status = TransactionStatus.UNKNOWN
         return OperationalError("server closed the connection unexpectedly")
 
-    def say(self, severity: bytes) -> None:
+    def say(self, severity: bytes, state: bytes) -> None:
         """Have the server say something nobody asked for."""
-        self.notices.append(severity)
+        self.notices.append((severity, state))
         self.far_end.send(b"N")
 
     def consume_input(self) -> None:
-        if not self.near_end.recv(1):
+        if self.status == ConnStatus.BAD:
             raise self.lose()
-        notice = SimpleNamespace(error_field=lambda _field, word=self.notices.pop(0): word)
-        self.notice_handler(notice)
+        try:
+            said = self.near_end.recv(4096, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return
+        if not said:
+            raise self.lose()
+        while self.notices:
+            severity, state = self.notices.pop(0)
+            fields = {
+                DiagnosticField.SEVERITY_NONLOCALIZED: severity,
+                DiagnosticField.SQLSTATE: state,
+            }
+            self.notice_handler(SimpleNamespace(error_field=fields.get))
 
     def is_busy(self) -> bool:
         return False
@@ -185,6 +207,11 @@ class FakePGconn:
 
     def get_cancel(self) -> Any:
         return SimpleNamespace(cancel=lambda: None)
+
+    def cancel_conn(self) -> Any:
+        return SimpleNamespace(
+            reset=lambda: None, start=lambda: None, poll=lambda: PollingStatus.OK
+        )
 
     def finish(self) -> None:
         if self.near_end.fileno() < 0:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import itertools
 import sys
 from typing import Any
 from unittest import mock
@@ -16,6 +15,7 @@ from psycopg import OperationalError
 
 from django_connpool.pool import PoolClosed, PoolTimeout, TooManyRequests
 from django_connpool.pool import pool as pool_module
+from django_connpool.pool.outage import LAST_RETRY
 from django_connpool.pool.queue import Waiter
 from django_connpool.pool.slot import CLOSING, HANDED, IDLE, LOAN, NEVER, OPENING
 
@@ -77,8 +77,7 @@ class PoolMachine(RuleBasedStateMachine):
         self.server.pause = self.stage.pause
         self.server.bound = lambda: self.bound
         self.workers: list[Actor] = []
-        self.arrivals = itertools.count(1)
-        self.idle_borrowers_served = 0
+        self.asked = 0
         self.patches = [
             mock.patch.object(pool_module, "maintenance", self.maintenance),
             mock.patch.object(Waiter, "wait", self.stage_wait()),
@@ -112,7 +111,7 @@ class PoolMachine(RuleBasedStateMachine):
         )
         self.pool._clock = self.clock
         self.pool._hire = self.hire  # type: ignore[method-assign]
-        self.stage.lock_is_held = lambda: self.pool._lock.locked()
+        self.stage.lock_is_held = lambda: self.pool._lock._is_owned()  # type: ignore[attr-defined]
         self.borrowers = [Borrower(self) for _ in range(BORROWERS)]
         self.pool.open()
 
@@ -131,7 +130,8 @@ class PoolMachine(RuleBasedStateMachine):
         if borrower is None:
             return
         in_line = [b for b in self.borrowers if b.is_waiting and not b.is_served]
-        borrower.arrival = next(self.arrivals)
+        self.asked += 1
+        borrower.arrival = self.asked
         borrower.deadline = self.clock() + timeout
         borrower.actor.go(lambda: borrower.borrow(timeout))
         self.look_at(borrower)
@@ -333,9 +333,7 @@ class PoolMachine(RuleBasedStateMachine):
         seen = self.pool.snapshot()
         assert seen["size"] == seen["idle"] + seen["in_use"] + seen["opening"] + seen["closing"]
         assert seen["waiting"] == sum(b.is_waiting and not b.is_served for b in self.borrowers)
-        asked = seen["stats"]["requests_num"]
-        assert asked == next(self.arrivals) - 1 - sum(b.is_waiting for b in self.borrowers)
-        self.arrivals = itertools.count(asked + 1 + sum(b.is_waiting for b in self.borrowers))
+        assert seen["stats"]["requests_num"] == self.asked
 
     # -- in the end -----------------------------------------------------------------------
 
@@ -358,9 +356,11 @@ class PoolMachine(RuleBasedStateMachine):
             pool.resume()
         for _ in range(200):
             self.settle_down()
-            if not pool._queue and not self.workers and not self.maintenance.serve(pool):
+            if not (self.maintenance.serve(pool) or self.is_busy()):
                 break
             self.clock.now += 0.1
+        assert not self.is_busy(), "somebody waits in vain"
+        self.clock.now += LAST_RETRY
         assert not pool._queue
         if pool.closed:
             assert not pool._slots
@@ -370,9 +370,11 @@ class PoolMachine(RuleBasedStateMachine):
         for borrower in self.borrowers[: pool.max_size]:
             self.clock.now += 0.01
             borrower.actor.go(lambda b=borrower: b.borrow(TIMEOUT))
-            while borrower.is_waiting and not borrower.is_served:
-                assert self.workers, "nobody opens a connection for the one who waits"
-                self.work(0)
+            for _ in range(200):
+                if borrower.is_waiting and not borrower.is_served:
+                    self.clock.now += 0.01
+                    self.maintenance.serve(pool)
+                    self.work(0)
             if borrower.is_waiting:
                 borrower.actor.go()
             assert borrower.conn is not None, borrower.error
@@ -383,6 +385,9 @@ class PoolMachine(RuleBasedStateMachine):
         self.settle_down()
         assert not pool._slots
         assert not self.server.connections
+
+    def is_busy(self) -> bool:
+        return bool(self.workers) or any(b.is_waiting or b.conn for b in self.borrowers)
 
     def settle_down(self) -> None:
         for borrower in self.borrowers:
@@ -402,8 +407,8 @@ ALL_STATES = (IDLE, HANDED, LOAN, OPENING, CLOSING)
 @pytest.mark.stress
 class TestModel(PoolMachine.TestCase):  # type: ignore[misc, name-defined]
     settings = settings(
-        max_examples=150,
-        stateful_step_count=60,
+        max_examples=400,
+        stateful_step_count=80,
         deadline=None,
         derandomize=True,
         suppress_health_check=list(HealthCheck),

@@ -259,8 +259,11 @@ def test_ctrl_c_ends_watching_cleanly(status_dir: Path) -> None:
         stderr=subprocess.PIPE,
         text=True,
     ) as watching:
-        assert watching.stdout is not None
-        assert json.loads(watching.stdout.readline())["version"] == 1
-        watching.send_signal(signal.SIGINT)
-        _, errors = watching.communicate(timeout=30)
+        try:
+            assert watching.stdout is not None
+            assert json.loads(watching.stdout.readline())["version"] == 1
+            watching.send_signal(signal.SIGINT)
+            _, errors = watching.communicate(timeout=30)
+        finally:
+            watching.kill()
     assert (watching.returncode, errors) == (0, "")

@@ -85,6 +85,7 @@ class Command(BaseCommand):
         if options["database"]:
             report = report.only(options["database"])
         show(report, bool(options["watch"]))
+        self.stdout.flush()  # whoever reads a pipe wants it now, not when the buffer is full
 
     def _show_table(self, report: Report, watching: bool) -> None:
         found = report.collected

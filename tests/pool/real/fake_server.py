@@ -13,13 +13,15 @@ SSL_REQUEST, GSS_REQUEST = 80877103, 80877104
 class FakeServer:
     """Answers every startup with `refusal`, a pair of SQLSTATE and text; with None it is silent.
 
-    `attempts` counts the startups seen. Use it as a context manager.
+    `answer_all` answers those it left without an answer. `attempts` counts the startups seen.
+    Use it as a context manager.
     """
 
     def __init__(self) -> None:
         self.refusal: tuple[str, str] | None = None
         self.attempts = 0
         self._sockets: list[socket.socket] = []
+        self._unanswered: list[socket.socket] = []
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=128)
         self._port = self._listener.getsockname()[1]
 
@@ -32,6 +34,12 @@ class FakeServer:
             with contextlib.suppress(OSError):
                 sock.shutdown(socket.SHUT_RDWR)
             sock.close()
+
+    def answer_all(self) -> None:
+        """Send the refusal to those that were left without an answer."""
+        assert self.refusal is not None
+        while self._unanswered:
+            self._refuse(self._unanswered.pop(), *self.refusal)
 
     def dsn(self) -> str:
         return f"host=127.0.0.1 port={self._port} user=nobody dbname=nothing"
@@ -48,9 +56,14 @@ class FakeServer:
             while self._startup_code(sock) in (SSL_REQUEST, GSS_REQUEST):
                 sock.sendall(b"N")
             self.attempts += 1
-            if self.refusal is not None:
-                sock.sendall(_error_response(*self.refusal))
-                sock.shutdown(socket.SHUT_RDWR)
+            if self.refusal is None:
+                self._unanswered.append(sock)
+            else:
+                self._refuse(sock, *self.refusal)
+
+    def _refuse(self, sock: socket.socket, sqlstate: str, text: str) -> None:
+        sock.sendall(_error_response(sqlstate, text))
+        sock.shutdown(socket.SHUT_RDWR)
 
     def _startup_code(self, sock: socket.socket) -> int:
         length, code = struct.unpack("!II", sock.recv(8, socket.MSG_WAITALL))

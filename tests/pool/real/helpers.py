@@ -137,5 +137,5 @@ def run_python(script: str, *args: str, warnings: str = "error") -> str:
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stderr == ""
+    assert not done.stderr, done.stderr
     return done.stdout

@@ -1,0 +1,37 @@
+"""What a pooled connection is opened with, besides what its user asks for."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
+
+from psycopg import ProgrammingError
+from psycopg.conninfo import conninfo_to_dict
+
+# libpq's parameters (PostgreSQL docs, "Parameter Key Words"). An idle pooled connection must
+# outlive the memory of a NAT or a load balancer, which is minutes, and a host that has gone
+# away must be noticed in less than TCP's two hours.
+KEEPALIVES = {"keepalives_idle": 60, "keepalives_interval": 10, "keepalives_count": 6}
+
+
+def completed(
+    conninfo: str, kwargs: Mapping[str, Any], command_timeout: float | None = None
+) -> dict[str, Any]:
+    """Return `kwargs` with TCP keepalives, where the user has set none, and the time limit.
+
+    `command_timeout` (seconds) becomes the server's `statement_timeout` at connect, so that
+    RESET and DISCARD ALL return to it.
+    """
+    given: dict[str, Any] = {}
+    with suppress(ProgrammingError):  # connecting will say it better
+        given = conninfo_to_dict(conninfo)
+    asked = {**given, **kwargs}
+    completed = dict(kwargs)
+    if "service" not in asked and "PGSERVICE" not in os.environ:
+        completed.update((name, value) for name, value in KEEPALIVES.items() if name not in asked)
+    if command_timeout:
+        limit = f"-c statement_timeout={max(1, round(command_timeout * 1000))}"
+        completed["options"] = f"{asked.get('options') or ''} {limit}".strip()
+    return completed

@@ -1,0 +1,153 @@
+"""Processes that fork with a loan in hand: `python -W error -m tests.backends.forks NAME`.
+
+They need DATABASE_URL, and say what they found as a line of JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+ROUNDS = 60
+
+
+def idle() -> dict[str, Any]:
+    """Parent and child query at the same time, the child at once."""
+    return _both(_answers)
+
+
+def in_atomic() -> dict[str, Any]:
+    """The child of a process that is in the middle of a transaction."""
+    from django.db import connection, transaction
+
+    with transaction.atomic():
+        _pid()
+        found = _both(_error)
+        found["parent"] = connection.in_atomic_block and _pid() == found["pid"]
+    return found
+
+
+def out_of_atomic() -> dict[str, Any]:
+    """The child leaves the block it was born in and begins a transaction of its own."""
+    from django.db import transaction
+
+    def again() -> Any:
+        block.__exit__(None, None, None)
+        with transaction.atomic():
+            return _answers()
+
+    block = transaction.atomic()
+    block.__enter__()
+    _pid()
+    found = _both(again)
+    found["parent"] = _answers()
+    block.__exit__(None, None, None)
+    return found
+
+
+def with_threads() -> dict[str, Any]:
+    """The parent's threads hold loans of their own, and go on."""
+    from django.db import connections
+
+    go_on, results = threading.Event(), []
+    together = threading.Barrier(3)
+
+    def work() -> None:
+        first = _pid()
+        together.wait(15)
+        go_on.wait(15)
+        results.append(_answers() and _pid() == first)
+        connections.close_all()
+
+    threads = [threading.Thread(target=work) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    together.wait(15)
+    found = _both(_answers)
+    go_on.set()
+    for thread in threads:
+        thread.join(15)
+    return {**found, "threads": results}
+
+
+def announced() -> dict[str, Any]:
+    """Whether `pool_created` is sent in the child, for its pool."""
+    from django_connpool import registry, signals
+
+    def sent() -> Any:
+        seen: list[Any] = []
+        signals.pool_created.connect(lambda pool, **kwargs: seen.append(pool), weak=False)
+        _pid()
+        _pid()
+        return seen == [pool for _, pool in registry.live()]
+
+    return _both(sent)
+
+
+def _both(in_child: Callable[[], Any]) -> dict[str, Any]:
+    """Fork with a loan in hand; what the child found, and whether the parent is unharmed."""
+    first = _pid()
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        _tell(writing, in_child)
+    os.close(writing)
+    unharmed = _answers() if in_child is _answers else True
+    with os.fdopen(reading) as pipe:
+        found = json.load(pipe)
+    os.waitpid(child, 0)
+    return {"child": found, "parent": unharmed and _answers() and _pid() == first, "pid": first}
+
+
+def _tell(writing: int, work: Callable[[], Any]) -> None:
+    try:
+        with os.fdopen(writing, "w") as pipe:
+            json.dump(work(), pipe)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(0)
+
+
+def _answers() -> bool:
+    """Whether each answer is that to the question asked."""
+    return all(_ask(f"SELECT {os.getpid()} * 1000 + {n}") % 1000 == n for n in range(ROUNDS)) and (
+        _ask(f"SELECT {os.getpid()}") == os.getpid()
+    )
+
+
+def _error() -> str:
+    try:
+        _pid()
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return ""
+
+
+def _pid() -> int:
+    return _ask("SELECT pg_backend_pid()")
+
+
+def _ask(query: str) -> int:
+    from django.db import connection
+
+    with connection.cursor() as cursor:
+        cursor.execute(query)
+        return int(cursor.fetchone()[0])
+
+
+SCRIPTS: dict[str, Callable[[], dict[str, Any]]] = {
+    script.__name__: script for script in (idle, in_atomic, out_of_atomic, with_threads, announced)
+}
+
+if __name__ == "__main__":
+    import django
+
+    os.environ["DJANGO_SETTINGS_MODULE"] = "tests.settings"
+    django.setup()
+    print(json.dumps(SCRIPTS[sys.argv[1]]()))

@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from tests.cluster import Cluster
+from tests.pool.real.helpers import DEADLINE, run_python, until
+
+SURPRISED = ("unexpected EOF", "could not receive data", "could not send data")
+
+
+@pytest.fixture(scope="module")
+def talkative_cluster() -> Iterator[Cluster]:
+    """A server that logs every client which leaves without saying goodbye."""
+    with Cluster(log_min_messages="debug1", log_disconnections="on") as started:
+        yield started
+
+
+COMMON = """
+    import os, sys, threading, time
+    from django_connpool.pool import ConnectionPool
+    pool = ConnectionPool(sys.argv[1], min_size=0, max_size=4, kwargs={"autocommit": True})
+    conns = [pool.getconn() for _ in range(4)]
+    for conn in conns:
+        conn.execute("SELECT 1")
+"""
+ENDINGS = {
+    "idle": "for conn in conns: pool.putconn(conn)",
+    "lent to the main thread": "",
+    "lent and in a transaction": "for conn in conns: conn.execute('BEGIN')",
+    "lent to a function": """
+    def borrow():
+        conn = conns.pop()
+        pool.putconn(conn)
+        conn = pool.getconn()
+        sys.exit(0)
+    borrow()
+    """,
+    "lent to a daemon thread": """
+    for conn in conns: pool.putconn(conn)
+    conns.clear()
+    ready = threading.Event()
+    def work():
+        conn = pool.getconn()
+        ready.set()
+        time.sleep(600)
+    threading.Thread(target=work, daemon=True).start()
+    ready.wait()
+    """,
+    "lent to a thread that ends later": """
+    for conn in conns: pool.putconn(conn)
+    go_on = threading.Event()
+    def work():
+        conn = pool.getconn()
+        go_on.wait()
+        conn.execute("SELECT 1")
+        pool.putconn(conn)
+    threading.Thread(target=work).start()
+    threading.Timer(0.1, go_on.set).start()
+    """,
+    "closed": "pool.close()",
+    "closed and given back": """
+    pool.close()
+    for conn in conns: pool.putconn(conn)
+    """,
+    "referred to by everything": "conns.append(conns); pool.me = pool; sys.me = conns",
+}
+
+
+def surprises(written: str) -> list[str]:
+    return [line for line in written.splitlines() if any(text in line for text in SURPRISED)]
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_a_process_that_ends_says_goodbye_for_all_its_connections(
+    talkative_cluster: Cluster, ending: str
+) -> None:
+    log = talkative_cluster.folder / "log"
+    start, before = log.stat().st_size, talkative_cluster.backends()
+    run_python(COMMON + "\n    " + ENDINGS[ending], talkative_cluster.dsn())
+    until(lambda: talkative_cluster.backends() == before)
+    written = log.read_text()[start:]
+    assert "disconnection: session time" in written
+    assert not surprises(written)
+
+
+def test_an_exit_handler_that_runs_later_can_borrow(talkative_cluster: Cluster) -> None:
+    log = talkative_cluster.folder / "log"
+    start = log.stat().st_size
+    script = """
+    import atexit
+    @atexit.register
+    def late():
+        with pool.connection() as conn:
+            print(conn.execute("SELECT 42").fetchone())
+    """
+    script += COMMON + "\n    for conn in conns: pool.putconn(conn)"
+    assert run_python(script, talkative_cluster.dsn()) == "(42,)\n"
+    assert not surprises(log.read_text()[start:])
+
+
+def test_a_process_that_ends_while_connections_are_being_opened_ends_at_once(
+    talkative_cluster: Cluster,
+) -> None:
+    began = time.monotonic()
+    run_python(
+        """
+    import sys
+    from django_connpool.pool import ConnectionPool
+    pool = ConnectionPool(sys.argv[1], min_size=4, max_size=4)
+    """,
+        talkative_cluster.dsn(),
+    )
+    assert time.monotonic() - began < DEADLINE
+    until(lambda: talkative_cluster.backends() == 0)

@@ -1,0 +1,268 @@
+from __future__ import annotations
+
+import itertools
+import logging
+import socket
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import psycopg
+import pytest
+
+from django_connpool.pool import PoolTimeout
+from tests.cluster import Cluster, Server
+from tests.pool.real.conftest import MakePool
+from tests.pool.real.fake_server import FakeServer
+from tests.pool.real.helpers import (
+    LOGGER,
+    Borrower,
+    holder_of,
+    pid,
+    served,
+    until,
+    until_idle,
+    until_waiting,
+)
+
+Logged = Callable[[str], list[str]]
+STARTING = ("57P03", "the database system is starting up")
+FULL = ("53300", "sorry, too many clients already")
+NO_ENTRY = ("28000", "no entry for you")
+
+
+@pytest.fixture(scope="module")
+def scram_cluster() -> Any:
+    with Cluster(auth="scram-sha-256", max_connections=10, superuser_reserved_connections=0) as it:
+        yield it
+
+
+def refused_at_once(pool: Any) -> str:
+    """Borrow with a long timeout; return the text of what must not be a PoolTimeout."""
+    with pytest.raises(psycopg.OperationalError) as caught:
+        pool.getconn(timeout=600)
+    assert not isinstance(caught.value, PoolTimeout)
+    return str(caught.value)
+
+
+def test_a_wrong_password_reaches_the_borrower_at_once(
+    make_pool: MakePool, scram_cluster: Cluster
+) -> None:
+    pool = make_pool(scram_cluster.dsn(password="wrong"))
+    assert "password authentication failed" in refused_at_once(pool)
+
+
+def test_an_unknown_database_reaches_the_borrower_at_once(
+    make_pool: MakePool, cluster: Server
+) -> None:
+    pool = make_pool(cluster.dsn(dbname="nowhere"))
+    assert 'database "nowhere" does not exist' in refused_at_once(pool)
+
+
+def test_a_port_where_nobody_listens_reaches_the_borrower_at_once(make_pool: MakePool) -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        pool = make_pool(f"host=127.0.0.1 port={unused.getsockname()[1]}")
+        assert "refused" in refused_at_once(pool)
+
+
+def test_a_name_that_does_not_resolve_reaches_the_borrower_at_once(make_pool: MakePool) -> None:
+    pool = make_pool("host=nowhere.invalid")
+    assert "nowhere.invalid" in refused_at_once(pool)
+
+
+def test_all_in_line_are_answered_by_one_refusal(
+    make_pool: MakePool, fake_server: FakeServer
+) -> None:
+    pool = make_pool(fake_server.dsn(), kwargs={"connect_timeout": 60}, max_connecting=1)
+    waiters = [Borrower(pool, timeout=600) for _ in range(10)]
+    until_waiting(pool, 10)
+    fake_server.refusal = NO_ENTRY
+    fake_server.answer_all()
+    errors = [waiter.failed() for waiter in waiters]
+    assert all("no entry for you" in str(error) for error in errors)
+    assert len(set(map(id, errors))) == 10
+    assert pool.get_stats()["connections_errors"] == 1
+
+
+def test_during_back_off_borrowers_are_refused_without_another_attempt(
+    make_pool: MakePool, fake_server: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("django_connpool.pool.outage.FIRST_RETRY", 600)
+    monkeypatch.setattr("django_connpool.pool.outage.LAST_RETRY", 600)
+    fake_server.refusal = NO_ENTRY
+    pool = make_pool(fake_server.dsn())
+    for _ in range(20):
+        assert "no entry for you" in refused_at_once(pool)
+    assert fake_server.attempts == 1
+    assert "no entry for you" in pool.snapshot()["last_error"]
+
+
+def test_who_asks_after_a_long_idle_outage_gets_an_attempt_soon(
+    make_pool: MakePool, fake_server: FakeServer, dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("django_connpool.pool.outage.FIRST_RETRY", 600)
+    monkeypatch.setattr("django_connpool.pool.outage.LAST_RETRY", 0.1)
+    monkeypatch.setattr("django_connpool.pool.outage.LAZY_RETRY", 600)
+    fake_server.refusal = NO_ENTRY
+    where = [fake_server.dsn()]
+    pool = make_pool(lambda: where[0], min_size=1)
+    until(lambda: fake_server.attempts == 2)
+    until(lambda: pool._outage and pool._outage.retry_at > pool._clock() + 60)
+    where[0] = dsn
+    assert until(lambda: served(pool))
+
+
+def test_a_server_that_is_starting_up_is_waited_for(
+    make_pool: MakePool, fake_server: FakeServer, dsn: str
+) -> None:
+    fake_server.refusal = STARTING
+    where = [fake_server.dsn()]
+    pool = make_pool(lambda: where[0], max_size=6)
+    together = threading.Barrier(3, timeout=20)
+    pool._configure = lambda conn: together.wait()
+    waiters = [Borrower(pool) for _ in range(6)]
+    until(lambda: fake_server.attempts >= 2)
+    assert pool.snapshot()["waiting"] == 6
+    where[0] = dsn
+    # The barrier: once the server is up, they are opened side by side.
+    assert len({waiter.got() for waiter in waiters}) == 6
+    for waiter in waiters:
+        waiter.give_back()
+
+
+def test_a_server_that_never_gets_up_is_named_by_the_timeout(
+    make_pool: MakePool, fake_server: FakeServer
+) -> None:
+    fake_server.refusal = STARTING
+    pool = make_pool(fake_server.dsn())
+    with pytest.raises(PoolTimeout, match="is starting up") as caught:
+        pool.getconn(timeout=0.3)
+    assert "is starting up" in str(caught.value.__cause__)
+
+
+def test_a_full_server_refuses_at_once_who_has_nothing_on_loan_to_wait_for(
+    make_pool: MakePool, scram_cluster: Cluster
+) -> None:
+    others = [psycopg.connect(scram_cluster.dsn()) for _ in range(10)]
+    pool = make_pool(scram_cluster.dsn())
+    assert "too many clients" in refused_at_once(pool)
+    others.pop().close()
+    assert until(lambda: served(pool))
+    for other in others:
+        other.close()
+
+
+def test_a_full_server_is_waited_for_while_something_is_on_loan(
+    make_pool: MakePool, scram_cluster: Cluster, logged: Logged
+) -> None:
+    pool = make_pool(scram_cluster.dsn())
+    holder = holder_of(pool)
+    others = [psycopg.connect(scram_cluster.dsn()) for _ in range(9)]
+    first, second = Borrower(pool), Borrower(pool)
+    until(lambda: logged("too many clients"))
+    until_waiting(pool, 2)
+    others.pop().close()
+    new = until(lambda: first.conn or second.conn)
+    assert pid(new) != holder.got()
+    holder.give_back()
+    for waiter in (first, second):
+        waiter.got()
+    for waiter in (first, second):
+        waiter.give_back()
+    for other in others:
+        other.close()
+
+
+def test_when_the_last_loan_is_lost_in_an_outage_those_in_line_are_told_at_once(
+    make_pool: MakePool, fake_server: FakeServer, dsn: str
+) -> None:
+    fake_server.refusal = NO_ENTRY
+    where = [dsn]
+    pool = make_pool(lambda: where[0])
+    holder = holder_of(pool)
+    where[0] = fake_server.dsn()
+    waiter = Borrower(pool, timeout=600)
+    until(lambda: fake_server.attempts)
+    until_waiting(pool, 1)
+    holder.conn.close()
+    holder.give_back()
+    assert "no entry for you" in str(waiter.failed())
+
+
+def test_a_pool_repairs_itself_when_the_server_is_back(
+    make_pool: MakePool, fake_server: FakeServer, dsn: str
+) -> None:
+    fake_server.refusal = FULL
+    where = [fake_server.dsn()]
+    pool = make_pool(lambda: where[0], min_size=3)
+    until(lambda: fake_server.attempts >= 2)
+    where[0] = dsn
+    until_idle(pool, 3)
+    assert pool.snapshot()["last_error"] is None
+
+
+def test_a_probe_that_hangs_does_not_stand_for_those_who_come_later(
+    make_pool: MakePool, fake_server: FakeServer, dsn: str
+) -> None:
+    fake_server.refusal = NO_ENTRY
+    where = [fake_server.dsn()]
+    pool = make_pool(lambda: where[0], kwargs={"connect_timeout": 60}, min_size=1)
+    until(lambda: pool.snapshot()["last_error"])
+    fake_server.refusal = None
+    attempts = fake_server.attempts
+    until(lambda: fake_server.attempts > attempts)
+    where[0] = dsn
+    assert until(lambda: served(pool))
+
+
+@pytest.mark.parametrize("state", ["probing", "closed", "suspended"])
+def test_an_outage_costs_no_time_when_there_is_nothing_to_do_about_it(
+    make_pool: MakePool, fake_server: FakeServer, state: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("django_connpool.pool.outage.LAST_RETRY", 0.01)
+    fake_server.refusal = NO_ENTRY
+    pool = make_pool(fake_server.dsn(), kwargs={"connect_timeout": 60}, min_size=1)
+    until(lambda: pool.snapshot()["last_error"])
+    if state == "probing":
+        fake_server.refusal = None
+        until(lambda: pool.snapshot()["opening"])
+    elif state == "closed":
+        pool.close()
+    else:
+        pool.suspend()
+    ticks, tick = itertools.count(), pool.tick
+
+    def counted() -> None:
+        next(ticks)
+        tick()
+
+    pool.tick = counted  # type: ignore[method-assign]
+    other = make_pool(max_idle=0.3)
+    assert served(other)
+    until_idle(other, 0)
+    assert next(ticks) < 20
+
+
+def test_a_log_handler_may_borrow(make_pool: MakePool, fake_server: FakeServer, dsn: str) -> None:
+    logs = make_pool(dsn, leak_after=0.05, max_size=2)
+    lines: list[str] = []
+
+    class InTheDatabase(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            with logs.connection(timeout=5) as conn:
+                conn.execute("SELECT %s", [record.getMessage()])
+            lines.append(record.getMessage())
+
+    handler = InTheDatabase()
+    logging.getLogger(LOGGER).addHandler(handler)
+    try:
+        holder = holder_of(logs)
+        until(lambda: any("on loan for" in line for line in lines))
+        holder.give_back()
+        until(lambda: any("was given back after" in line for line in lines))
+        Borrower(logs).got()
+        logs.getconn()
+        until(lambda: any("never given back" in line for line in lines))
+    finally:
+        logging.getLogger(LOGGER).removeHandler(handler)

@@ -1,0 +1,442 @@
+"""An interrupt at every line of borrowing and giving back, one after the other: nothing is lost."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import linecache
+import logging
+import random
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytest
+
+import django_connpool.pool
+from django_connpool.pool import ConnectionPool
+from django_connpool.pool.maintenance import maintenance
+from django_connpool.pool.slot import IDLE
+
+from .fake import FakeServer, fake_pool
+
+POOL_CODE = str(Path(django_connpool.pool.__file__).parent)
+DEADLINE = 10.0  # seconds until something that does not happen is called a failure
+
+
+class Interrupter:
+    """Raises `error` at the n-th line of the pool's code that this thread runs."""
+
+    def __init__(self, n: int, error: type[BaseException]) -> None:
+        self.left = n
+        self.error = error
+        self.where = ""
+
+    def __enter__(self) -> Interrupter:
+        sys.settrace(self._trace)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        sys.settrace(None)
+
+    def _trace(self, frame: FrameType, event: str, _: Any) -> Any:
+        if not frame.f_code.co_filename.startswith(POOL_CODE):
+            return None
+        if event == "line" and not _is_safe(frame):
+            self.left -= 1
+            if not self.left:
+                sys.settrace(None)
+                self.where = _trail(frame)
+                raise self.error
+        return self._trace
+
+
+def _trail(frame: FrameType | None) -> str:
+    """The lines of the pool's code that are running, innermost first."""
+    trail = []
+    while frame is not None and frame.f_code.co_filename.startswith(POOL_CODE):
+        trail.append(f"{frame.f_code.co_name}:{frame.f_lineno}")
+        frame = frame.f_back
+    return " < ".join(trail)
+
+
+def _is_safe(frame: FrameType) -> bool:
+    """Whether this line is the end of a `with`, or does nothing: no interrupt strikes there.
+
+    The interpreter looks for signals after calls and at the start of loops and functions,
+    so never between the last instruction of the body and the release of the lock.
+    """
+    line = linecache.getline(frame.f_code.co_filename, frame.f_lineno).strip()
+    if line == "try:":
+        return True
+    if not line.startswith("with self._lock"):
+        return False
+    lock = frame.f_locals["self"]._lock
+    return bool(lock._is_owned() if hasattr(lock, "_is_owned") else lock.locked())
+
+
+def until(condition: Callable[[], Any]) -> None:
+    """Wait for a condition."""
+    deadline = time.monotonic() + DEADLINE
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.0002)
+
+
+class Rival:
+    """A thread that borrows, and gives back at once."""
+
+    def __init__(self, pool: ConnectionPool[Any]) -> None:
+        self.pool = pool
+        self.served = False
+        self.thread = threading.Thread(target=self._run, daemon=True)
+        self.thread.start()
+        until(lambda: self.served or pool._queue)
+
+    def _run(self) -> None:
+        self.pool.putconn(self.pool.getconn(timeout=DEADLINE))
+        self.served = True
+
+    def assert_served(self) -> None:
+        self.thread.join(DEADLINE / 2)
+        assert self.served, "somebody waits for a connection that is lost"
+
+
+class Holder:
+    """A thread that borrows, and gives back when somebody waits or `release` is called."""
+
+    def __init__(self, pool: ConnectionPool[Any]) -> None:
+        self.pool = pool
+        self.holds = threading.Event()
+        self.over = False
+        self.thread = threading.Thread(target=self._run, daemon=True)
+        self.thread.start()
+        assert self.holds.wait(DEADLINE)
+
+    def _run(self) -> None:
+        conn = self.pool.getconn()
+        self.holds.set()
+        until(lambda: self.over or self.pool._queue)
+        self.pool.putconn(conn)
+
+    def release(self) -> None:
+        self.over = True
+        self.thread.join(DEADLINE)
+        assert not self.thread.is_alive()
+
+
+Step = Callable[[ConnectionPool[Any]], None]
+
+
+@contextmanager
+def an_idle_connection(pool: ConnectionPool[Any]) -> Iterator[Step]:
+    pool.putconn(pool.getconn())
+    yield borrow_and_give_back
+
+
+@contextmanager
+def no_connection(pool: ConnectionPool[Any]) -> Iterator[Step]:
+    yield borrow_and_give_back
+
+
+@contextmanager
+def dead_connections(pool: ConnectionPool[Any]) -> Iterator[Step]:
+    give_back(*[pool.getconn() for _ in range(pool.max_size)])
+    pool._slots.copy().pop().pgconn.server.kill_all()
+    yield borrow_and_give_back
+
+
+@contextmanager
+def all_on_loan(pool: ConnectionPool[Any]) -> Iterator[Step]:
+    holders = [Holder(pool) for _ in range(pool.max_size)]
+    yield borrow_and_give_back
+    for holder in holders:
+        holder.release()
+
+
+@contextmanager
+def somebody_waiting(pool: ConnectionPool[Any]) -> Iterator[Step]:
+    conns = [pool.getconn() for _ in range(pool.max_size)]
+    rival = Rival(pool)
+    yield lambda pool: pool.putconn(conns.pop())
+    give_back(*conns)
+    conns.clear()
+    rival.assert_served()
+
+
+@contextmanager
+def somebody_waiting_for_a_dirty_one(pool: ConnectionPool[Any]) -> Iterator[Step]:
+    with somebody_waiting(pool) as step:
+        for slot in pool._slots:
+            slot.ref().execute()
+            slot.ref().read_only = True
+        yield step
+
+
+@contextmanager
+def somebody_waiting_for_a_broken_one(pool: ConnectionPool[Any]) -> Iterator[Step]:
+    with somebody_waiting(pool) as step:
+        for slot in pool._slots:
+            slot.pgconn.server.kill(slot.pgconn)
+            slot.pgconn.lose()
+        yield step
+
+
+@contextmanager
+def a_block(pool: ConnectionPool[Any]) -> Iterator[Step]:
+    pool.putconn(pool.getconn())
+
+    def step(pool: ConnectionPool[Any]) -> None:
+        with pool.connection() as conn:
+            conn.execute()
+
+    yield step
+
+
+@contextmanager
+def many_idle(pool: ConnectionPool[Any], step: Step) -> Iterator[Step]:
+    give_back(*[pool.getconn() for _ in range(pool.max_size)])
+    yield step
+
+
+def check(pool: ConnectionPool[Any]) -> Any:
+    return many_idle(pool, lambda pool: pool.check())
+
+
+def drain(pool: ConnectionPool[Any]) -> Any:
+    return many_idle(pool, lambda pool: pool.drain())
+
+
+def resize(pool: ConnectionPool[Any]) -> Any:
+    def step(pool: ConnectionPool[Any]) -> None:
+        pool.resize(0, 1)
+        pool.resize(0, 2)
+
+    return many_idle(pool, step)
+
+
+def tick(pool: ConnectionPool[Any]) -> Any:
+    def step(pool: ConnectionPool[Any]) -> None:
+        for slot in pool._slots:
+            slot.retire_at = 0.0
+        pool.tick()
+
+    return many_idle(pool, step)
+
+
+@contextmanager
+def resume(pool: ConnectionPool[Any]) -> Iterator[Step]:
+    give_back(*[pool.getconn() for _ in range(pool.max_size)])
+    pool.suspend()
+    rival = Rival(pool)
+    yield lambda pool: pool.resume()
+    pool.resume()
+    rival.assert_served()
+
+
+def borrow_and_give_back(pool: ConnectionPool[Any]) -> None:
+    pool.putconn(pool.getconn())
+
+
+def give_back(*conns: Any) -> None:
+    for conn in conns:
+        conn._pool.putconn(conn)
+
+
+def interrupted(scene: Any, n: int, error: type[BaseException]) -> str:
+    """Play a scene with an interrupt at its n-th line; say where, or nothing when it has fewer."""
+    server = FakeServer()
+    server.bound = lambda: 2
+    pool = fake_pool(server)
+    rivals: list[Rival] = []
+    mend = pool._put_back
+
+    def put_back(*args: Any) -> None:
+        # The worst moment for a borrower to come: all is free again, and nothing in order.
+        rivals.append(Rival(pool))
+        mend(*args)
+
+    pool._put_back = put_back  # type: ignore[method-assign]
+    interrupter = Interrupter(n, error)
+    try:
+        with scene(pool) as step:
+            try:
+                with interrupter:
+                    step(pool)
+            except error:
+                gc.collect(0)
+        del step
+        gc.collect(0)
+        for rival in rivals:
+            rival.assert_served()
+        pool._put_back = mend  # type: ignore[method-assign]
+        assert_sound(pool, server)
+    except Exception as failure:
+        raise AssertionError(f"after an interrupt at {interrupter.where}") from failure
+    return interrupter.where
+
+
+def assert_sound(pool: ConnectionPool[Any], server: FakeServer) -> None:
+    """The lock is free and every place can be borrowed; nothing is left over in the end."""
+    sizes: list[Any] = []
+    thread = threading.Thread(target=lambda: sizes.append(pool.get_stats()), daemon=True)
+    thread.start()
+    thread.join(DEADLINE / 2)
+    assert sizes, "the lock was never released"
+    conns = [pool.getconn(timeout=DEADLINE / 2) for _ in range(pool.max_size)]
+    assert len({id(conn) for conn in conns}) == pool.max_size
+    assert all(conn.pgconn.is_alive for conn in conns)
+    give_back(*conns)
+    conns.clear()
+    until(lambda: not (pool._opening or pool._closing or pool.has_orphans))
+    assert {slot.state for slot in pool._slots} <= {IDLE}
+    assert sorted(map(id, pool._idle)) == sorted(map(id, pool._slots))
+    pool.close()
+    until(lambda: not server.connections)
+    assert not server.exceeded
+
+
+SCENES = [
+    an_idle_connection,
+    no_connection,
+    dead_connections,
+    all_on_loan,
+    somebody_waiting,
+    somebody_waiting_for_a_dirty_one,
+    somebody_waiting_for_a_broken_one,
+    a_block,
+    check,
+    drain,
+    resize,
+    tick,
+    resume,
+]
+
+
+@pytest.fixture(autouse=True)
+def running_maintenance() -> None:
+    """Started before, so that it is not the interrupted code that starts it."""
+    maintenance.watch(0.0, lambda: None)
+    maintenance.unwatch(0.0)
+
+
+@pytest.mark.stress
+@pytest.mark.parametrize("scene", SCENES, ids=lambda scene: scene.__name__)
+def test_an_interrupt_at_any_line_loses_nothing(scene: Any) -> None:
+    n = 1
+    while interrupted(scene, n, KeyboardInterrupt):
+        n += 1
+    assert n > 10
+
+
+@pytest.mark.parametrize("scene", [all_on_loan, somebody_waiting], ids=lambda scene: scene.__name__)
+def test_an_exit_at_some_lines_loses_nothing(scene: Any) -> None:
+    n = 1
+    while interrupted(scene, n, SystemExit):
+        n += 7
+    assert n > 10
+
+
+class Interrupt(BaseException):
+    """What the interpreter raises in a thread, between any two of its instructions."""
+
+
+class Worker(threading.Thread):
+    """Borrows and gives back; takes one interrupt at a time."""
+
+    def __init__(self, pool: ConnectionPool[Any], stop: threading.Event) -> None:
+        super().__init__(daemon=True)
+        self.pool = pool
+        self.stop = stop
+        self.armed = False  # ready for the next interrupt
+        self.guard = threading.Lock()
+        self.struck = self.served = 0
+        self.failure: BaseException | None = None
+
+    def run(self) -> None:
+        while not self.stop.is_set() and self.failure is None:
+            try:
+                self.armed = True
+                while not self.stop.is_set():
+                    self.borrow()
+            except Interrupt:
+                self.struck += 1
+            except BaseException as error:
+                self.failure = error
+        until(lambda: self.armed or self.failure)  # a last interrupt may be on its way
+
+    def borrow(self) -> None:
+        conn = self.pool.getconn(timeout=DEADLINE)
+        assert getattr(conn, "holder", None) is None, "two borrowers of one connection"
+        conn.holder = self
+        time.sleep(0)
+        assert conn.holder is self
+        conn.holder = None
+        self.pool.putconn(conn)
+        self.served += 1
+
+    def interrupt(self) -> None:
+        with self.guard:
+            if self.armed:
+                self.armed = False
+                ctypes.pythonapi.PyThreadState_SetAsyncExc(
+                    ctypes.c_ulong(self.ident or 0), ctypes.py_object(Interrupt)
+                )
+
+
+def spare_new_threads(pool: ConnectionPool[Any]) -> None:
+    """Interrupt nobody who is starting a thread.
+
+    Until that thread runs it has its parent's number, takes the interrupt in its place and
+    ends before it begins, and the parent waits for it for ever: CPython's flaw, not the pool's.
+    """
+    hire = pool._hire
+
+    def hire_unharmed(jobs: Any) -> None:
+        worker = threading.current_thread()
+        if not isinstance(worker, Worker):
+            hire(jobs)
+            return
+        with worker.guard:
+            armed, worker.armed = worker.armed, False
+        try:
+            hire(jobs)
+        finally:
+            worker.armed = armed
+
+    pool._hire = hire_unharmed  # type: ignore[method-assign]
+
+
+@pytest.mark.stress
+def test_threads_interrupted_at_random_never_share_and_never_lose_a_connection(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # The standard library's logging is not safe against interrupts between its lines.
+    monkeypatch.setattr(logging.getLogger("django_connpool.pool"), "disabled", True)
+    server = FakeServer()
+    server.bound = lambda: 2
+    pool = fake_pool(server)
+    spare_new_threads(pool)
+    stop = threading.Event()
+    workers = [Worker(pool, stop) for _ in range(6)]
+    for worker in workers:
+        worker.start()
+    choice = random.Random(0)
+    until(lambda: all(worker.served for worker in workers))
+    for _ in range(300):
+        choice.choice(workers).interrupt()
+        time.sleep(choice.random() * 0.002)
+    until(lambda: all(worker.armed or worker.failure for worker in workers))
+    stop.set()
+    for worker in workers:
+        worker.join(DEADLINE)
+        assert not worker.is_alive()
+        if worker.failure is not None:
+            raise worker.failure
+    assert sum(worker.struck for worker in workers) > 50
+    assert_sound(pool, server)

@@ -1,0 +1,91 @@
+"""What a refusal means, and when the next attempt is due."""
+
+from __future__ import annotations
+
+import pytest
+from psycopg import OperationalError
+
+from django_connpool.pool.outage import (
+    FIRST_RETRY,
+    FULL,
+    LAST_RETRY,
+    LAZY_RETRY,
+    REFUSED,
+    STARTING,
+    Outage,
+    again,
+    kind_of,
+    one_line,
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("FATAL:  the database system is starting up", STARTING),
+        ("FATAL:  the database system is not yet accepting connections", STARTING),
+        ("FATAL:  sorry, too many clients already", FULL),
+        ('FATAL:  too many connections for role "shop"', FULL),
+        ("FATAL:  remaining connection slots are reserved for superusers", FULL),
+        ("connection refused", REFUSED),
+        ('FATAL:  database "shop" does not exist', REFUSED),
+    ],
+)
+def test_a_refusal_is_sorted_by_its_text(text: str, kind: str) -> None:
+    assert kind_of(OperationalError(text)) == kind
+
+
+@pytest.mark.parametrize(
+    ("kind", "loans", "hopeless"),
+    [
+        ("connection refused", 0, True),
+        ("connection refused", 1, False),
+        ("too many clients already", 0, True),
+        ("too many clients already", 1, False),
+        ("the database system is starting up", 0, False),
+    ],
+)
+def test_waiting_is_hopeless_when_nothing_can_come(kind: str, loans: int, hopeless: bool) -> None:
+    assert Outage(OperationalError(kind), 0.0).hopeless(loans) is hopeless
+
+
+def test_attempts_are_spaced_further_and_further_but_not_while_somebody_asks() -> None:
+    error = OperationalError("down")
+    outage = Outage(error, 0.0)
+    assert FIRST_RETRY / 2 <= outage.retry_at <= FIRST_RETRY
+    for _ in range(20):
+        outage.another(error, 100.0, asked=True)
+    assert 100 + LAST_RETRY / 2 <= outage.retry_at <= 100 + LAST_RETRY
+    outage.another(error, 100.0, asked=False)
+    assert 100 + LAZY_RETRY / 2 <= outage.retry_at <= 100 + LAZY_RETRY
+
+
+def test_one_who_asks_hurries_the_next_attempt() -> None:
+    error = OperationalError("down")
+    outage = Outage(error, 0.0)
+    for _ in range(20):
+        outage.another(error, 100.0, asked=False)
+    assert outage.hurry() == outage.retry_at == 100 + LAST_RETRY
+
+
+def test_an_error_told_again_has_its_class_text_and_cause() -> None:
+    error = OperationalError("down")
+    told = again(error)
+    assert told is not error
+    assert type(told) is OperationalError
+    assert str(told) == "down"
+    assert told.__cause__ is error
+
+
+def test_an_error_that_cannot_be_made_again_is_told_itself() -> None:
+    class Odd(Exception):
+        def __init__(self, one: int, two: int) -> None:
+            super().__init__("odd")
+
+    error = Odd(1, 2)
+    assert again(error) is error
+
+
+def test_an_error_fits_in_a_line() -> None:
+    assert one_line(OperationalError("two\n  lines\n")) == "two lines"
+    assert one_line(OperationalError()) == "OperationalError"

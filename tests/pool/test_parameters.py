@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+import pytest
+
+from django_connpool.pool.parameters import KEEPALIVES, completed
+
+
+@pytest.fixture(autouse=True)
+def no_service(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PGSERVICE", raising=False)
+
+
+def test_keepalives_are_set_where_the_user_has_set_none() -> None:
+    assert completed("", {"autocommit": True}) == {"autocommit": True, **KEEPALIVES}
+
+
+def test_the_users_keepalives_win_wherever_they_stand() -> None:
+    assert completed("keepalives_idle=5", {})["keepalives_count"] == KEEPALIVES["keepalives_count"]
+    assert "keepalives_idle" not in completed("keepalives_idle=5", {})
+    assert completed("", {"keepalives_idle": 5})["keepalives_idle"] == 5
+
+
+def test_a_service_file_is_not_overruled(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert completed("service=shop", {}) == {}
+    monkeypatch.setenv("PGSERVICE", "shop")
+    assert completed("", {}) == {}
+
+
+def test_the_time_limit_goes_beside_the_users_options() -> None:
+    assert completed("", {}, 1.5)["options"] == "-c statement_timeout=1500"
+    asked = completed("", {"options": "-c work_mem=1MB"}, 0.0001)
+    assert asked["options"] == "-c work_mem=1MB -c statement_timeout=1"
+    asked = completed("options='-c work_mem=1MB'", {}, 2)
+    assert asked["options"] == "-c work_mem=1MB -c statement_timeout=2000"
+
+
+def test_a_conninfo_that_cannot_be_read_is_left_to_connecting() -> None:
+    assert completed("=nonsense", {}) == KEEPALIVES
+
+
+def test_what_was_given_is_not_changed() -> None:
+    given = {"options": "-c work_mem=1MB"}
+    completed("", given, 1)
+    assert given == {"options": "-c work_mem=1MB"}

@@ -1,0 +1,66 @@
+"""The line: who stands where in it, and who wakes up."""
+
+from __future__ import annotations
+
+from django_connpool.pool.queue import Waiter, WaitQueue
+
+
+def line(*since: float) -> tuple[WaitQueue, list[Waiter]]:
+    queue = WaitQueue()
+    waiters = [Waiter(moment) for moment in since]
+    for waiter in waiters:
+        queue.join(waiter)
+    return queue, waiters
+
+
+def test_newcomers_stand_last() -> None:
+    queue, waiters = line(1, 2, 3)
+    assert list(queue) == waiters
+    assert queue.first() is waiters[0]
+
+
+def test_one_that_gives_up_leaves_from_the_middle_and_may_do_so_twice() -> None:
+    queue, (first, second, third) = line(1, 2, 3)
+    queue.leave(second)
+    queue.leave(second)
+    assert list(queue) == [first, third]
+
+
+def test_those_that_were_served_something_dead_take_their_old_places() -> None:
+    queue, (first, second, third) = line(1, 1, 2)
+    for waiter in (first, second):
+        queue.leave(waiter)
+    for waiter in (second, first):
+        waiter.begin_again()
+        queue.join(waiter)
+    assert list(queue) == [first, second, third]
+
+
+def test_one_that_found_a_dead_connection_before_it_queued_has_its_place_by_arrival() -> None:
+    queue, (first, second) = line(1, 3)
+    late = Waiter(2, tries=1)
+    queue.join(late)
+    assert list(queue) == [first, late, second]
+
+
+def test_a_waiter_sleeps_until_it_is_woken() -> None:
+    waiter = Waiter(0)
+    assert not waiter.wait(0)
+    waiter.wake()
+    waiter.wake()
+    assert waiter.wait(0)
+    assert not waiter.wait(0)
+
+
+def test_a_waiter_that_begins_again_forgets_that_it_was_woken() -> None:
+    waiter = Waiter(0)
+    waiter.wake()
+    waiter.begin_again()
+    assert waiter.slot is None
+    assert not waiter.wait(0)
+
+
+def test_a_wait_longer_than_the_platform_knows_is_possible() -> None:
+    waiter = Waiter(0)
+    waiter.wake()
+    assert waiter.wait(float("inf"))
