@@ -37,16 +37,14 @@ class Binding:
         self.wrappers: WeakSet[PooledDatabaseWrapperMixin] = WeakSet()
         self.aliases: set[str] = set()
         self.announced = False  # `pool_created` was sent in this process
-        self.pool = self._make_pool(type(wrapper), wrapper.alias)
+        self.pool = self._make_pool(wrapper)
 
-    def _make_pool(
-        self, wrapper_class: type[PooledDatabaseWrapperMixin], alias: str
-    ) -> ConnectionPool[Any]:
+    def _make_pool(self, wrapper: PooledDatabaseWrapperMixin) -> ConnectionPool[Any]:
         arguments = self.options.pool_kwargs()
-        arguments["name"] = arguments["name"] or alias
+        arguments["name"] = arguments["name"] or wrapper.alias
         health_checks = self.settings.get("CONN_HEALTH_CHECKS")
         return ConnectionPool(
-            connection_class=cast(Any, wrapper_class.opener(self.settings, alias, self.options)),
+            connection_class=cast(Any, wrapper.opener(self.settings, self.options)),
             open=True,
             keep_min=False,
             ping_after=PING_AFTER_WITH_HEALTH_CHECKS if health_checks else PING_AFTER,

@@ -48,12 +48,10 @@ class PooledDatabaseWrapperMixin(_Base):
         super().__init__(*args, **kwargs)
         _wrappers.add(self)
 
-    @classmethod
-    def opener(
-        cls, settings_dict: Mapping[str, Any], alias: str, options: conf.PoolOptions
-    ) -> Opener:
-        """Return what opens the physical connections of a pool with these settings."""
-        return Opener(cls, settings_dict, alias, options)
+    def opener(self, settings_dict: Mapping[str, Any], options: conf.PoolOptions) -> Opener:
+        """Return what opens the physical connections of a pool made for this wrapper."""
+        zone = {"timezone": self.timezone, "timezone_name": self.timezone_name}
+        return Opener(type(self), settings_dict, self.alias, options, zone)
 
     # -- Which pool -----------------------------------------------------------------------
 

@@ -34,11 +34,15 @@ class Opener:
         settings_dict: Mapping[str, Any],
         alias: str,
         options: conf.PoolOptions,
+        zone: Mapping[str, Any],
     ) -> None:
         self.wrapper_class = wrapper_class
         self.settings_dict = settings_dict
         self.alias = alias
         self.options = options
+        # The cached `timezone` and `timezone_name` of the wrapper the pool was made for. The
+        # settings they come from may be others by now, and the pool goes by these.
+        self.zone = zone
 
     def connect(self, conninfo: str = "", **kwargs: Any) -> Any:
         """Return a connection in autocommit mode, with time zone, role and adapters set.
@@ -64,6 +68,7 @@ class Opener:
     def _wrapper(self) -> PooledDatabaseWrapperMixin:
         wrapper = self.wrapper_class(identity.snapshot(self.settings_dict), self.alias)
         wrapper.is_opener = True
+        vars(wrapper).update(self.zone)
         return wrapper
 
     def _initialize(self, wrapper: PooledDatabaseWrapperMixin, connection: Any) -> None:
