@@ -26,6 +26,16 @@ OPENING = "opening"
 CLOSING = "closing"  # still counts: the server has not let go of it
 GONE = "gone"
 
+# Why a connection is closed: the keys of the `closed_for` counts.
+LOST = "lost"
+EXPIRED = "expired"
+SURPLUS = "surplus"
+CONDEMNED = "condemned"
+DRAINED = "drained"
+UNUSABLE = "unusable"
+RECLAIMED = "reclaimed"
+POOL_CLOSED = "pool closed"
+
 NEVER = float("inf")
 AT_ONCE = float("-inf")
 

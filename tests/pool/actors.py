@@ -32,6 +32,7 @@ class Actor:
 
     def go(self, answer: Any = None) -> None:
         """Let it run until it stops again; `answer` is what its `stop` returns."""
+        assert not self.ended, "an actor is asked to go on after its end"
         self._answer = answer
         self._cue.release()
         assert self._done.acquire(timeout=PATIENCE), f"an actor hangs after {self.place!r}"

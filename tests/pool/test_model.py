@@ -13,8 +13,15 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from psycopg import OperationalError
 
-from django_connpool.pool import PoolClosed, PoolTimeout, TooManyRequests
-from django_connpool.pool import pool as pool_module
+from django_connpool.pool import (
+    PoolClosed,
+    PoolTimeout,
+    TooManyRequests,
+    core,
+    lending,
+    supply,
+    upkeep,
+)
 from django_connpool.pool.outage import LAST_RETRY
 from django_connpool.pool.queue import Waiter
 from django_connpool.pool.slot import CLOSING, HANDED, IDLE, LOAN, NEVER, OPENING
@@ -79,7 +86,10 @@ class PoolMachine(RuleBasedStateMachine):
         self.workers: list[Actor] = []
         self.asked = 0
         self.patches = [
-            mock.patch.object(pool_module, "maintenance", self.maintenance),
+            *(
+                mock.patch.object(room, "maintenance", self.maintenance)
+                for room in (core, supply, upkeep, lending)
+            ),
             mock.patch.object(Waiter, "wait", self.stage_wait()),
         ]
         for patch in self.patches:
@@ -343,7 +353,7 @@ class PoolMachine(RuleBasedStateMachine):
                 self.all_slots_come_back()
         finally:
             for borrower in getattr(self, "borrowers", ()):
-                if borrower.actor.place == "ready":
+                if borrower.actor.place == "ready" and not borrower.actor.ended:
                     borrower.actor.go(None)
             for patch in self.patches:
                 patch.stop()

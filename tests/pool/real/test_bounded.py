@@ -17,7 +17,7 @@ from tests.pool.real.conftest import MakePool
 from tests.pool.real.helpers import until
 
 SLOTS = 6
-SECONDS = 4.0
+SECONDS = 2.5
 
 
 @pytest.fixture(scope="module")
@@ -141,8 +141,12 @@ def test_the_server_never_sees_more_than_max_size_and_refuses_nobody(
 
 @pytest.mark.stress
 def test_a_configure_that_fails_does_not_exceed_max_size(
-    make_pool: MakePool, narrow_cluster: Cluster, app: str
+    make_pool: MakePool,
+    narrow_cluster: Cluster,
+    app: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("django_connpool.pool.outage.FIRST_RETRY", 0)
     observer = Observer(narrow_cluster, app)
     attempts = itertools.count()
 

@@ -193,18 +193,25 @@ def test_a_child_of_a_process_whose_other_threads_hold_every_lock_can_work(dsn: 
     held, go_on = threading.Event(), threading.Event()
 
     def hold():
-        with pool._lock:
+        with pool._lock, maintenance._lock:
             held.set()
             go_on.wait(20)
 
-    thread = threading.Thread(target=hold)
-    thread.start()
-    held.wait(20)
-    child = in_child(lambda: ask(pool))
-    go_on.set()
-    thread.join()
-    reap(child)
-    ask(pool)
+    def fork():
+        held.wait(20)
+        child = in_child(lambda: ask(pool))
+        go_on.set()
+        reap(child)
+        ask(pool)
+        done.append(True)
+
+    done = []
+    threads = [threading.Thread(target=work) for work in (hold, fork)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert done
     """,
         dsn,
         # Python 3.12 and later warn whoever forks with threads.

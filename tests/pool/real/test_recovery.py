@@ -174,7 +174,7 @@ def test_a_ping_that_nobody_answers_takes_no_longer_than_its_borrower_has(
 def test_a_ping_that_nobody_answers_ends_in_a_new_connection(
     make_pool: MakePool, proxy: Proxy, dsn: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("django_connpool.pool.pool.PING_TIMEOUT", 0.1)
+    monkeypatch.setattr("django_connpool.pool.lending.PING_TIMEOUT", 0.1)
     where = [proxy.dsn()]
     pool = make_pool(lambda: where[0], max_size=2, ping_after=0)
     before = pids_of(pool, 2)

@@ -15,6 +15,7 @@ from tests.cluster import Cluster, Server
 from tests.pool.real.conftest import MakePool
 from tests.pool.real.fake_server import FakeServer
 from tests.pool.real.helpers import (
+    DEADLINE,
     LOGGER,
     Borrower,
     holder_of,
@@ -114,19 +115,24 @@ def test_who_asks_after_a_long_idle_outage_gets_an_attempt_soon(
 
 
 def test_a_server_that_is_starting_up_is_waited_for(
-    make_pool: MakePool, fake_server: FakeServer, dsn: str
+    make_pool: MakePool, fake_server: FakeServer, dsn: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("django_connpool.pool.supply.HANGING", 600)
+    probes, together = iter([True]), threading.Barrier(3, timeout=DEADLINE / 2)
+
+    def configure(conn: Any) -> None:
+        if not next(probes, False):
+            together.wait()
+
     fake_server.refusal = STARTING
     where = [fake_server.dsn()]
-    pool = make_pool(lambda: where[0], max_size=6)
-    together = threading.Barrier(3, timeout=20)
-    pool._configure = lambda conn: together.wait()
-    waiters = [Borrower(pool) for _ in range(6)]
+    pool = make_pool(lambda: where[0], configure=configure)
+    waiters = [Borrower(pool) for _ in range(4)]
     until(lambda: fake_server.attempts >= 2)
-    assert pool.snapshot()["waiting"] == 6
+    assert pool.snapshot()["waiting"] == 4
     where[0] = dsn
-    # The barrier: once the server is up, they are opened side by side.
-    assert len({waiter.got() for waiter in waiters}) == 6
+    # After the first, which finds the server up, the others are opened side by side.
+    assert len({waiter.got() for waiter in waiters}) == 4
     for waiter in waiters:
         waiter.give_back()
 

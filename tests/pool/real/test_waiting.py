@@ -254,7 +254,9 @@ def test_a_connect_that_hangs_does_not_stand_for_those_who_come_later(
 
 @pytest.mark.stress
 def test_a_spike_of_short_jobs_does_not_grow_the_pool_to_its_limit(make_pool: MakePool) -> None:
-    pool = make_pool(min_size=4, max_size=30, configure=lambda conn: time.sleep(0.15))
+    pool = make_pool(
+        min_size=4, max_size=30, max_connecting=30, configure=lambda conn: time.sleep(0.15)
+    )
     pool.wait()
     pids_of(pool, 4)
 

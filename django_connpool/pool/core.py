@@ -1,0 +1,199 @@
+"""What a pool is made of: its settings, its state, and what follows from them.
+
+How the pool is put together, for the reader:
+
+* A `Slot` is a place of `max_size` with a connection in it. `_slots` holds all of them;
+  each is idle (in `_idle`), on loan, being opened (in `_opening`) or closed (in `_closing`).
+* `_lock` guards those collections, the queue, the outage and the counters. It is held for
+  a few lines at a time and never while anything blocks.
+* What blocks (connecting, closing) is done by workers: threads that live as long as there
+  is such work. Deadlines are the business of the process's one maintenance thread.
+* Whoever finds, under the lock, that something is to be done notes it in the collections;
+  `_staff` then finds workers for it. So an interrupt can delay a piece of work, not lose it.
+
+One class, in rooms that build on each other: `Core` (the state), `Line` (slots from hand to
+hand), `Supply` (opening and closing), `Upkeep` (what time and dead borrowers bring),
+`Lending` (borrowing and giving back), `ConnectionPool` (the whole, as its users see it).
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import weakref
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+from psycopg.pq import TransactionStatus
+
+from . import explain
+from .abc import CheckParam, ConnectFailedCB, ConnectionCB, ConninfoParam, KwargsParam, ResetParam
+from .errors import PoolClosed
+from .maintenance import maintenance
+from .outage import Outage, one_line
+from .queue import WaitQueue
+from .slot import NEVER, ON_LOAN, Loans, Slot
+from .stats import Stats
+
+logger = logging.getLogger("django_connpool.pool")
+
+
+class Core:
+    """The settings and the state of a pool. Methods whose docstring says so need `_lock`."""
+
+    # Settings; times are seconds. See ConnectionPool.
+    conninfo: ConninfoParam
+    kwargs: KwargsParam | None
+    connection_class: Any
+    name: str
+    close_returns: bool
+    timeout: float
+    max_waiting: int
+    max_lifetime: float
+    max_idle: float
+    max_uses: int
+    max_connecting: int
+    reconnect_timeout: float
+    num_workers: int
+    jitter: float
+    leak_after: float
+    command_timeout: float | None
+    _min_size: int
+    _max_size: int
+    _keep_min: bool  # `min_size` is opened and kept, not only not closed
+    _configure: ConnectionCB | None
+    _renew: ConnectionCB | None
+    _check: CheckParam
+    _reset: ResetParam
+    _reconnect_failed: ConnectFailedCB | None
+    _describe: Callable[[], str | None] | None
+    _ping_after: float
+    _restores: bool  # the connection object's attributes, when given back
+    _tidies_always: bool  # every session, not only one that looks changed
+    _clock: Callable[[], float]
+    _opened: bool  # ever
+
+    def _start_empty(self) -> None:
+        """The state of a pool with no connection: when new, and in a forked child."""
+        self._self: weakref.ref[Any] = weakref.ref(self, _wake_maintenance)
+        # Reentrant: a finalizer or signal handler may run in the middle of a section below,
+        # in the thread that holds it, and borrow or give back. See `_is_reentered`.
+        self._lock: Any = threading.RLock()
+        # Guarded by _lock:
+        self._slots: set[Slot] = set()  # every place taken, in whatever state
+        self._idle: list[Slot] = []  # last given back is last, and lent first
+        self._opening: set[Slot] = set()  # attempts to connect under way
+        self._closing: set[Slot] = set()
+        self._to_close: deque[Slot] = deque()  # those of _closing no worker has taken up
+        self._queue = WaitQueue()
+        self._line_since = 0.0  # when the queue was last empty
+        self._moved_at = 0.0  # when somebody in it last got a connection given back
+        self._grew_at = 0.0  # when an attempt to connect was last started for it
+        self._serving = False  # open and not suspended: idle connections may be lent
+        self._closed = True
+        self._suspended = False
+        self._outage: Outage | None = None
+        self._last_error: BaseException | None = None
+        self._generation = 0
+        self._deadline = NEVER  # of the maintenance thread
+        self._mean_hold: float | None = None  # seconds, moving average
+        self._mean_connect = 0.0  # seconds, moving average
+        self._stats = Stats()
+        self._full: list[threading.Event] = []  # of those in wait()
+        self._winding_up = False  # closed, or the process is ending: what comes back is closed
+        # Appended to without the lock, by finalizers, at any instruction; see `orphaned`.
+        self._orphans: deque[tuple[Slot, Loans | None]] = deque()
+        # What there is to log; see `_tell`.
+        self._news: deque[tuple[str, tuple[object, ...]]] = deque()
+        # Given back by a finalizer inside the lock: the slots, and their connections.
+        self._late: deque[tuple[Slot, Any]] = deque()
+
+    def _on_loan(self) -> int:
+        return len(self._slots) - len(self._idle) - len(self._opening) - len(self._closing)
+
+    def _lacks_minimum(self) -> bool:
+        if self._winding_up or self._closed or not self._keep_min:
+            return False
+        return len(self._slots) - len(self._closing) < self._min_size
+
+    def _schedule(self, at: float) -> None:
+        """Under the lock: have `tick` called at that moment, or earlier."""
+        if at < self._deadline:
+            maintenance.schedule(self._self, at)
+            self._deadline = at
+
+    def _tell(self, text: str, *args: object) -> None:
+        """Under the lock: log a warning, once the lock is free.
+
+        A handler may do what it likes, and one that writes to the database borrows.
+        """
+        self._news.append((text, args))
+
+    def _publish(self) -> None:
+        while self._news:
+            with suppress(IndexError):  # another thread took the last
+                text, args = self._news.popleft()
+                logger.warning("%s: " + text, self.name, *args)
+
+    def _snapshot(self) -> dict[str, Any]:
+        now = self._clock()
+        return {
+            "name": self.name,
+            "min_size": self._min_size,
+            "max_size": self._max_size,
+            "size": len(self._slots),
+            "idle": len(self._idle),
+            "in_use": self._on_loan(),
+            "opening": len(self._opening),
+            "closing": len(self._closing),
+            "waiting": len(self._queue),
+            "longest_wait": now - self._queue.first().since if self._queue else 0.0,
+            "closed": self._closed,
+            "suspended": self._suspended,
+            "last_error": one_line(self._outage.error) if self._outage is not None else None,
+            "stats": self._stats.as_dict(),
+            "loans": [_loan(slot, now) for slot in self._slots if _is_somebodys(slot)],
+        }
+
+    def _measures(self) -> dict[str, int]:
+        return {
+            "pool_min": self._min_size,
+            "pool_max": self._max_size,
+            "pool_size": len(self._slots),
+            "pool_available": len(self._idle),
+            "requests_waiting": len(self._queue),
+        }
+
+    def _check_open(self) -> None:
+        if self._closed:
+            state = "is closed" if self._opened else "is not open yet"
+            raise PoolClosed(f"pool {self.name!r} {state}")
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__module__}.{type(self).__qualname__} {self.name!r}>"
+
+
+def _is_somebodys(slot: Slot) -> bool:
+    """Whether the slot is on loan, and not just being looked at."""
+    return slot.state in ON_LOAN and (slot.loans is not None or slot.waiter is not None)
+
+
+def _loan(slot: Slot, now: float) -> dict[str, Any]:
+    """One loan as a snapshot shows it; a slot just handed over is its waiter's already."""
+    lent = slot.loans is not None
+    thread = slot.thread if lent or slot.waiter is None else slot.waiter.thread
+    return {
+        "held": max(0.0, now - (slot.since if lent else slot.idle_since)),
+        "thread": explain.thread_name(thread),
+        "thread_id": thread,
+        "note": slot.note,
+        "backend_pid": slot.backend_pid,
+        "transaction": TransactionStatus(slot.pgconn.transaction_status).name,
+    }
+
+
+def _wake_maintenance(_: object) -> None:
+    """A pool was dropped: perhaps the thread is not needed any more. For the interpreter."""
+    maintenance.poke()

@@ -1,0 +1,163 @@
+"""Slots on their way from hand to hand. All of this happens under the pool's lock."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from . import reset
+from .core import Core
+from .queue import Waiter
+from .slot import (
+    AT_ONCE,
+    CLOSING,
+    CONDEMNED,
+    DRAINED,
+    EXPIRED,
+    GONE,
+    HANDED,
+    IDLE,
+    POOL_CLOSED,
+    RECLAIMED,
+    RETURNING,
+    SURPLUS,
+    Slot,
+)
+
+
+class Line(Core):
+    """A slot that comes free goes to the first in line, to the idle ones, or out."""
+
+    def _end_loan(self, slot: Slot, now: float) -> None:
+        """Under the lock: book a loan that ends, and cut the slot loose from its thread."""
+        if slot.loans is None:  # an interrupt struck before it was lent
+            return
+        slot.loans.discard(slot)
+        slot.loans = None
+        slot.uses += 1
+        if slot.uses == self.max_uses:
+            slot.retire_at = AT_ONCE
+        held = now - slot.since
+        self._stats.hold.add(held)
+        mean = self._mean_hold
+        self._mean_hold = held if mean is None else mean + 0.2 * (held - mean)
+        if slot.reported:
+            slot.reported = False
+            self._tell("a loan reported as a leak was given back after %.1f s", held)
+
+    def _settle(self, slot: Slot, conn: Any, now: float) -> None:
+        """Under the lock: bring a fit connection to rest: the first in line, idle, or closed."""
+        conn._pool = None
+        slot.conn = conn
+        slot.note = None
+        live = len(self._slots) - len(self._closing)
+        wanted = self._queue and self._serving
+        if now >= slot.retire_at or live > self._max_size or (self._winding_up and not wanted):
+            self._retire(slot, self._reason_to_close(slot))
+            return
+        slot.idle_since = now
+        vet_at = now + self._ping_after
+        slot.vet_at = vet_at if vet_at < slot.retire_at else slot.retire_at
+        while self._queue and self._queue.first().slot is not None:
+            self._let_go(self._queue.first())  # served, but an interrupt kept it in line
+        if wanted:
+            self._hand_over(slot)
+            return
+        self._idle.append(slot)
+        slot.state = IDLE
+        if slot.retire_at < self._deadline or now + self.max_idle < self._deadline:
+            self._schedule(min(now + self.max_idle, slot.retire_at))
+
+    def _reason_to_close(self, slot: Slot) -> str:
+        if self._winding_up:
+            return POOL_CLOSED
+        if slot.generation != self._generation:
+            return DRAINED
+        return EXPIRED if self._clock() >= slot.retire_at else SURPLUS
+
+    def _settle_or_retire(self, slot: Slot, conn: Any, now: float) -> None:
+        """Under the lock, where nothing may be sent: keep a session only if it is clean."""
+        clean = (
+            conn is not None
+            and conn.pgconn.transaction_status == reset.IDLE
+            and not conn.pgconn.pipeline_status
+            and reset.session(conn) == slot.birth
+            # It is in the slot as long as it was not lent, and again once it was tidied.
+            and (slot.conn is conn or not self._tidies_always)
+        )
+        if clean:
+            self._settle(slot, conn, now)
+        else:
+            slot.conn = conn
+            self._retire(slot, RECLAIMED)
+
+    def _hand_over(self, slot: Slot) -> None:
+        """Under the lock: give a slot to the first in line."""
+        waiter = self._queue.first()
+        self._stats.wait.add(self._clock() - waiter.since)
+        slot.waiter = waiter
+        waiter.slot, slot.state = slot, HANDED
+        self._let_go(waiter)
+
+    def _let_go(self, waiter: Waiter) -> None:
+        self._queue.leave(waiter)
+        waiter.wake()
+
+    def _serve_line(self) -> None:
+        """Under the lock: hand idle connections to those in line."""
+        self._mend_idle()
+        while self._serving and self._queue and self._idle:
+            slot = self._idle[-1]
+            try:
+                slot.state = RETURNING
+                del self._idle[-1]
+                self._settle(slot, slot.conn, self._clock())
+            except BaseException:
+                if slot.state is HANDED and slot.waiter is not None:
+                    self._let_go(slot.waiter)
+                elif slot.state is RETURNING:
+                    if slot not in self._idle:
+                        self._idle.append(slot)
+                    slot.state = IDLE
+                raise
+
+    def _mend_idle(self) -> None:
+        """Under the lock: drop what an interrupt kept from leaving the idle ones in time."""
+        if any(slot.state is not IDLE for slot in self._idle):
+            strays = [slot for slot in self._idle if slot.state is not IDLE]
+            self._idle[:] = [slot for slot in self._idle if slot.state is IDLE]
+            for slot in strays:
+                if slot.state is CLOSING:
+                    self._send_to_close(slot)
+
+    def _retire_all(self, reason: str) -> None:
+        """Under the lock: every idle connection on the way out."""
+        while self._idle:
+            self._retire(self._idle[-1], reason)
+            del self._idle[-1]
+
+    def _retire(self, slot: Slot, reason: str) -> None:
+        """Under the lock: a slot that is nobody's any more on the way out.
+
+        The order matters to an interrupt between the lines: a slot that is CLOSING but in
+        no collection is put there by `_put_back` or `_mend_idle`.
+        """
+        if slot.state in (CLOSING, GONE):
+            return
+        slot.reason = reason
+        slot.state = CLOSING
+        self._send_to_close(slot)
+
+    def _send_to_close(self, slot: Slot) -> None:
+        """Under the lock: see that a CLOSING slot is in the collections, once."""
+        if slot not in self._closing:
+            if slot not in self._to_close:
+                self._to_close.append(slot)
+            self._closing.add(slot)
+
+    def _condemn(self) -> None:
+        """Under the lock: close the idle connections without trying them on a borrower.
+
+        What killed one (a restart, a failover, a firewall) killed its contemporaries.
+        Loans prove themselves by being used.
+        """
+        self._retire_all(CONDEMNED)

@@ -1,0 +1,337 @@
+"""Opening connections for those who need them, and closing what is not to be kept."""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import weakref
+from typing import Any
+
+import psycopg
+from psycopg.pq import TransactionStatus
+
+from . import parameters, reset
+from .closing import await_end, end_of, say_goodbye
+from .growth import patience, worth_opening
+from .line import Line
+from .maintenance import maintenance
+from .outage import Outage, again, one_line
+from .probe import LastWords
+from .slot import AT_ONCE, OPENING, Slot
+
+logger = logging.getLogger("django_connpool.pool")
+
+HANGING = 1.0  # seconds after which an attempt to connect is not counted on, at the least
+SLOWEST_CONNECT = 5.0  # seconds a connect is believed to take usually, at the most
+FRESH = 1.0  # seconds for which a connection just opened or given back needs no ping
+CLOSERS = 4  # workers that close connections at the same time
+
+
+def _nothing() -> None:
+    """What a pool that does not check reads from its sockets."""
+
+
+class Supply(Line):
+    """Workers: threads that connect and close, and live as long as there is such work."""
+
+    def _staff(self) -> None:
+        """Find workers for what is to be opened and closed. Call without the lock."""
+        jobs: list[Slot] = []
+        try:
+            with self._lock:
+                try:
+                    while len(jobs) < self.max_connecting + CLOSERS and self._next_job(jobs):
+                        pass
+                except BaseException:
+                    self._put_back_jobs(jobs)
+                    raise
+            for _ in range(len(jobs)):
+                self._hire(jobs)
+        except BaseException:
+            with self._lock:
+                self._put_back_jobs(jobs)
+            raise
+
+    def _hire(self, jobs: list[Slot]) -> None:
+        try:
+            if self._winding_up:
+                raise RuntimeError  # a thread begun now would be cut off in the middle
+            threading.Thread(
+                target=self._work, args=(jobs,), name=f"{self.name}-worker", daemon=True
+            ).start()
+        except RuntimeError:
+            # The interpreter is shutting down and gives out no more threads.
+            self._work(jobs)
+
+    def _work(self, jobs: list[Slot]) -> None:
+        """What a worker does: one of these jobs, and then what else there is to do.
+
+        It takes the job itself: whoever hired it may be interrupted without knowing
+        whether the thread has begun.
+        """
+        mine: list[Slot] = []
+        with self._lock:
+            if jobs:
+                mine.append(jobs.pop())
+        while mine:
+            slot = mine.pop()
+            if slot.state is OPENING:
+                self._open_slot(slot)
+            else:
+                self._close_slot(slot)
+            with self._lock:
+                self._next_job(mine)
+            if mine:  # then there may be work for others too
+                self._staff()
+
+    def _next_job(self, jobs: list[Slot]) -> bool:
+        """Under the lock: take up one slot to close or to open; say whether there was one."""
+        busy_closing = len(self._closing) - len(self._to_close)
+        if self._to_close and busy_closing < CLOSERS:
+            slot = self._to_close[0]
+            self._closing.add(slot)
+            jobs.append(slot)
+            self._to_close.popleft()
+        elif self._should_open():
+            slot = Slot(self._self, self._generation)
+            slot.opened_at = self._clock()
+            jobs.append(slot)
+            self._slots.add(slot)
+            self._opening.add(slot)
+        else:
+            return False
+        return True
+
+    def _put_back_jobs(self, jobs: list[Slot]) -> None:
+        """Under the lock: jobs no worker has taken; maintenance finds others for them."""
+        while jobs:
+            slot = jobs.pop()
+            if slot.state is OPENING:
+                self._forget_attempt(slot)
+            elif slot not in self._to_close:
+                self._to_close.append(slot)
+        self._schedule(self._clock())
+
+    def _should_open(self) -> bool:
+        """Under the lock: is one more attempt to connect wanted, allowed, and possible?"""
+        if (
+            self._closed
+            or self._suspended
+            or len(self._slots) >= self._max_size
+            or len(self._opening) >= self.max_connecting
+        ):
+            return False
+        outage = self._outage
+        if outage is not None and self._promising():
+            return False  # one probe at a time
+        if outage is not None and self._clock() < outage.retry_at:
+            self._schedule_retry(outage)
+            return False
+        if self._queue and self._growth_is_worth_it():
+            self._grew_at = self._clock()
+            return True
+        return self._lacks_minimum()
+
+    def _growth_is_worth_it(self) -> bool:
+        now = self._clock()
+        promising = self._promising()
+        worth = worth_opening(
+            waiting=len(self._queue),
+            opening=promising,
+            on_loan=self._on_loan(),
+            stalled_for=now - max(self._line_since, self._moved_at),
+            pressed_for=now - max(self._line_since, self._grew_at),
+            mean_hold=self._mean_hold,
+            mean_connect=self._mean_connect,
+        )
+        if not worth and len(self._queue) > promising:
+            # Nobody may ever give back: look again when the first in line has been patient.
+            self._schedule(now + patience(self._mean_connect))
+        return worth
+
+    def _promising(self) -> int:
+        """Under the lock: how many attempts to connect may be hoped to end soon.
+
+        One that takes much longer than usual may never end, so nobody is to wait for it.
+        """
+        if not self._opening:
+            return 0
+        usual = max(HANGING, 3 * self._mean_connect)
+        hangs_at = [slot.opened_at + usual for slot in self._opening]
+        now = self._clock()
+        promising = [at for at in hangs_at if at > now]
+        if promising and self._queue:
+            self._schedule(min(promising))
+        return len(promising)
+
+    def _open_slot(self, slot: Slot) -> None:
+        """In a worker: connect, and give the connection to whoever needs it by then."""
+        began = self._clock()
+        try:
+            conn = self._connect()
+            self._adopt(slot, conn)
+        except BaseException as error:
+            self._note_failure(slot, error)
+            if not isinstance(error, Exception):
+                raise
+            return
+        now = self._clock()
+        with self._lock:
+            took = now - began
+            mean = self._mean_connect
+            # Capped, so that one which hung does not make us wait for the next ones as long.
+            self._mean_connect += (0.3 if mean else 1.0) * (min(took, SLOWEST_CONNECT) - mean)
+            self._stats.connections_num += 1
+            self._stats.connect.add(took)
+            recovered, self._outage = self._outage is not None, None
+            self._opening.discard(slot)
+            slot.opened_at = now
+            self._slots.add(slot)
+            if slot.generation != self._generation:  # drained while it was being opened
+                slot.retire_at = AT_ONCE
+            self._settle(slot, conn, now)
+            # Just opened, so believed without a ping for a moment.
+            slot.vet_at = max(slot.vet_at, min(now + FRESH, slot.retire_at))
+            self._tell_if_full()
+        if recovered:  # until now one attempt at a time was made
+            self._staff()
+
+    def _connect(self) -> Any:
+        """Return a new connection, configured."""
+        conninfo = self.conninfo() if callable(self.conninfo) else self.conninfo
+        kwargs = self.kwargs() if callable(self.kwargs) else self.kwargs or {}
+        kwargs = parameters.completed(conninfo, kwargs, self.command_timeout)
+        conn = self.connection_class.connect(conninfo, **kwargs)
+        conn._pool = None
+        try:
+            self._set_up(conn)
+        except BaseException:
+            end = end_of(conn.pgconn)
+            await_end(end, interrupt=say_goodbye(conn, conn.pgconn))
+            raise
+        return conn
+
+    def _set_up(self, conn: Any) -> None:
+        """Have the user configure the session; ProgrammingError when that leaves a transaction."""
+        if self._configure is None:
+            return
+        self._configure(conn)
+        status = conn.pgconn.transaction_status
+        if status != reset.IDLE:
+            raise psycopg.ProgrammingError(
+                f"the configure callback {self._configure!r} left the connection in status "
+                f"{TransactionStatus(status).name}: closed"
+            )
+
+    def _adopt(self, slot: Slot, conn: Any) -> None:
+        pgconn = conn.pgconn
+        slot.pgconn = pgconn
+        slot.end = end_of(pgconn)
+        slot.backend_pid = pgconn.backend_pid
+        slot.consume_input = pgconn.consume_input if self._check else _nothing
+        slot.notifies = pgconn.notifies if self._check else _nothing
+        slot.last_words = pgconn.notice_handler = LastWords(pgconn.notice_handler)
+        slot.birth = reset.session(conn)
+        slot.ref = weakref.ref(conn, slot.connection_died)
+        slot.retire_at = self._clock() + self.max_lifetime * (1 - self.jitter * random.random())
+        conn._slot = slot
+
+    def _tell_if_full(self) -> None:
+        if (
+            self._full
+            and len(self._slots) - len(self._opening) - len(self._closing) >= self._min_size
+        ):
+            self._end_waits()
+
+    def _note_failure(self, slot: Slot, error: BaseException) -> None:
+        now = self._clock()
+        with self._lock:
+            self._stats.connections_num += 1
+            self._stats.connections_errors += 1
+            self._forget_attempt(slot)
+            if isinstance(error, Exception):
+                self._last_error = error
+                if self._outage is None:
+                    self._outage = Outage(error, now)
+                else:
+                    self._outage.another(error, now, asked=bool(self._queue))
+            self._judge(answered=True)
+            self._dismiss_if_done()
+        logger.warning("%s: connecting failed: %s", self.name, one_line(error))
+        self._report_outage(now)
+
+    def _forget_attempt(self, slot: Slot) -> None:
+        self._opening.discard(slot)
+        self._slots.discard(slot)
+        slot.bury()
+
+    def _judge(self, answered: bool = False) -> None:
+        """Under the lock: fail those whose waiting cannot be rewarded; see that others' is.
+
+        `answered`: the server has just refused an attempt, so those in line have their
+        answer. Otherwise they get one from the next attempt, unless it is too early for it.
+        """
+        outage = self._outage
+        if outage is None:
+            return
+        if self._is_hopeless() and (answered or self._clock() < outage.retry_at):
+            for waiter in list(self._queue):
+                waiter.error = again(outage.error)
+                self._let_go(waiter)
+        if self._clock() < outage.retry_at:
+            self._schedule_retry(outage)
+
+    def _schedule_retry(self, outage: Outage) -> None:
+        """Under the lock: have the next attempt made when it is due, if anyone wants it."""
+        if self._queue:
+            self._schedule(outage.hurry())
+        elif self._lacks_minimum():
+            self._schedule(outage.retry_at)
+
+    def _is_hopeless(self) -> bool:
+        """Under the lock: the server refuses connections, and none can come back either."""
+        return (
+            self._outage is not None
+            and not self._promising()
+            and self._outage.hopeless(self._on_loan())
+        )
+
+    def _report_outage(self, now: float) -> None:
+        outage = self._outage
+        if outage is None or outage.reported or now - outage.since < self.reconnect_timeout:
+            return
+        outage.reported = True
+        logger.warning("%s: no connection for %.0f s", self.name, now - outage.since)
+        if self._reconnect_failed is not None:
+            try:
+                self._reconnect_failed(self)
+            except Exception:
+                logger.exception("%s: the reconnect_failed callback failed", self.name)
+
+    def _close_slot(self, slot: Slot) -> None:
+        """In a worker: close the connection, wait for the server, free the place."""
+        try:
+            await_end(slot.end, interrupt=say_goodbye(slot.conn, slot.pgconn))
+        except Exception as error:
+            logger.info("%s: closing a connection failed: %s", self.name, one_line(error))
+        finally:
+            self._free(slot)
+
+    def _free(self, slot: Slot) -> None:
+        with self._lock:
+            self._slots.discard(slot)
+            self._closing.discard(slot)
+            self._stats.closed_for(slot.reason)
+            slot.bury()
+            self._judge()
+            self._dismiss_if_done()
+
+    def _dismiss_if_done(self) -> None:
+        if self._closed and not self._slots:
+            maintenance.dismiss(self._self)
+
+    def _end_waits(self) -> None:
+        for event in self._full:
+            event.set()
+        self._full.clear()

@@ -1,0 +1,130 @@
+"""What time brings, and what borrowers leave who die before they give back."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from . import explain
+from .maintenance import maintenance
+from .probe import is_alive
+from .slot import EXPIRED, LOAN, LOST, NEVER, RECLAIMED, RETURNING, SURPLUS, Loans, Slot
+from .supply import Supply
+
+
+class Upkeep(Supply):
+    """The work of the maintenance thread, which calls `tick` at the pool's next deadline."""
+
+    def orphaned(self, slot: Slot, loans: Loans | None) -> None:
+        """Note that a loan's connection (`loans` None) or thread died. For finalizers.
+
+        A finalizer can run at any instruction, also inside the lock, so this takes none
+        and starts no thread: it leaves a note, and has the maintenance thread read it.
+        """
+        self._orphans.append((slot, loans))
+        maintenance.poke()
+
+    @property
+    def has_orphans(self) -> bool:
+        return bool(self._orphans or self._late)
+
+    def _bury_orphans(self) -> None:
+        """Under the lock: take back what dead borrowers left, and what came back too early."""
+        while self._late:
+            slot, conn = self._late.popleft()
+            if slot.state is LOAN and slot in self._slots:
+                slot.state = RETURNING
+                self._end_loan(slot, self._clock())
+                self._settle_or_retire(slot, conn, self._clock())
+        while self._orphans:
+            slot, loans = self._orphans.popleft()
+            if slot.state is not LOAN or slot not in self._slots or slot.conn is not None:
+                continue
+            conn = slot.ref() if slot.ref is not None else None
+            if loans is None and conn is not None:
+                continue
+            if loans is not None and (slot.loans is not loans or _in_use(conn)):
+                continue  # given back meanwhile, or another thread works with it
+            self._stats.loans_reclaimed += 1
+            self._tell(
+                "a connection was never given back, closing it; borrowed %.1f s ago%s%s",
+                self._clock() - slot.since,
+                slot.site(),
+                slot.purpose(),
+            )
+            self._end_loan(slot, self._clock())
+            slot.conn = conn
+            self._retire(slot, RECLAIMED)
+
+    def tick(self) -> None:
+        """Do what time brings: retire, shrink, retry, report. Called at the deadline."""
+        now = self._clock()
+        with self._lock:
+            self._deadline = NEVER
+            self._mend_idle()
+            self._bury_orphans()
+            self._retire_idle(now)
+            self._report_leaks(now)
+            self._judge()
+            self._schedule(self._next_deadline())
+        self._staff()
+        self._publish()
+
+    def _retire_idle(self, now: float) -> None:
+        """Under the lock: close what is too old, too many, or found dead at no cost."""
+        live = len(self._slots) - len(self._closing)
+        for slot in list(self._idle):  # longest idle first
+            if now >= slot.retire_at:
+                reason = EXPIRED
+            elif live > self._min_size and now - slot.idle_since >= self.max_idle:
+                reason = SURPLUS
+            elif not is_alive(slot):
+                reason = LOST
+                self._stats.connections_lost += 1
+            else:
+                continue
+            live -= 1
+            self._retire(slot, reason)
+            self._idle.remove(slot)
+
+    def _trace(self, slot: Slot) -> None:
+        """Note where a loan was taken, and have it looked at when it is due."""
+        frame = explain.innermost_of_the_user(sys._getframe(1))
+        if frame is not None:
+            slot.code, slot.line = frame.f_code, frame.f_lineno
+        with self._lock:
+            self._schedule(slot.since + self.leak_after)
+
+    def _report_leaks(self, now: float) -> None:
+        if not self.leak_after:
+            return
+        for slot in self._slots:
+            if slot.loans is not None and not slot.reported and now - slot.since >= self.leak_after:
+                slot.reported = True
+                self._tell(
+                    "on loan for %.1f s to %s%s, borrowed%s, now at %s",
+                    now - slot.since,
+                    explain.thread_name(slot.thread),
+                    slot.purpose(),
+                    slot.site(),
+                    explain.where(slot.thread),
+                )
+
+    def _next_deadline(self) -> float:
+        """Under the lock: the next moment at which `tick` has something to do."""
+        moments = [slot.retire_at for slot in self._idle]
+        if len(self._slots) - len(self._closing) > self._min_size:
+            moments += [slot.idle_since + self.max_idle for slot in self._idle]
+        if self.leak_after:
+            moments += [
+                slot.since + self.leak_after
+                for slot in self._slots
+                if slot.loans is not None and not slot.reported
+            ]
+        return min(moments, default=NEVER)
+
+
+def _in_use(conn: Any) -> bool:
+    """Whether a thread is in the middle of a statement on this connection."""
+    lock = getattr(conn, "lock", None)
+    return lock is not None and bool(lock.locked())
