@@ -63,6 +63,7 @@ class Core:
     _min_size: int
     _max_size: int
     _keep_min: bool  # `min_size` is opened and kept, not only not closed
+    _warmed: bool  # and that because `warm` was called
     _configure: ConnectionCB | None
     _renew: ConnectionCB | None
     _check: CheckParam
@@ -79,7 +80,7 @@ class Core:
         """The state of a pool with no connection: when new, and in a forked child."""
         self._self: weakref.ref[Any] = weakref.ref(self, _wake_maintenance)
         # Reentrant: a finalizer or signal handler may run in the middle of a section below,
-        # in the thread that holds it, and borrow or give back. See `_is_reentered`.
+        # in the thread that holds it, and borrow or give back. See `putconn`.
         self._lock: Any = threading.RLock()
         # Guarded by _lock:
         self._slots: set[Slot] = set()  # every place taken, in whatever state

@@ -50,15 +50,13 @@ class Line(Core):
         slot.conn = conn
         slot.note = None
         live = len(self._slots) - len(self._closing)
-        wanted = self._queue and self._serving
+        wanted = self._queue and self._serving and self._somebody_waits()
         if now >= slot.retire_at or live > self._max_size or (self._winding_up and not wanted):
             self._retire(slot, self._reason_to_close(slot))
             return
         slot.idle_since = now
         vet_at = now + self._ping_after
         slot.vet_at = vet_at if vet_at < slot.retire_at else slot.retire_at
-        while self._queue and self._queue.first().slot is not None:
-            self._let_go(self._queue.first())  # served, but an interrupt kept it in line
         if wanted:
             self._hand_over(slot)
             return
@@ -98,6 +96,12 @@ class Line(Core):
         waiter.slot, slot.state = slot, HANDED
         self._let_go(waiter)
 
+    def _somebody_waits(self) -> bool:
+        """Under the lock: whether there is a first in line that nobody has served yet."""
+        while self._queue and self._queue.first().slot is not None:
+            self._let_go(self._queue.first())  # an interrupt kept it in line
+        return bool(self._queue)
+
     def _let_go(self, waiter: Waiter) -> None:
         self._queue.leave(waiter)
         waiter.wake()
@@ -105,12 +109,12 @@ class Line(Core):
     def _serve_line(self) -> None:
         """Under the lock: hand idle connections to those in line."""
         self._mend_idle()
-        while self._serving and self._queue and self._idle:
+        while self._serving and self._idle and self._somebody_waits():
             slot = self._idle[-1]
             try:
                 slot.state = RETURNING
                 del self._idle[-1]
-                self._settle(slot, slot.conn, self._clock())
+                self._hand_over(slot)
             except BaseException:
                 if slot.state is HANDED and slot.waiter is not None:
                     self._let_go(slot.waiter)

@@ -118,6 +118,7 @@ class ConnectionPool(Lending[CT]):
         self._tidies_always = reset in ("always", True) or callable(reset)
         self._clock = monotonic
         self._keep_min = keep_min
+        self._warmed = False
         self._opened = False
         self._start_empty()
         process.enrol(self)
@@ -155,7 +156,21 @@ class ConnectionPool(Lending[CT]):
 
     def warm(self) -> None:
         """Have `min_size` connections opened, in the background, and kept from now on."""
-        self._keep_min = True
+        self._keep_min = self._warmed = True
+        self._staff()
+
+    def rest_if_unused(self) -> None:
+        """Undo `warm` in a process that has forked and never borrowed itself.
+
+        Such is the master of a server that loads the application before it forks its
+        workers (gunicorn's --preload). The workers fill up at their first use.
+        """
+        with self._lock:
+            used = self._mean_hold is not None or self._on_loan() or self._queue
+            if used or not self._warmed or self._opening:
+                return
+            self._keep_min = self._warmed = False
+            self._retire_all(SURPLUS)
         self._staff()
 
     def wait(self, timeout: float = 30.0) -> None:

@@ -33,6 +33,8 @@ def living() -> list[ConnectionPool[Any]]:
 
 def _resume(_: int | None) -> int:
     maintenance.resume()
+    for pool in living():
+        pool.rest_if_unused()
     return 0
 
 
