@@ -250,7 +250,7 @@ class Lending(Upkeep, Generic[CT]):
             if (
                 slot.pgconn.transaction_status != reset.IDLE
                 or slot.pgconn.pipeline_status
-                or (self._restores and reset.session(conn) != slot.birth)
+                or (self._restores and slot.session(conn) != slot.birth)
                 or self._tidies_always
             ) and not self._tidy(slot, conn):
                 self._discard(slot, UNUSABLE, conn)

@@ -78,7 +78,7 @@ class Line(Core):
             conn is not None
             and conn.pgconn.transaction_status == reset.IDLE
             and not conn.pgconn.pipeline_status
-            and reset.session(conn) == slot.birth
+            and slot.session(conn) == slot.birth
             # It is in the slot as long as it was not lent, and again once it was tidied.
             and (slot.conn is conn or not self._tidies_always)
         )

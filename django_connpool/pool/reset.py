@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from operator import attrgetter
 from typing import Any
 
@@ -13,8 +14,21 @@ _IN_TRANSACTION = (TransactionStatus.INTRANS, TransactionStatus.INERROR)
 
 # What a borrower can set on the connection object, with no word to the server.
 # Several of them change how the next borrower's statements run.
-session = attrgetter("autocommit", "isolation_level", "read_only", "deferrable")
 _NAMES = ("autocommit", "isolation_level", "read_only", "deferrable")
+_public = attrgetter(*_NAMES)
+_behind = attrgetter(*(f"_{name}" for name in _NAMES))
+
+
+def session_reader(conn: Any) -> Callable[[Any], tuple[Any, ...]]:
+    """Return what reads these attributes of a connection.
+
+    Four properties cost a tenth of a whole loan, so where psycopg keeps the values behind
+    them (it does in 3.2 and 3.3) they are read from there.
+    """
+    try:
+        return _behind if _behind(conn) == _public(conn) else _public
+    except AttributeError:
+        return _public
 
 
 def leave_transaction(conn: Connection[Any]) -> bool:

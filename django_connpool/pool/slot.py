@@ -76,6 +76,7 @@ class Slot:
         "ref",
         "reported",
         "retire_at",
+        "session",
         "since",
         "state",
         "thread",
@@ -91,7 +92,8 @@ class Slot:
     last_words: LastWords
     end: End | None  # see closing.py
     ref: weakref.ref[psycopg.Connection[Any]] | None
-    birth: tuple[Any, ...]  # the session as it was when new; see reset.py
+    session: Callable[[Any], tuple[Any, ...]]  # of a connection; see reset.session_reader
+    birth: tuple[Any, ...]  # the session as it was when new
 
     def __init__(self, pool: weakref.ref[ConnectionPool[Any]], generation: int) -> None:
         self.pool = pool

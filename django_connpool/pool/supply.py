@@ -232,7 +232,8 @@ class Supply(Line):
         slot.consume_input = pgconn.consume_input if self._check else _nothing
         slot.notifies = pgconn.notifies if self._check else _nothing
         slot.last_words = pgconn.notice_handler = LastWords(pgconn.notice_handler)
-        slot.birth = reset.session(conn)
+        slot.session = reset.session_reader(conn)
+        slot.birth = slot.session(conn)
         slot.ref = weakref.ref(conn, slot.connection_died)
         slot.retire_at = self._clock() + self.max_lifetime * (1 - self.jitter * random.random())
         conn._slot = slot

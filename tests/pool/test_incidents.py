@@ -1,0 +1,99 @@
+"""Orders of events in which the pool was once wrong: found by the model, kept as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from .test_model import TIMEOUT, PoolMachine
+
+Play = Callable[..., PoolMachine]
+
+
+@pytest.fixture
+def play() -> Iterator[Play]:
+    """Begin a play with a pool of these options; what always holds is checked after each act."""
+    machines = []
+
+    def begin(*acts: tuple[Any, ...], **options: Any) -> PoolMachine:
+        machine = PoolMachine()
+        machines.append(machine)
+        defaults = {"max_size": 1, "min_share": 0, "max_connecting": 1, "ping_after": 30.0}
+        machine.begin(**defaults | options)
+        for name, *arguments in acts:
+            getattr(machine, name)(*arguments)
+            machine.sound()
+        return machine
+
+    yield begin
+    for machine in machines:
+        machine.teardown()
+
+
+def test_a_newcomer_between_two_attempts_to_connect_is_not_forgotten(play: Play) -> None:
+    play(
+        ("borrow", 0, TIMEOUT),
+        ("give_up", 0),
+        ("server_becomes", "starting"),
+        ("work_much", 2),
+        ("borrow", 0, TIMEOUT),
+    )
+
+
+def test_one_that_does_not_wait_closes_what_a_dead_borrower_left(play: Play) -> None:
+    play(
+        ("borrow", 0, TIMEOUT),
+        ("work_much", 3),
+        ("wake_up", 0),
+        ("drop", 0),
+        ("borrow", 0, 0.0),
+    )
+
+
+def test_a_borrower_that_met_a_dead_connection_is_one_request(play: Play) -> None:
+    play(
+        ("work_much", 3),
+        ("server_restarts",),
+        ("borrow", 0, TIMEOUT),
+        min_share=1,
+    )
+
+
+def test_a_borrower_that_was_handed_an_old_connection_keeps_its_place(play: Play) -> None:
+    play(
+        ("borrow", 0, TIMEOUT),
+        ("borrow", 0, TIMEOUT),
+        ("resize", 2, 0),
+        ("work_much", 5),
+        ("drain",),
+        ("wake_up", 1),
+        ("wake_up", 0),
+    )
+
+
+def test_a_connection_drained_as_it_opens_is_replaced_before_it_is_closed(play: Play) -> None:
+    machine = play(
+        ("borrow", 0, TIMEOUT),
+        ("drain",),
+        ("work_much", 2),
+        max_size=2,
+    )
+    machine.work(0)
+    assert len(machine.pool._opening) == 1
+
+
+def test_a_borrower_refused_while_others_wait_can_still_be_served_after_a_dead_one(
+    play: Play,
+) -> None:
+    machine = play(
+        ("borrow", 0, TIMEOUT),
+        ("work_much", 3),
+        ("borrow", 0, TIMEOUT),
+        ("borrow", 0, TIMEOUT),
+        ("drain",),
+        ("wake_up", 0),
+        max_waiting=2,
+    )
+    assert len(machine.pool._queue) == 3
