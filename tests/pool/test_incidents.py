@@ -61,16 +61,21 @@ def test_a_borrower_that_met_a_dead_connection_is_one_request(play: Play) -> Non
     )
 
 
-def test_a_borrower_that_was_handed_an_old_connection_keeps_its_place(play: Play) -> None:
-    play(
+def test_borrowers_that_were_handed_dead_connections_keep_their_places(play: Play) -> None:
+    machine = play(
         ("borrow", 0, TIMEOUT),
+        ("pass_time", 0.001),
         ("borrow", 0, TIMEOUT),
         ("resize", 2, 0),
-        ("work_much", 5),
-        ("drain",),
+        ("work_much", 9),
+        ("maintain",),
+        ("pass_time", 0.1),
+        ("work_much", 9),
+        ("server_restarts",),
         ("wake_up", 1),
         ("wake_up", 0),
     )
+    assert len(machine.pool._queue) == 2
 
 
 def test_a_connection_drained_as_it_opens_is_replaced_before_it_is_closed(play: Play) -> None:
@@ -84,7 +89,7 @@ def test_a_connection_drained_as_it_opens_is_replaced_before_it_is_closed(play: 
     assert len(machine.pool._opening) == 1
 
 
-def test_a_borrower_refused_while_others_wait_can_still_be_served_after_a_dead_one(
+def test_a_borrower_that_was_handed_a_dead_connection_is_not_refused(
     play: Play,
 ) -> None:
     machine = play(
@@ -92,7 +97,7 @@ def test_a_borrower_refused_while_others_wait_can_still_be_served_after_a_dead_o
         ("work_much", 3),
         ("borrow", 0, TIMEOUT),
         ("borrow", 0, TIMEOUT),
-        ("drain",),
+        ("server_restarts",),
         ("wake_up", 0),
         max_waiting=2,
     )

@@ -43,7 +43,7 @@ def test_the_server_counts_all_clients_but_the_one_that_asks(
     ):
         busy.execute("SELECT 1")
         found = ask(server.params())
-    assert found.pop("version").startswith("18")
+    assert found.pop("version").startswith(f"{server.version}.")
     assert found == {
         "database": "postgres",
         "max_connections": 20,

@@ -151,7 +151,7 @@ def test_a_configure_that_fails_does_not_exceed_max_size(
     attempts = itertools.count()
 
     def configure(conn: Any) -> None:
-        if next(attempts) % 2:
+        if next(attempts) % 8 == 7:
             raise RuntimeError("not today")
 
     pool = make_pool(narrow_cluster.dsn(), max_size=SLOTS, max_uses=1, configure=configure)
