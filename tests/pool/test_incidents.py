@@ -72,7 +72,7 @@ def test_borrowers_that_were_handed_dead_connections_keep_their_places(play: Pla
         ("pass_time", 0.1),
         ("work_much", 9),
         ("server_restarts",),
-        ("wake_up", 1),
+        ("wake_up", 0),
         ("wake_up", 0),
     )
     assert len(machine.pool._queue) == 2

@@ -382,7 +382,7 @@ class PoolMachine(RuleBasedStateMachine):
             borrower.actor.go(lambda b=borrower: b.borrow(TIMEOUT))
             for _ in range(200):
                 if borrower.is_waiting and not borrower.is_served:
-                    self.clock.now += 0.01
+                    self.clock.now += 0.05
                     self.maintenance.serve(pool)
                     self.work(0)
             if borrower.is_waiting:

@@ -219,6 +219,7 @@ def test_a_child_of_a_process_whose_other_threads_hold_every_lock_can_work(dsn: 
     )
 
 
+@pytest.mark.stress
 def test_forking_while_other_threads_work_harms_nobody(dsn: str) -> None:
     run_python(
         COMMON
@@ -280,6 +281,8 @@ def test_a_process_with_pools_can_fork_without_a_warning_about_threads(dsn: str)
     until(lambda: threading.active_count() == 2)
     """,
         dsn,
+        # As an error it would be swallowed: shown, it makes run_python fail.
+        warnings="always",
     )
 
 

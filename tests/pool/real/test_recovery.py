@@ -185,6 +185,7 @@ def test_a_ping_that_nobody_answers_ends_in_a_new_connection(
     assert pool.get_stats()["connections_lost"] == 1
 
 
+@pytest.mark.stress
 def test_what_cannot_be_cancelled_does_not_keep_its_place_for_ever(
     make_pool: MakePool, proxy: Proxy, dsn: str
 ) -> None:

@@ -114,6 +114,7 @@ def test_who_asks_after_a_long_idle_outage_gets_an_attempt_soon(
     assert until(lambda: served(pool))
 
 
+@pytest.mark.stress
 def test_a_server_that_is_starting_up_is_waited_for(
     make_pool: MakePool, fake_server: FakeServer, dsn: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -208,6 +209,7 @@ def test_a_pool_repairs_itself_when_the_server_is_back(
     assert pool.snapshot()["last_error"] is None
 
 
+@pytest.mark.stress
 def test_a_probe_that_hangs_does_not_stand_for_those_who_come_later(
     make_pool: MakePool, fake_server: FakeServer, dsn: str
 ) -> None:
