@@ -50,18 +50,17 @@ class LastWords:
 def is_alive(slot: Slot) -> bool:
     """Read what is waiting on an idle connection; False when it was the end of it.
 
-    Two calls into libpq that never block and, other than poll() or select(), do not let
-    go of the interpreter's lock: with busy threads around, getting that back would cost
-    more than the whole loan.
+    Two calls that never block. Chosen because psycopg does not let go of the interpreter's
+    lock in them, as it does in is_busy() and notifies(), and Python in poll() and select():
+    with busy threads around, getting that back costs more than the whole loan.
     """
     try:
         slot.consume_input()
-        # Has libpq look at what it read. Nobody has borrowed the session, so nobody listens.
-        while slot.notifies() is not None:
-            pass
+        # Has libpq look at what it read. A result that nobody asked for is a session out of step.
+        unasked = slot.get_result()
     except OperationalError:
         return False
-    return not slot.last_words.heard
+    return unasked is None and not slot.last_words.heard
 
 
 def ping(pgconn: Any, timeout: float = PING_TIMEOUT) -> bool:

@@ -63,12 +63,12 @@ class Slot:
         "consume_input",
         "end",
         "generation",
+        "get_result",
         "idle_since",
         "last_words",
         "line",
         "loans",
         "note",
-        "notifies",
         "opened_at",
         "pgconn",
         "pool",
@@ -88,7 +88,7 @@ class Slot:
     conn: Any  # the psycopg connection; None while lent, opening or gone
     pgconn: Any
     consume_input: Callable[[], object]  # of pgconn; see probe.is_alive
-    notifies: Callable[[], object]
+    get_result: Callable[[], object]
     last_words: LastWords
     end: End | None  # see closing.py
     ref: weakref.ref[psycopg.Connection[Any]] | None

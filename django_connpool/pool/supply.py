@@ -230,7 +230,7 @@ class Supply(Line):
         slot.end = end_of(pgconn)
         slot.backend_pid = pgconn.backend_pid
         slot.consume_input = pgconn.consume_input if self._check else _nothing
-        slot.notifies = pgconn.notifies if self._check else _nothing
+        slot.get_result = pgconn.get_result if self._check else _nothing
         slot.last_words = pgconn.notice_handler = LastWords(pgconn.notice_handler)
         slot.session = reset.session_reader(conn)
         slot.birth = slot.session(conn)

@@ -183,9 +183,6 @@ class FakePGconn:
     def is_busy(self) -> bool:
         return False
 
-    def notifies(self) -> None:
-        return None
-
     def send_query(self, statement: bytes) -> None:
         if not self.is_alive:
             raise self.lose()
