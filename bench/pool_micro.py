@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import argparse
 import gc
+import resource
 import threading
 import time
 import tracemalloc
 from collections.abc import Callable
 from timeit import timeit
+from typing import Any, cast
 
 from bench.measure import interleaved, quantile, table
 from bench.peers import PEERS, CheckedPsycopgPool, Ours, Peer, PsycopgPool, quiet, versions
+from django_connpool.pool import ConnectionPool
 from tests.cluster import Cluster
+from tests.pool.fake import FakeConnection, FakeServer
 
 NAMES = [peer.name for peer in PEERS]
 
@@ -37,13 +41,51 @@ def cycle(dsn: str, rounds: int, number: int = 20_000) -> None:
         peer.close()
 
 
+def flatness(rounds: int, number: int = 20_000) -> None:
+    """The same cycle with more and more slots, half of them on loan; no server."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(8192, hard), hard))
+    sizes = (1, 10, 100, 1000)
+    pools = []
+    for size in sizes:
+        pool: ConnectionPool[Any] = ConnectionPool(
+            connection_class=cast(Any, FakeConnection),
+            kwargs={"server": FakeServer()},
+            min_size=0,
+            max_size=size,
+            check=False,
+        )
+        held = [pool.getconn() for _ in range(size)]
+        for conn in held[size // 2 :]:
+            pool.putconn(conn)
+        pools.append((pool, held[: size // 2]))
+
+    def once(pool: ConnectionPool[Any]) -> Callable[[], float]:
+        borrow, give = pool.getconn, pool.putconn
+        return lambda: timeit(lambda: give(borrow()), number=number) / number * 1e6
+
+    micros = interleaved([once(pool) for pool, _ in pools], rounds)
+    table(
+        "the cycle by number of slots (a driver in Python, no socket probe)",
+        ["slots", *map(str, sizes)],
+        [["µs", *micros], ["ratio to 1 slot", *[m / micros[0] for m in micros]]],
+    )
+    for pool, held in pools:
+        for conn in held:
+            pool.putconn(conn)
+        pool.close()
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
 def contention(dsn: str, threads: int, rounds: int, seconds: float = 1.0) -> None:
     """Many threads, four connections, one query a loan."""
-    rates: dict[str, list[float]] = {name: [] for name in NAMES}
-    shares: dict[str, list[float]] = {name: [] for name in NAMES}
-    waits: dict[str, list[float]] = {name: [] for name in NAMES}
+    makers = (*PEERS, CheckedPsycopgPool)
+    names = [make.name for make in makers]
+    rates: dict[str, list[float]] = {name: [] for name in names}
+    shares: dict[str, list[float]] = {name: [] for name in names}
+    waits: dict[str, list[float]] = {name: [] for name in names}
     for _ in range(rounds):
-        for make in PEERS:
+        for make in makers:
             peer = make(dsn, 4)
             peer.warm(4)
             counts, waited = _run(peer, threads, seconds)
@@ -51,16 +93,16 @@ def contention(dsn: str, threads: int, rounds: int, seconds: float = 1.0) -> Non
             rates[make.name].append(sum(counts) / seconds)
             shares[make.name].append(max(counts) / max(1, min(counts)))
             waits[make.name] += waited
-    medians = {name: quantile(rates[name], 0.5) for name in NAMES}
+    medians = {name: quantile(rates[name], 0.5) for name in names}
     table(
         f"{threads} threads on 4 connections",
-        ["", *NAMES],
+        ["", *names],
         [
-            ["loans/s", *[medians[name] for name in NAMES]],
-            ["ratio to psycopg_pool", *[medians[n] / medians["psycopg_pool"] for n in NAMES]],
-            ["most / least served thread", *[quantile(shares[n], 0.5) for n in NAMES]],
+            ["loans/s", *[medians[name] for name in names]],
+            ["ratio to psycopg_pool", *[medians[n] / medians["psycopg_pool"] for n in names]],
+            ["most / least served thread", *[quantile(shares[n], 0.5) for n in names]],
             *[
-                [f"wait {label}, ms", *[quantile(waits[n], q) * 1e3 for n in NAMES]]
+                [f"wait {label}, ms", *[quantile(waits[n], q) * 1e3 for n in names]]
                 for label, q in (("p50", 0.5), ("p99", 0.99), ("max", 1.0))
             ],
         ],
@@ -240,6 +282,7 @@ def main() -> None:
         dsn = cluster.dsn(host=cluster.socket_dir)
         footprint(dsn)
         cycle(dsn, rounds)
+        flatness(rounds)
         for threads in (4, 32, 256):
             contention(dsn, threads, rounds)
         slow_connects(dsn)
