@@ -149,7 +149,7 @@ class PooledDatabaseWrapperMixin(_Base):
         connection = self.connection
         pool = getattr(connection, "_pool", None)
         if pool is None:
-            return super()._close()  # type: ignore[misc]
+            return self._close_own()
         # Forgotten first: whatever happens below, this wrapper cannot use it again.
         self.connection = None
         work = scope.current.get()
@@ -160,6 +160,17 @@ class PooledDatabaseWrapperMixin(_Base):
                 # Every loan ends in a transaction here: no reason for the pool to warn.
                 reset.leave_transaction(connection)
             pool.putconn(connection)
+        return None
+
+    def _close_own(self) -> Any:
+        """Close a connection no pool knows; Django's own code would look for its pool.
+
+        Such is one whose thread has ended: the pool took it back then.
+        """
+        if self.connection is None or not self.is_pooled:
+            return super()._close()  # type: ignore[misc]
+        with self.wrap_database_errors:
+            self.connection.close()
         return None
 
     def close_if_health_check_failed(self) -> None:

@@ -140,6 +140,24 @@ def test_threads_that_end_without_closing_give_back(databases: Databases) -> Non
     assert wrapper.pool.snapshot()["size"] <= 3
 
 
+def test_a_wrapper_whose_thread_has_ended_can_still_be_closed(databases: Databases) -> None:
+    """As Django's own test of thread-local connections does."""
+    wrapper = databases.add(pool={"max_size": 1})
+    left: list[Any] = []
+
+    def work() -> None:
+        mine = connections[wrapper.alias]
+        mine.inc_thread_sharing()
+        pid(mine)
+        left.append(mine)
+
+    in_thread(work)
+    left[0].close()
+
+    assert left[0].connection is None
+    assert pid(wrapper)
+
+
 def test_a_wrapper_that_is_collected_gives_back(databases: Databases) -> None:
     wrapper = databases.add(pool={"max_size": 1})
     lost = wrapper.copy()
