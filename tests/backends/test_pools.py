@@ -152,6 +152,7 @@ def test_a_wrapper_whose_thread_has_ended_can_still_be_closed(databases: Databas
         left.append(mine)
 
     in_thread(work)
+    wait_until(lambda: wrapper.pool.get_stats()["loans_reclaimed"] == 1, "it is taken back")
     left[0].close()
 
     assert left[0].connection is None
