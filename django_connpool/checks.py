@@ -123,7 +123,8 @@ def _check_middleware(paths: Sequence[str]) -> Iterator[CheckMessage]:
     if place is None:
         yield Warning(
             "ConnectionPoolMiddleware is not in MIDDLEWARE: a connection is kept until the client "
-            "has read the response.",
+            "has read the response, min_size is not opened up front, and requests have no name "
+            "in poolstatus.",
             hint=f'Put "{MIDDLEWARE}" first.',
             obj="MIDDLEWARE",
             id="django_connpool.W003",

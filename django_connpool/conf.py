@@ -355,7 +355,7 @@ def _or_none(reader: Reader) -> Reader:
 READERS: dict[str, Reader] = {
     "min_size": _count(0),
     "max_size": _or_none(_count(1)),
-    "timeout": _seconds,
+    "timeout": _seconds_above_0,
     "max_waiting": _count(0),
     "max_idle": _seconds_above_0,
     "max_lifetime": _seconds_above_0,

@@ -135,7 +135,7 @@ class Pools(Mapping[str, ConnectionPool[Any]]):
 
     def __getitem__(self, alias: str) -> ConnectionPool[Any]:
         if alias not in connections:
-            raise KeyError(alias)
+            raise KeyError(f"there is no database {alias!r}; pooled are: {', '.join(self)}")
         wrapper: Any = connections[alias]
         if not is_pooled(wrapper):
             raise KeyError(alias)

@@ -198,7 +198,8 @@ def test_w003_middleware_is_missing(databases: Databases, settings: Settings) ->
     assert checks.check_pools() == [
         Warning(
             "ConnectionPoolMiddleware is not in MIDDLEWARE: a connection is kept until the client "
-            "has read the response.",
+            "has read the response, min_size is not opened up front, and requests have no name "
+            "in poolstatus.",
             hint=f'Put "{OURS}" first.',
             obj="MIDDLEWARE",
             id="django_connpool.W003",

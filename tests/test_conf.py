@@ -146,7 +146,7 @@ def test_pool_kwargs_are_arguments_of_the_pool() -> None:
     "settings_dict",
     [
         {},
-        nested(max_size=1, timeout=0, max_idle=0.001, max_lifetime=0.001, jitter=0),
+        nested(max_size=1, timeout=0.001, max_idle=0.001, max_lifetime=0.001, jitter=0),
         nested(max_size=None, timeout=math.inf, max_idle=math.inf, max_lifetime=math.inf),
         nested(reconnect_timeout=0, leak_after=math.inf, jitter=0.99, check=False, reset=False),
         nested(configure=callback, check=callback, reset=callback, reconnect_failed=callback),
@@ -290,8 +290,8 @@ CALLABLE = "It must be a callable, the dotted path of one, or None."
         ("max_waiting", WHOLE_0, [-1, None, 0.5]),
         ("max_uses", WHOLE_0, [-1, None, "x"]),
         ("max_connecting", WHOLE_1, [0, None, "x"]),
-        ("timeout", SECONDS, [-1, -0.5, None, True, "soon", "nan", math.nan, [], 10**400]),
-        ("leak_after", SECONDS, [-1, None]),
+        ("timeout", ABOVE_0, [0, -0.5, None, True, "soon", "nan", math.nan, [], 10**400]),
+        ("leak_after", SECONDS, [-1, None, True, "soon", "nan", math.nan, [], 10**400]),
         ("reconnect_timeout", SECONDS, [-1, None]),
         ("max_idle", ABOVE_0, [0, -1, None, "nan"]),
         ("max_lifetime", ABOVE_0, [0, -1, None, "nan"]),
@@ -334,7 +334,7 @@ def test_max_size_below_min_size() -> None:
 
 
 def test_sizes_are_compared_whatever_else_is_wrong() -> None:
-    found = conf.problems(nested(min_size=4, max_size=2, timeout=-1))
+    found = conf.problems(nested(min_size=4, max_size=2, leak_after=-1))
     assert [error.hint for error in found] == [SECONDS, "Raise 'max_size' or lower 'min_size'."]
 
 
@@ -387,7 +387,7 @@ def test_sizes(given: dict[str, Any], expected: tuple[int, int]) -> None:
 @pytest.mark.parametrize(
     ("name", "value", "expected"),
     [
-        ("timeout", 0, 0.0),
+        ("leak_after", 0, 0.0),
         ("timeout", 3, 3.0),
         ("timeout", " 2.5 ", 2.5),
         ("timeout", math.inf, conf.LONGEST),

@@ -67,6 +67,8 @@ def timeout(snapshot: dict[str, Any], waited: float) -> str:
         text += " The pool is suspended: call resume()."
     if snapshot["loans"]:
         text += f" On loan to {holders(snapshot['loans'])}."
+    if any(loan["thread_id"] == threading.get_ident() for loan in snapshot["loans"]):
+        text += " This thread holds one of them itself, and waits for another."
     if snapshot["last_error"]:
         text += f" Connecting last failed with: {snapshot['last_error']}."
     elif snapshot["in_use"] >= snapshot["max_size"]:

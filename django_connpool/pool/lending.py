@@ -172,8 +172,9 @@ class Lending(Upkeep, Generic[CT]):
             raise self._timeout(seconds)
         if self.max_waiting and len(self._queue) >= self.max_waiting and not waiter.tries:
             raise TooManyRequests(
-                f"pool {self.name!r}: {len(self._queue)} borrowers are waiting already, "
-                f"and max_waiting is {self.max_waiting}"
+                f"pool {self.name!r}: {len(self._queue)} waiting already, and no more than "
+                f"max_waiting ({self.max_waiting}) may; {self._on_loan()} of at most "
+                f"{self._max_size} connections are on loan"
             )
         self._stats.requests_queued += not waiter.tries
         self._stats.requests_num += not waiter.tries

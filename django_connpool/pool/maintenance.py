@@ -95,6 +95,7 @@ class Maintenance:
         if thread is not None and thread is not threading.current_thread():
             self.poke()
             thread.join(timeout=1.0)
+            _await_exit(thread)
         with self._lock:
             self._stopping = False
             if thread is not None and not thread.is_alive():
@@ -180,6 +181,17 @@ class Maintenance:
                     self._deadlines[ref] = NEVER
         for pool in due:
             _call(pool.tick)
+
+
+def _await_exit(thread: threading.Thread) -> None:
+    """Wait, at most 0.1 s, until the operating system has forgotten the thread too.
+
+    Before Python 3.13 that is a moment after join() returns, and a fork counts its threads.
+    """
+    task = f"/proc/self/task/{thread.native_id}"
+    deadline = time.monotonic() + 0.1
+    while os.path.exists(task) and time.monotonic() < deadline:
+        time.sleep(0.0001)
 
 
 def _call(callback: Callable[[], None]) -> None:

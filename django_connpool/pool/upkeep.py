@@ -47,8 +47,9 @@ class Upkeep(Supply):
                 continue  # given back meanwhile, or another thread works with it
             self._stats.loans_reclaimed += 1
             self._tell(
-                "a connection was never given back, closing it; borrowed %.1f s ago%s%s",
+                "a connection was never given back, closing it; borrowed %.1f s ago by %s%s%s",
                 self._clock() - slot.since,
+                explain.thread_name(slot.thread),
                 slot.site(),
                 slot.purpose(),
             )

@@ -75,3 +75,10 @@ def test_a_real_timeout_says_which_line_the_holder_is_at() -> None:
     assert threading.current_thread().name in str(caught.value)
     assert f"at {__file__}:" in str(caught.value)
     assert "test_a_real_timeout" in str(caught.value)
+
+
+def test_it_says_when_the_waiting_thread_is_a_holder_itself() -> None:
+    hint = "This thread holds one of them itself"
+    mine = loan(1, thread_id=threading.get_ident())
+    assert hint in explain.timeout(snapshot(loans=[loan(2), mine]), 1)
+    assert hint not in explain.timeout(snapshot(loans=[loan(2)]), 1)

@@ -92,7 +92,7 @@ class Command(BaseCommand):
         if found.refused and not report.processes and not watching:
             raise CommandError("; ".join(found.refused))
         lines = [f"not looked into: {refusal}" for refusal in found.refused]
-        if not report.processes:
+        if not report.processes and not found.silent:
             lines.append(_nobody(report))
         tty = self.stdout.isatty()
         width = shutil.get_terminal_size((PIPED_WIDTH, 24)).columns if tty else PIPED_WIDTH

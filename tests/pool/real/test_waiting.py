@@ -109,7 +109,7 @@ def test_a_line_that_is_full_refuses_the_next_at_once(make_pool: MakePool) -> No
     for count in (1, 2):
         waiters.append(Borrower(pool))
         until_waiting(pool, count)
-    with pytest.raises(TooManyRequests, match="max_waiting is 2"):
+    with pytest.raises(TooManyRequests, match=r"max_waiting \(2\)"):
         pool.getconn()
     holder.give_back()
     for waiter in waiters:
