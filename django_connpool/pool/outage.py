@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from typing import Any
 
 FIRST_RETRY = 0.1  # seconds
 LAST_RETRY = 1.0  # while anyone asks
@@ -86,9 +85,6 @@ class Outage:
     def hopeless(self, loans: int) -> bool:
         """Whether waiting for a connection cannot help: nobody may give one back either."""
         return self.kind != STARTING and not loans
-
-    def describe(self) -> dict[str, Any]:
-        return {"kind": self.kind, "attempts": self.attempts, "error": one_line(self.error)}
 
 
 def one_line(error: BaseException) -> str:

@@ -71,7 +71,3 @@ class WaitQueue(OrderedDict[Waiter, None]):
 
     def first(self) -> Waiter:
         return next(iter(self))
-
-    def oldest(self) -> float:
-        """When the first in line came; the queue must not be empty."""
-        return self.first().since
