@@ -69,6 +69,8 @@ class PoolOptions:
     max_connecting: int = 4
     check: CheckParam = "auto"
     reset: ResetParam = "auto"
+    reset_functions: tuple[str, ...] = ()
+    strict: bool = False
     release: str = "request"
     leak_after: float = 0.0
     reconnect_timeout: float = 300.0
@@ -336,6 +338,23 @@ def _policy(value: Any) -> Any:
     )
 
 
+def _names(value: Any) -> tuple[str, ...]:
+    """Read names from a list of them, or from text with commas."""
+    names = value.split(",") if isinstance(value, str) else value
+    if isinstance(names, (list, tuple, set, frozenset)) and all(
+        isinstance(name, str) for name in names
+    ):
+        return tuple(name.strip() for name in names if name.strip())
+    raise ValueError("It must be a list of names of functions, or text with commas between them.")
+
+
+def _switch(value: Any) -> bool:
+    word = _word(value)
+    if word in ON_WORDS | OFF_WORDS:
+        return word in ON_WORDS
+    raise ValueError("It must be True or False.")
+
+
 def _release(value: Any) -> str:
     word = _word(value)
     if word == "transaction":
@@ -364,6 +383,8 @@ READERS: dict[str, Reader] = {
     "max_connecting": _count(1),
     "check": _policy,
     "reset": _policy,
+    "reset_functions": _names,
+    "strict": _switch,
     "release": _release,
     "leak_after": _seconds,
     "reconnect_timeout": _seconds,

@@ -14,7 +14,7 @@ from django.db.utils import ProgrammingError
 from django.utils.asyncio import async_unsafe
 
 from django_connpool import conf, registry, scope
-from django_connpool.pool import ConnectionPool, PoolClosed, reset
+from django_connpool.pool import ConnectionPool, PoolClosed, reset, watch
 
 from .creation import pooled
 from .opener import Opener
@@ -116,9 +116,26 @@ class PooledDatabaseWrapperMixin(_Base):
         else:
             self.set_autocommit(autocommit)
         if connection.connpool_is_new:
-            connection.connpool_is_new = False
-            connection_created.send(sender=self.__class__, connection=self)
+            self._announce(binding, connection)
         self.run_on_commit = []
+
+    def _announce(self, binding: registry.Binding, connection: Any) -> None:
+        """Send `connection_created`: what its receivers set up is there for every borrower."""
+        connection.connpool_is_new = False
+        try:
+            with watch.recording(connection):
+                connection_created.send(sender=self.__class__, connection=self)
+        finally:
+            binding.pool.reborn(connection)
+
+    def create_cursor(self, name: str | None = None) -> Any:
+        # Django makes named cursors of a class of its own, past the connection's.
+        cursor = super().create_cursor(name)
+        return watch.watch_cursor(cursor) if name else cursor
+
+    def _rollback(self) -> Any:
+        with watch.rolling_back(self.connection):
+            return super()._rollback()  # type: ignore[misc]
 
     def _borrow(self, binding: registry.Binding) -> Any:
         try:

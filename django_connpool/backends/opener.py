@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from django_connpool import conf, identity
-from django_connpool.pool import parameters
+from django_connpool.pool import parameters, watch
+from django_connpool.pool.statements import Judge
 
 if TYPE_CHECKING:
     from .mixin import PooledDatabaseWrapperMixin
@@ -40,6 +41,7 @@ class Opener:
         self.settings_dict = settings_dict
         self.alias = alias
         self.options = options
+        self.judge = Judge(options.reset_functions)
         # The cached `timezone` and `timezone_name` of the wrapper the pool was made for. The
         # settings they come from may be others by now, and the pool goes by these.
         self.zone = zone
@@ -52,7 +54,9 @@ class Opener:
         wrapper = self._wrapper()
         connection = wrapper.get_new_connection(self._parameters(wrapper))
         try:
-            self._initialize(wrapper, connection)
+            watch.set_watch(connection, self.judge)
+            with watch.recording(connection):
+                self._initialize(wrapper, connection)
         except BaseException:
             connection.close()
             raise
@@ -60,10 +64,6 @@ class Opener:
         connection.connpool_is_new = True
         connection.connpool_isolation_level = wrapper.isolation_level
         return connection
-
-    def renew(self, connection: Any) -> None:
-        """Set time zone and role again, in a session that has lost them (DISCARD ALL)."""
-        self._initialize(self._wrapper(), connection)
 
     def _wrapper(self) -> PooledDatabaseWrapperMixin:
         wrapper = self.wrapper_class(identity.snapshot(self.settings_dict), self.alias)

@@ -35,6 +35,7 @@ from .maintenance import maintenance
 from .outage import Outage, one_line
 from .queue import WaitQueue
 from .slot import NEVER, ON_LOAN, Loans, Slot
+from .statements import Judge
 from .stats import Stats
 
 logger = logging.getLogger("django_connpool.pool")
@@ -65,14 +66,15 @@ class Core:
     _keep_min: bool  # `min_size` is opened and kept, not only not closed
     _warmed: bool  # and that because `warm` was called
     _configure: ConnectionCB | None
-    _renew: ConnectionCB | None
     _check: CheckParam
     _reset: ResetParam
     _reconnect_failed: ConnectFailedCB | None
     _describe: Callable[[], str | None] | None
     _ping_after: float
-    _restores: bool  # the connection object's attributes, when given back
+    _restores: bool  # sessions that were changed, when given back
     _tidies_always: bool  # every session, not only one that looks changed
+    _strict: bool  # a transaction left open is an error
+    _dirt_of: Judge  # a statement: what it may leave behind in its session
     _clock: Callable[[], float]
     _opened: bool  # ever
 

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Generic, cast
 
-from psycopg import OperationalError
-from psycopg.pq import TransactionStatus
+from psycopg import OperationalError, ProgrammingError
+from psycopg.pq import ConnStatus, TransactionStatus
 
-from . import explain, reset
+from . import cleaning, explain, reset
 from .abc import CT
 from .errors import PoolTimeout, TooManyRequests
 from .maintenance import maintenance
@@ -19,6 +19,7 @@ from .outage import again, one_line
 from .owners import this_thread
 from .probe import PING_TIMEOUT, is_alive, ping
 from .queue import Waiter
+from .session import Birth, reported
 from .slot import (
     CLOSING,
     EXPIRED,
@@ -28,15 +29,18 @@ from .slot import (
     LOAN,
     LOST,
     RETURNING,
+    UNCLEAN,
     UNUSABLE,
     Slot,
 )
+from .statements import ANYTHING
 from .supply import FRESH
 from .upkeep import Upkeep
 
 logger = logging.getLogger("django_connpool.pool")
 
-HASTIEST_PING = 0.1  # seconds a ping may take, however little time its borrower has
+HASTIEST_ANSWER = 0.1  # seconds a server may take, however little time its borrower has
+LOOKED_AT = 8  # idle connections, for one that is not being cleaned
 
 _get_ident = threading.get_ident
 
@@ -59,6 +63,8 @@ class Lending(Upkeep, Generic[CT]):
         try:
             with self._lock:
                 if self._serving and self._idle and (last := self._idle[-1]).state is IDLE:
+                    if last.cleaning is not None:
+                        last = self._prefer_ready()
                     # The order matters to an interrupt between the lines: from the first
                     # on the slot is ours to put back, and nobody else takes it.
                     slot, last.state = last, LOAN
@@ -91,6 +97,8 @@ class Lending(Upkeep, Generic[CT]):
 
     def _is_fit(self, slot: Slot, now: float, timeout: float | None) -> bool:
         """Whether an idle connection may be served; when not, it is on its way out."""
+        if slot.cleaning is not None and not self._came_clean(slot, timeout):
+            return False
         if now >= slot.retire_at:
             self._discard(slot, EXPIRED)
             return False
@@ -98,6 +106,36 @@ class Lending(Upkeep, Generic[CT]):
             self._discard_dead(slot)
             return False
         return now < slot.vet_at or self._passes_check(slot, timeout)
+
+    def _came_clean(self, slot: Slot, timeout: float | None) -> bool:
+        """Take the outcome of a clean-up, which is a proof of life; False when it is out."""
+        assert slot.cleaning is not None
+        patience = self._patience(cleaning.CLEAN_TIMEOUT, timeout)
+        outcome = slot.cleaning.outcome(patience)
+        if outcome:
+            slot.cleaning = None
+            slot.vet_at = min(self._clock() + FRESH, slot.retire_at)
+        elif slot.pgconn.status == ConnStatus.BAD:
+            self._discard_dead(slot)
+        else:
+            logger.warning(
+                "%s: a session could not be cleaned, closing it%s",
+                self.name,
+                "" if outcome is False else f": it took more than {patience:.1f} s",
+            )
+            self._discard(slot, UNCLEAN)
+        return bool(outcome)
+
+    def _prefer_ready(self) -> Slot:
+        """Under the lock: have one that is clean already be the last of the idle ones."""
+        for place in range(len(self._idle) - 1, max(-1, len(self._idle) - 1 - LOOKED_AT), -1):
+            slot = self._idle[place]
+            if slot.state is IDLE and (
+                slot.cleaning is None or slot.cleaning.outcome() is not None
+            ):
+                self._idle[place], self._idle[-1] = self._idle[-1], slot
+                break
+        return self._idle[-1]
 
     def _passes_check(self, slot: Slot, timeout: float | None) -> bool:
         if callable(self._check):
@@ -108,14 +146,15 @@ class Lending(Upkeep, Generic[CT]):
             else:
                 if reset.leave_transaction(slot.conn):
                     return True
-        elif ping(slot.pgconn, self._patience_for_ping(timeout)):
+        elif ping(slot.pgconn, self._patience(PING_TIMEOUT, timeout)):
             return True
         self._discard_dead(slot)
         return False
 
-    def _patience_for_ping(self, timeout: float | None) -> float:
+    def _patience(self, longest: float, timeout: float | None) -> float:
+        """How many seconds a server may take to answer a borrower with so much time left."""
         seconds = self.timeout if timeout is None else timeout
-        return min(PING_TIMEOUT, max(HASTIEST_PING, seconds))
+        return min(longest, max(HASTIEST_ANSWER, seconds))
 
     def _getconn_slowly(self, timeout: float | None, since: float | None) -> CT:
         """Borrow when there was nothing fit at hand: try the next, or wait in line."""
@@ -143,7 +182,7 @@ class Lending(Upkeep, Generic[CT]):
                 now = self._clock()
                 # Given back a moment ago, it needs no ping. But it may have died unnoticed by
                 # a borrower that did not use it.
-                is_fresh = queued and now < slot.idle_since + FRESH
+                is_fresh = queued and slot.cleaning is None and now < slot.idle_since + FRESH
                 if (is_fresh and is_alive(slot)) or self._is_fit(slot, now, deadline - now):
                     return self._lend(slot, now)
                 waiter.begin_again()
@@ -160,7 +199,7 @@ class Lending(Upkeep, Generic[CT]):
         if self._idle and self._idle[-1].state is not IDLE:
             self._mend_idle()
         if self._serving and self._idle:
-            last = self._idle[-1]
+            last = self._prefer_ready() if self._idle[-1].cleaning else self._idle[-1]
             waiter.slot, last.state = last, HANDED
             del self._idle[-1]
             self._stats.requests_num += not waiter.tries
@@ -217,6 +256,11 @@ class Lending(Upkeep, Generic[CT]):
         error.__cause__ = self._last_error if self._outage else None
         return error
 
+    def reborn(self, conn: CT) -> None:
+        """What this connection, which is on loan, is like now belongs to it from its birth."""
+        slot: Slot = conn._slot  # type: ignore[attr-defined]
+        slot.birth = Birth(conn)
+
     @contextmanager
     def connection(self, timeout: float | None = None) -> Iterator[CT]:
         """Borrow a connection for a block; its transaction ends with the block.
@@ -236,7 +280,8 @@ class Lending(Upkeep, Generic[CT]):
         """Give a connection back.
 
         Rolls back what was left open, with a warning. Raises ValueError when the
-        connection is not on loan from this pool (another pool's, or given back before).
+        connection is not on loan from this pool (another pool's, or given back before);
+        in `strict` mode ProgrammingError, when it has been rolled back and is with the pool.
         """
         slot: Slot | None = getattr(conn, "_slot", None)
         if slot is None or slot.state is not LOAN or slot not in self._slots:
@@ -247,76 +292,98 @@ class Lending(Upkeep, Generic[CT]):
             maintenance.poke()
             return
         over = False
+        complaint = unfit = ""
         try:
+            pgconn, watch = slot.pgconn, slot.watch
+            conn._pool = None  # as it was when it was new
             if (
-                slot.pgconn.transaction_status != reset.IDLE
-                or slot.pgconn.pipeline_status
-                or (self._restores and slot.session(conn) != slot.birth)
+                pgconn.transaction_status != reset.IDLE
+                or pgconn.pipeline_status
                 or self._tidies_always
-            ) and not self._tidy(slot, conn):
-                self._discard(slot, UNUSABLE, conn)
-                return
-            now = self._clock()
-            with self._lock:
-                if slot.state is LOAN:  # or another thread has been faster
-                    # One line, so that no interrupt finds a loan that is half over.
-                    over, slot.state = True, RETURNING
-                    self._end_loan(slot, now)
-                    self._settle(slot, conn, now)
-                    self._moved_at = now
+                or (
+                    self._restores
+                    and (
+                        watch.dirt
+                        or slot.birth.differs(conn)
+                        or (watch.last is not None and reported(pgconn) != slot.birth.reported)
+                    )
+                )
+            ):
+                complaint = self._complaint(slot, conn)
+                unfit = self._tidy(slot, conn)
+            if unfit:
+                self._discard(slot, unfit, conn)
+            else:
+                now = self._clock()
+                with self._lock:
+                    if slot.state is LOAN:  # or another thread has been faster
+                        # One line, so that no interrupt finds a loan that is half over.
+                        over, slot.state = True, RETURNING
+                        self._end_loan(slot, now)
+                        self._settle(slot, conn, now)
+                        self._moved_at = now
         except BaseException:
             self._put_back(slot, conn, over)
             raise
-        if not over:
+        if not over and not unfit:
             self._refuse(conn, slot)
         if self._orphans or self._late or self._to_close or self._news:
             self.tick()
+        if complaint:
+            raise ProgrammingError(f"pool {self.name!r}: {complaint}")
 
-    def _tidy(self, slot: Slot, conn: Any) -> bool:
-        """Make the session fit for the next borrower; False when it must be closed."""
-        status = conn.pgconn.transaction_status
-        if status != reset.IDLE or conn.pgconn.pipeline_status:
-            self._warn_of(status, slot, conn)
-            if not reset.leave_transaction(conn):
-                return False
+    def _tidy(self, slot: Slot, conn: Any) -> str:
+        """Make the session fit for the next borrower; why not, when it must be closed."""
+        if not reset.leave_transaction(conn):
+            return UNUSABLE
         try:
             if self._restores:
-                reset.restore(conn, slot.birth)
+                slot.birth.restore(conn)
+                return self._clean(slot, conn)
             if callable(self._reset):
                 self._reset(conn)
                 if conn.pgconn.transaction_status != reset.IDLE:
                     raise OperationalError(
                         f"the reset callback {self._reset!r} left a transaction open"
                     )
-            elif self._tidies_always:
-                if not reset.discard_all(conn):
-                    return False
-                # Gone is also what the session was born with: a role, a time zone.
-                if self._renew is not None:
-                    self._renew(conn)
-                self._set_up(conn)
         except Exception as error:
             logger.warning(
                 "%s: cleaning a session failed, closing it: %s", self.name, one_line(error)
             )
-            return False
-        return True
+            return UNCLEAN
+        return ""
 
-    def _warn_of(self, status: int, slot: Slot, conn: Any) -> None:
+    def _clean(self, slot: Slot, conn: Any) -> str:
+        """Send what undoes the changes; why that is not possible, or nothing."""
+        dirt = slot.dirt() | (ANYTHING if self._tidies_always else 0)
+        if dirt:
+            slot.cleaning = cleaning.begin(conn, dirt, slot.watch.born)
+            if slot.cleaning is None:
+                return UNCLEAN
+        return ""
+
+    def _complaint(self, slot: Slot, conn: Any) -> str:
+        """What is wrong with the way a connection is given back; logged, unless `strict`."""
+        status = conn.pgconn.transaction_status
         if status == TransactionStatus.UNKNOWN:
             if getattr(conn, "broken", False):
                 with self._lock:
                     self._condemn()
-            return
-        what = "in a transaction" if status in (2, 3) else "in the middle of a statement"
-        logger.warning(
-            "%s: a connection was given back %s by %s%s; %s",
-            self.name,
-            what,
-            explain.thread_name(_get_ident()),
-            f" ({slot.note})" if slot.note else "",
-            "rolling back" if status in (2, 3) else "closing it",
+            return ""
+        if reset.is_at_rest(conn):
+            return ""
+        in_transaction = status in reset.IN_TRANSACTION
+        last = slot.watch.text_of_last()
+        text = (
+            "a connection was given back "
+            f"{'in a transaction' if in_transaction else 'in the middle of a statement'} by "
+            f"{explain.thread_name(_get_ident())}{slot.purpose()}"
+            f"{last and f', after: {last}'}; {'rolling back' if in_transaction else 'closing it'}"
         )
+        if self._strict:
+            return text
+        logger.warning("%s: %s", self.name, text)
+        return ""
 
     def _refuse(self, conn: Any, slot: Slot | None) -> None:
         """What cannot be given back: an error, unless the pool has given it up itself."""

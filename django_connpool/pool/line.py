@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from . import reset
+from .cleaning import CLEAN_TIMEOUT
 from .core import Core
 from .queue import Waiter
+from .reset import is_at_rest
 from .slot import (
     AT_ONCE,
     CLOSING,
@@ -49,6 +50,7 @@ class Line(Core):
         conn._pool = None
         slot.conn = conn
         slot.note = None
+        slot.watch.loan_ends()
         live = len(self._slots) - len(self._closing)
         wanted = self._queue and self._serving and self._somebody_waits()
         if now >= slot.retire_at or live > self._max_size or (self._winding_up and not wanted):
@@ -57,6 +59,9 @@ class Line(Core):
         slot.idle_since = now
         vet_at = now + self._ping_after
         slot.vet_at = vet_at if vet_at < slot.retire_at else slot.retire_at
+        if slot.cleaning is not None:
+            slot.vet_at = AT_ONCE
+            self._schedule(now + CLEAN_TIMEOUT)
         if wanted:
             self._hand_over(slot)
             return
@@ -74,11 +79,14 @@ class Line(Core):
 
     def _settle_or_retire(self, slot: Slot, conn: Any, now: float) -> None:
         """Under the lock, where nothing may be sent: keep a session only if it is clean."""
+        if conn is not None:
+            conn._pool = None
         clean = (
             conn is not None
-            and conn.pgconn.transaction_status == reset.IDLE
-            and not conn.pgconn.pipeline_status
-            and slot.session(conn) == slot.birth
+            and slot.cleaning is None
+            and is_at_rest(conn)
+            and not slot.dirt()
+            and not slot.birth.differs(conn)
             # It is in the slot as long as it was not lent, and again once it was tidied.
             and (slot.conn is conn or not self._tidies_always)
         )

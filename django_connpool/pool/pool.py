@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from time import monotonic
 from types import TracebackType
 from typing import Any
@@ -29,6 +29,7 @@ from .outage import one_line
 from .probe import ping
 from .settings import checked_sizes, checked_times
 from .slot import AT_ONCE, DRAINED, IDLE, LOAN, NEVER, POOL_CLOSED, RETURNING, SURPLUS, Slot
+from .statements import Judge
 from .stats import Stats
 
 PING_AFTER = 30.0  # seconds of idleness after which the socket's silence is not believed
@@ -45,9 +46,11 @@ class ConnectionPool(Lending[CT]):
     `check`: "auto" looks at the socket at each borrow and asks the server only after
     `ping_after` seconds of idleness (30); "always" asks each time; False or None never; or
     a callable that is given the connection and raises when it is not to be served.
-    `reset`: "auto" rolls back and restores the connection object's attributes; "always"
-    also sends DISCARD ALL, then has `connection_class.renew` (if there is one) and
-    `configure` set the session up again; False or None only rolls back; or a callable.
+    `reset`: "auto" gives a session that was changed, on the server or on the connection
+    object, the state it was born with (`configure` included); "always" every session, for
+    what cannot be seen from outside; False or None only rolls back; or a callable.
+    `reset_functions`: names of functions on the server that give state to the session.
+    `strict`: giving back in a transaction raises ProgrammingError instead of a warning.
     `max_uses`: loans after which a connection is replaced; 0 is no limit.
     `max_connecting`: attempts to connect under way at once.
     `jitter`: the share of `max_lifetime` by which lives are shortened at random, 0 to 1.
@@ -71,6 +74,8 @@ class ConnectionPool(Lending[CT]):
         configure: ConnectionCB | None = None,
         check: CheckParam = "auto",
         reset: ResetParam = "auto",
+        reset_functions: Iterable[str] = (),
+        strict: bool = False,
         name: str | None = None,
         close_returns: bool = False,
         timeout: float = 30.0,
@@ -108,7 +113,6 @@ class ConnectionPool(Lending[CT]):
         self._min_size, self._max_size = checked_sizes(min_size, max_size)
         checked_times(self)
         self._configure = configure
-        self._renew = getattr(connection_class, "renew", None)
         self._check = check
         self._reset = reset
         self._reconnect_failed = reconnect_failed
@@ -116,6 +120,8 @@ class ConnectionPool(Lending[CT]):
         self._ping_after = ping_after if check == "auto" else (0.0 if check else NEVER)
         self._restores = reset in ("auto", "always") or reset is True
         self._tidies_always = reset in ("always", True) or callable(reset)
+        self._strict = strict
+        self._dirt_of = Judge(reset_functions)
         self._clock = monotonic
         self._keep_min = keep_min
         self._warmed = False
@@ -275,8 +281,10 @@ class ConnectionPool(Lending[CT]):
                 taken, slot.state = True, LOAN
                 self._idle.remove(slot)
                 idle_since = slot.idle_since
-            if not ping(slot.pgconn):
-                self._discard_dead(slot)
+            alive = self._came_clean(slot, None) if slot.cleaning else ping(slot.pgconn)
+            if not alive:
+                if slot.state is LOAN:
+                    self._discard_dead(slot)
                 return
             with self._lock:
                 over, slot.state = True, RETURNING

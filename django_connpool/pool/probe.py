@@ -63,6 +63,33 @@ def is_alive(slot: Slot) -> bool:
     return unasked is None and not slot.last_words.heard
 
 
+class Answer:
+    """The answer to a simple query that was sent, taken without blocking longer than wanted."""
+
+    __slots__ = ("_failed", "_pgconn")
+
+    def __init__(self, pgconn: Any) -> None:
+        self._pgconn = pgconn
+        self._failed = False
+
+    def outcome(self, deadline: float) -> bool | None:
+        """Whether every statement succeeded; None when that is not known by `deadline`."""
+        pgconn = self._pgconn
+        try:
+            while True:
+                while pgconn.is_busy():
+                    if not ready(pgconn.socket, deadline, writing=False):
+                        return None
+                    pgconn.consume_input()
+                result = pgconn.get_result()
+                if result is None:
+                    at_rest = pgconn.transaction_status == TransactionStatus.IDLE
+                    return bool(at_rest and not self._failed)
+                self._failed |= result.status == ExecStatus.FATAL_ERROR
+        except OperationalError:
+            return False
+
+
 def ping(pgconn: Any, timeout: float = PING_TIMEOUT) -> bool:
     """Ask the server for an empty query's answer; at most `timeout` seconds.
 
@@ -75,18 +102,9 @@ def ping(pgconn: Any, timeout: float = PING_TIMEOUT) -> bool:
         while pgconn.flush():
             if not ready(pgconn.socket, deadline, writing=True):
                 return False
-        while True:
-            while pgconn.is_busy():
-                if not ready(pgconn.socket, deadline, writing=False):
-                    return False
-                pgconn.consume_input()
-            result = pgconn.get_result()
-            if result is None:
-                return bool(pgconn.transaction_status == TransactionStatus.IDLE)
-            if result.status == ExecStatus.FATAL_ERROR:
-                return False
     except OperationalError:
         return False
+    return Answer(pgconn).outcome(deadline) is True
 
 
 def ready(fd: int, deadline: float, writing: bool) -> bool:

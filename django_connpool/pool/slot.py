@@ -7,13 +7,18 @@ from collections.abc import Callable
 from types import CodeType
 from typing import TYPE_CHECKING, Any
 
+from .session import Birth, reported
+from .statements import SETTINGS
+
 if TYPE_CHECKING:
     import psycopg
 
+    from .cleaning import Cleaning
     from .closing import End
     from .pool import ConnectionPool
     from .probe import LastWords
     from .queue import Waiter
+    from .watch import Watch
 
 # The states of a slot. A slot is in exactly one of them; every count of the pool is
 # derived from them.
@@ -34,6 +39,7 @@ CONDEMNED = "condemned"
 DRAINED = "drained"
 UNUSABLE = "unusable"
 RECLAIMED = "reclaimed"
+UNCLEAN = "unclean"
 POOL_CLOSED = "pool closed"
 
 NEVER = float("inf")
@@ -58,6 +64,7 @@ class Slot:
         "__weakref__",
         "backend_pid",
         "birth",
+        "cleaning",
         "code",
         "conn",
         "consume_input",
@@ -76,13 +83,13 @@ class Slot:
         "ref",
         "reported",
         "retire_at",
-        "session",
         "since",
         "state",
         "thread",
         "uses",
         "vet_at",
         "waiter",
+        "watch",
     )
 
     conn: Any  # the psycopg connection; None while lent, opening or gone
@@ -92,8 +99,9 @@ class Slot:
     last_words: LastWords
     end: End | None  # see closing.py
     ref: weakref.ref[psycopg.Connection[Any]] | None
-    session: Callable[[Any], tuple[Any, ...]]  # of a connection; see reset.session_reader
-    birth: tuple[Any, ...]  # the session as it was when new
+    birth: Birth  # the connection object as it was when new
+    watch: Watch  # what is known of the session
+    cleaning: Cleaning | None  # the session's clean-up, while its outcome is not known
 
     def __init__(self, pool: weakref.ref[ConnectionPool[Any]], generation: int) -> None:
         self.pool = pool
@@ -103,7 +111,7 @@ class Slot:
         self.pgconn = None
         self.end = None
         self.ref = None
-        self.birth = ()
+        self.cleaning = None
         self.backend_pid = 0
         self.opened_at = 0.0
         self.retire_at = NEVER  # past this it is replaced, idle or not
@@ -126,10 +134,17 @@ class Slot:
         if (pool := self.pool()) is not None:
             pool.orphaned(self, None)
 
+    def dirt(self) -> int:
+        """What its borrower may have left in the session, as far as can be told from outside."""
+        watch = self.watch
+        if watch.last is not None and reported(self.pgconn) != self.birth.reported:
+            return watch.dirt | SETTINGS
+        return watch.dirt
+
     def bury(self) -> None:
         """The place is free and this object of no more use."""
         self.state = GONE
-        self.conn = self.end = self.ref = self.waiter = self.loans = None
+        self.conn = self.end = self.ref = self.waiter = self.loans = self.cleaning = None
 
     def site(self) -> str:
         """Where it was borrowed, as text that may follow a verb; empty when not known."""

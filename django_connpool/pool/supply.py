@@ -11,13 +11,14 @@ from typing import Any
 import psycopg
 from psycopg.pq import TransactionStatus
 
-from . import parameters, reset
+from . import parameters, reset, watch
 from .closing import await_end, end_of, say_goodbye
 from .growth import patience, worth_opening
 from .line import Line
 from .maintenance import maintenance
 from .outage import Outage, again, one_line
 from .probe import LastWords
+from .session import Birth
 from .slot import AT_ONCE, OPENING, Slot
 
 logger = logging.getLogger("django_connpool.pool")
@@ -205,7 +206,10 @@ class Supply(Line):
         conn = self.connection_class.connect(conninfo, **kwargs)
         conn._pool = None
         try:
-            self._set_up(conn)
+            watch.set_watch(conn, self._dirt_of)
+            with watch.recording(conn):
+                self._set_up(conn)
+            watch.set_watch(conn, self._dirt_of)  # the user may have chosen other cursors
         except BaseException:
             end = end_of(conn.pgconn)
             await_end(end, interrupt=say_goodbye(conn, conn.pgconn))
@@ -232,11 +236,11 @@ class Supply(Line):
         slot.consume_input = pgconn.consume_input if self._check else _nothing
         slot.get_result = pgconn.get_result if self._check else _nothing
         slot.last_words = pgconn.notice_handler = LastWords(pgconn.notice_handler)
-        slot.session = reset.session_reader(conn)
-        slot.birth = slot.session(conn)
         slot.ref = weakref.ref(conn, slot.connection_died)
         slot.retire_at = self._clock() + self.max_lifetime * (1 - self.jitter * random.random())
+        slot.watch = watch.of(conn)
         conn._slot = slot
+        slot.birth = Birth(conn)
 
     def _tell_if_full(self) -> None:
         if (

@@ -6,9 +6,10 @@ import sys
 from typing import Any
 
 from . import explain
+from .cleaning import CLEAN_TIMEOUT
 from .maintenance import maintenance
 from .probe import is_alive
-from .slot import EXPIRED, LOAN, LOST, NEVER, RECLAIMED, RETURNING, SURPLUS, Loans, Slot
+from .slot import EXPIRED, LOAN, LOST, NEVER, RECLAIMED, RETURNING, SURPLUS, UNCLEAN, Loans, Slot
 from .supply import Supply
 
 
@@ -79,6 +80,10 @@ class Upkeep(Supply):
                 reason = EXPIRED
             elif live > self._min_size and now - slot.idle_since >= self.max_idle:
                 reason = SURPLUS
+            elif slot.cleaning is not None:
+                if now - slot.idle_since < CLEAN_TIMEOUT or self._is_clean_by_now(slot, now):
+                    continue
+                reason = UNCLEAN
             elif not is_alive(slot):
                 reason = LOST
                 self._stats.connections_lost += 1
@@ -87,6 +92,14 @@ class Upkeep(Supply):
             live -= 1
             self._retire(slot, reason)
             self._idle.remove(slot)
+
+    def _is_clean_by_now(self, slot: Slot, now: float) -> bool:
+        """Under the lock: take the outcome of a clean-up that nobody has come for."""
+        if slot.cleaning is None or not slot.cleaning.outcome():
+            return False
+        slot.cleaning = None
+        slot.vet_at = min(now + self._ping_after, slot.retire_at)
+        return True
 
     def _trace(self, slot: Slot) -> None:
         """Note where a loan was taken, and have it looked at when it is due."""
@@ -114,6 +127,7 @@ class Upkeep(Supply):
     def _next_deadline(self) -> float:
         """Under the lock: the next moment at which `tick` has something to do."""
         moments = [slot.retire_at for slot in self._idle]
+        moments += [slot.idle_since + CLEAN_TIMEOUT for slot in self._idle if slot.cleaning]
         if len(self._slots) - len(self._closing) > self._min_size:
             moments += [slot.idle_since + self.max_idle for slot in self._idle]
         if self.leak_after:

@@ -46,7 +46,7 @@ def test_the_last_given_back_is_the_first_lent_so_that_the_surplus_ages(
 def test_a_block_commits_when_it_ends_well_and_rolls_back_when_it_raises(
     make_pool: MakePool,
 ) -> None:
-    pool = make_pool(max_size=1)
+    pool = make_pool(max_size=1, reset=False)
     with pool.connection() as conn:
         before = pid(conn)
         conn.execute("CREATE TEMPORARY TABLE kept (x int)")

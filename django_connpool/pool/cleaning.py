@@ -1,0 +1,104 @@
+"""Giving a session that was changed the state it was born with, while nobody waits for it.
+
+The statements are sent when the connection is given back, and their result is taken when it
+is next borrowed, by when it has long arrived. That also proves that the session is alive.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from psycopg import OperationalError
+from psycopg.pq import TransactionStatus
+
+from .probe import Answer, ready
+from .statements import (
+    ANYTHING,
+    CHANNELS,
+    CURSORS,
+    FOREVER,
+    HELD,
+    LOCKS,
+    PREPARED,
+    SEQUENCES,
+    SETTINGS,
+    TEMP,
+)
+
+CLEAN_TIMEOUT = 5.0  # seconds
+SEND_TIMEOUT = 1.0  # seconds
+
+# What DISCARD ALL does (PostgreSQL docs, "DISCARD"), in parts: it may not stand in one message
+# with others, it throws away plans that nothing asks to throw away, and it does not say what
+# becomes of a role that every session of a user begins with.
+_UNDO = (
+    (CURSORS | HELD, b"CLOSE ALL"),
+    # First of all back to the user who may do the rest, and to the limits of time that hold.
+    (SETTINGS, b"RESET SESSION AUTHORIZATION"),
+    (SETTINGS, b"RESET ROLE"),
+    (SETTINGS, b"RESET ALL"),
+    (CHANNELS, b"UNLISTEN *"),
+    (LOCKS, b"SELECT pg_catalog.pg_advisory_unlock_all()"),
+    (PREPARED, b"DEALLOCATE ALL"),
+    (TEMP, b"DISCARD TEMP"),
+    (SEQUENCES, b"DISCARD SEQUENCES"),
+)
+
+
+def statements(dirt: int, born: Sequence[tuple[int, bytes]]) -> bytes:
+    """Return what undoes these kinds of dirt, and does anew what the session was born with."""
+    dirt = _widened(dirt, born)
+    undo = [statement for kinds, statement in _UNDO if dirt & kinds]
+    return b"; ".join(undo + [text for kinds, text in born if dirt & kinds])
+
+
+def _widened(dirt: int, born: Sequence[tuple[int, bytes]]) -> int:
+    """With what has to be undone because it is about to be done again."""
+    before = None
+    while dirt != before:
+        before = dirt
+        for kinds, _ in born:
+            if dirt & kinds:
+                dirt |= kinds & ANYTHING
+    return dirt
+
+
+class Cleaning:
+    """A clean-up under way. The connection is nobody's until its `outcome` is known."""
+
+    __slots__ = ("_answer", "deadline")
+
+    def __init__(self, pgconn: Any) -> None:
+        self._answer = Answer(pgconn)
+
+    def outcome(self, patience: float = 0.0) -> bool | None:
+        """Whether the session is clean; None when that is not known after so many seconds."""
+        return self._answer.outcome(time.monotonic() + patience)
+
+
+def begin(conn: Any, dirt: int, born: Sequence[tuple[int, bytes]] | None) -> Cleaning | None:
+    """Send what cleans the session; None when it cannot be cleaned and has to be closed."""
+    if dirt & FOREVER or born is None or conn.pgconn.transaction_status != TransactionStatus.IDLE:
+        return None
+    wanted = _widened(dirt, born)
+    pgconn = conn.pgconn
+    deadline = time.monotonic() + SEND_TIMEOUT
+    try:
+        pgconn.send_query(statements(dirt, born))
+        while pgconn.flush():
+            if not ready(pgconn.socket, deadline, writing=True):
+                return None
+    except OperationalError:
+        return None
+    if wanted & PREPARED:
+        _forget_prepared(conn)
+    return Cleaning(pgconn)
+
+
+def _forget_prepared(conn: Any) -> None:
+    """psycopg must not believe in prepared statements that are gone, nor remove them again."""
+    manager = conn._prepared
+    manager.clear()
+    getattr(manager, "_to_flush", []).clear()

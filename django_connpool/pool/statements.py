@@ -1,0 +1,233 @@
+"""What a statement may leave behind in its session, told from its text.
+
+Misses would be leaks, false alarms cost one clean-up. So nothing is believed to be harmless
+but what begins with a word that is known to be, and holds none of the words that give state
+to a session. Every semicolon may begin a statement, also one inside quotes or a comment: the
+lexer is exact where a statement really begins, and only over-cautious elsewhere.
+
+What cannot be told from outside is a function that does these things inside. Its name can be
+given to `Judge`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Any
+
+# Dirt: kinds of state, each of which cleaning.py knows how to undo.
+SETTINGS = 1 << 0  # SET, set_config(), roles
+CHANNELS = 1 << 1  # LISTEN
+LOCKS = 1 << 2  # session-level advisory locks
+TEMP = 1 << 3  # temporary tables, views, functions, ...
+CURSORS = 1 << 4  # DECLARE
+PREPARED = 1 << 5  # PREPARE
+SEQUENCES = 1 << 6  # nextval() and setval() are remembered for currval()
+FOREVER = 1 << 7  # LOAD and others that end with the session only
+HELD = 1 << 8  # psycopg's named cursors, as long as one is open
+ANYTHING = SETTINGS | CHANNELS | LOCKS | TEMP | CURSORS | PREPARED | SEQUENCES
+DIRT = ANYTHING | FOREVER | HELD
+
+# Marks: what else has to be known about a statement.
+STICKS = 1 << 16  # a rollback does not undo its dirt, or not certainly
+ENDS = 1 << 17  # it may end the transaction by committing
+WRITES = 1 << 18  # it may advance a sequence
+RECALLS = 1 << 19  # it asks what the session remembers of sequences
+
+KINDS = {
+    SETTINGS: "settings",
+    CHANNELS: "channels",
+    LOCKS: "advisory locks",
+    TEMP: "temporary objects",
+    CURSORS: "cursors",
+    HELD: "cursors",
+    PREPARED: "prepared statements",
+    SEQUENCES: "sequences",
+    FOREVER: "what only the end of the session undoes",
+}
+
+_HARMLESS = (
+    "SELECT VALUES TABLE SHOW BEGIN START ROLLBACK ABORT SAVEPOINT RELEASE FETCH MOVE CLOSE LOCK "
+    "NOTIFY ANALYZE ANALYSE VACUUM REFRESH REINDEX CLUSTER CHECKPOINT COMMENT GRANT REVOKE"
+)
+_BY_FIRST_WORD = {
+    **dict.fromkeys(_HARMLESS.split(), 0),
+    **dict.fromkeys(["INSERT", "UPDATE", "DELETE", "MERGE", "WITH", "COPY", "TRUNCATE"], WRITES),
+    **dict.fromkeys(["COMMIT", "END"], ENDS),
+    "SET": SETTINGS,
+    "RESET": SETTINGS,
+    "LISTEN": CHANNELS,
+    "UNLISTEN": CHANNELS,
+    "DECLARE": CURSORS,
+    # Of temporary objects. EXPLAIN ANALYZE runs what it explains, CREATE TEMP TABLE AS included.
+    **dict.fromkeys(["CREATE", "ALTER", "DROP", "EXPLAIN"], TEMP),
+    "PREPARE": PREPARED | STICKS | ENDS,
+    "DEALLOCATE": PREPARED | STICKS,
+    "LOAD": FOREVER | STICKS,
+}
+_UNKNOWN = ANYTHING | STICKS | ENDS | WRITES
+
+# These end with the transaction. (`SET local.name` is a setting called "local.name".)
+_SET_FOR_TRANSACTION = re.compile(
+    r"SET\s+(?:LOCAL\s+[a-z_\"]|CONSTRAINTS\s+[a-z_\"]"
+    r"|TRANSACTION\s+(?:ISOLATION|READ|NOT|DEFERRABLE|SNAPSHOT)\b)",
+    re.IGNORECASE | re.ASCII,
+)
+_SET_CONFIG = re.compile(r"set_config", re.IGNORECASE | re.ASCII)
+_LOCAL_SET_CONFIG = re.compile(
+    r"\bset_config\s*\(\s*(?:'[^']*'|%s)\s*,\s*(?:'[^']*'|%s|%\(\w+\)s|\$\d+)\s*,\s*true\s*\)",
+    re.IGNORECASE | re.ASCII,
+)
+_INTO_TEMP = re.compile(r"\binto\s+(?:(?:local|global)\s+)?temp", re.IGNORECASE | re.ASCII)
+_INTO_AND_TEMP = re.compile(r"\binto\b.*\btemp", re.IGNORECASE | re.ASCII | re.DOTALL)
+_UPDATES_SETTINGS = re.compile(r"\bupdate\b.*pg_settings", re.IGNORECASE | re.ASCII | re.DOTALL)
+_SEED = re.compile(r"\bseed\b", re.IGNORECASE | re.ASCII)
+
+# Words that give state to a session wherever they stand, and what kind of it.
+_TELLING = {
+    "settings": (r"set_config|set_limit|pg_settings", 0),  # looked at more closely
+    "locks": (r"pg_(?:try_)?advisory_lock", LOCKS | STICKS),
+    "temp": (r"pg_temp|temp(?:orary)?\b", 0),  # looked at more closely
+    "sequences": (r"nextval|setval", SEQUENCES | STICKS | WRITES),
+    "recalls": (r"currval|lastval", RECALLS),
+    # Replication slots and origins, base backups, connections of dblink, random()'s seed.
+    "forever": (
+        r"pg_(?:create|copy)_\w*slot|pg_replication_origin_session_setup"
+        r"|pg_backup_start|pg_start_backup|dblink_connect|setseed",
+        FOREVER | STICKS,
+    ),
+    # They run SQL that is handed to them as a value; and names that are written in escapes.
+    "any": (r"_to_xml|ts_stat|ts_rewrite|crosstab|connectby|u&\"", _UNKNOWN),
+}
+
+_BLANK = re.compile(r"(?:[ \t\n\r\f\v(]|--[^\n\r]*)+")
+_COMMENT_EDGE = re.compile(r"/\*|\*/")
+_WORD = re.compile(r"[A-Za-z_]+")
+
+_LONGEST_REMEMBERED = 8192  # characters
+_MOST_REMEMBERED = 2000  # statements
+
+
+class Judge:
+    """Tells what statements may leave behind; remembers what it has told.
+
+    `functions` are the names, with or without a schema, of functions that give state to the
+    session and cannot be recognized.
+    """
+
+    def __init__(self, functions: Iterable[str] = ()) -> None:
+        named = [re.escape(name.rpartition(".")[2].strip('"')) for name in functions]
+        groups = {name: pattern for name, (pattern, _) in _TELLING.items()}
+        if named:
+            groups["any"] += "|" + "|".join(named)
+        alternatives = (f"(?P<{name}>{pattern})" for name, pattern in groups.items())
+        # No \b in front: `"x"pg_advisory_lock` and the like need no space to be a call.
+        self._telling = re.compile("|".join(alternatives), re.IGNORECASE | re.ASCII)
+        self._known: dict[Any, int] = {}
+
+    def __call__(self, query: Any, context: Any = None) -> int:
+        """Return the dirt and the marks of a query: text, bytes, or a psycopg Composable.
+
+        `context` is the connection, which a Composable needs to become text.
+        """
+        try:
+            return self._known[query]
+        except (KeyError, TypeError):
+            pass
+        if isinstance(query, str):
+            text = query
+        elif isinstance(query, bytes):
+            text = query.decode("latin-1")
+        elif hasattr(query, "as_string"):
+            text = query.as_string(context)
+        else:
+            return _UNKNOWN
+        found = self.judge(text)
+        if isinstance(query, (str, bytes)) and len(query) <= _LONGEST_REMEMBERED:
+            if len(self._known) >= _MOST_REMEMBERED:
+                self._known.clear()
+            self._known[query] = found
+        return found
+
+    def judge(self, text: str) -> int:
+        """Judge a text that may hold several statements."""
+        statements = text.split(";")
+        found = 0
+        several = False
+        for number, statement in enumerate(statements):
+            bits = _by_first_word(statement)
+            several |= bool(number and (bits or statement.strip()))
+            found |= bits
+        for match in self._telling.finditer(text):
+            found |= _closer_look(match, text)
+        if found & SETTINGS and _SEED.search(text):
+            found |= FOREVER
+        if several and found & DIRT:
+            found |= STICKS | ENDS
+        return found
+
+
+def _closer_look(match: re.Match[str], text: str) -> int:
+    group = match.lastgroup or "any"
+    word = match.group().lower()
+    if group == "settings":
+        return _settings(word, text)
+    if group == "temp":
+        return _temporary(word, text)
+    return _TELLING[group][1]
+
+
+def _settings(word: str, text: str) -> int:
+    if word == "pg_settings":
+        return SETTINGS if _UPDATES_SETTINGS.search(text) else 0
+    if word == "set_config" and len(_SET_CONFIG.findall(text)) == len(
+        _LOCAL_SET_CONFIG.findall(text)
+    ):
+        return 0
+    return SETTINGS
+
+
+def _temporary(word: str, text: str) -> int:
+    """`temp` is a common name of columns: it tells only after INTO."""
+    if word == "pg_temp":
+        return TEMP
+    commented = "/*" in text or "--" in text
+    return TEMP if (_INTO_AND_TEMP if commented else _INTO_TEMP).search(text) else 0
+
+
+def _by_first_word(statement: str) -> int:
+    start = _first(statement)
+    if start is None:
+        return _UNKNOWN
+    if start == len(statement):
+        return 0
+    word = _WORD.match(statement, start)
+    if word is None:
+        return _UNKNOWN
+    if _SET_FOR_TRANSACTION.match(statement, start):
+        return 0
+    return _BY_FIRST_WORD.get(word.group().upper(), _UNKNOWN)
+
+
+def _first(statement: str) -> int | None:
+    """Where the first word is, after blanks and comments; None when a comment does not end."""
+    at = 0
+    while True:
+        if blank := _BLANK.match(statement, at):
+            at = blank.end()
+        if not statement.startswith("/*", at):
+            return at
+        depth = 0
+        while True:  # comments nest (PostgreSQL docs, "Comments")
+            edge = _COMMENT_EDGE.search(statement, at)
+            if edge is None:
+                return None
+            depth += 1 if edge.group() == "/*" else -1
+            at = edge.end()
+            if not depth:
+                break
+
+
+def kinds(dirt: int) -> list[str]:
+    """The names of the kinds of state, for people to read."""
+    return list(dict.fromkeys(name for bit, name in KINDS.items() if dirt & bit))

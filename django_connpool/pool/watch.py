@@ -1,0 +1,310 @@
+"""Sees what is done to a session, statement by statement, for a fraction of a microsecond.
+
+psycopg lets a connection name the classes of its cursors. Ours are those classes with a
+watcher in front (`watched`). Cursors that somebody makes by hand go past it, but not unseen:
+every statement begins with the connection's own `_start_query`, which finds that it was not
+announced, and expects the worst.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager, suppress
+from functools import lru_cache
+from typing import Any
+
+from psycopg import ClientCursor, Connection, OperationalError
+from psycopg.pq import TransactionStatus
+
+from .statements import (
+    ANYTHING,
+    DIRT,
+    ENDS,
+    HELD,
+    RECALLS,
+    STICKS,
+    TEMP,
+    WRITES,
+    Judge,
+)
+
+IDLE = TransactionStatus.IDLE
+_SANE = (IDLE, TransactionStatus.INTRANS)
+_OPEN = (TransactionStatus.INTRANS, TransactionStatus.INERROR)
+
+
+class Watch:
+    """What is known of one session. Used by the thread that has the connection.
+
+    `dirt` is what this loan may have left behind, `kept` the part of it that a rollback of
+    the current transaction would not undo.
+    """
+
+    __slots__ = (
+        "_judge",
+        "_open",
+        "_wrote_in",
+        "announced",
+        "born",
+        "dirt",
+        "kept",
+        "last",
+        "loan",
+        "records",
+    )
+
+    def __init__(self, judge: Judge) -> None:
+        self._judge = judge
+        self.dirt = 0
+        self.kept = 0
+        self.loan = 0  # which loan of the connection this is; cursors of earlier ones are stale
+        self.last: Any = None  # the last statement of this loan
+        self.announced = False  # the statement that begins next has been looked at
+        self.records = False
+        # What was done to the session at its birth, and what kind of state that is, so that
+        # it can be done again; None when that cannot be told. See `recording`.
+        self.born: list[tuple[int, bytes]] | None = []
+        self._open: set[str] = set()  # psycopg's named cursors that may be open on the server
+        self._wrote_in = -1  # the last loan that may have advanced a sequence
+
+    def note(self, query: Any, conn: Any) -> None:
+        """A statement is about to begin."""
+        self.last = query
+        bits = self._judge(query, conn)
+        if bits or self.dirt:
+            self._weigh(bits, conn)
+
+    def _weigh(self, bits: int, conn: Any) -> None:
+        if bits & RECALLS and self._wrote_in != self.loan:
+            self._forget_sequences(conn.pgconn)
+        if bits & WRITES:
+            self._wrote_in = self.loan
+            if self.born is None or any(born & TEMP for born, _ in self.born):
+                bits |= TEMP  # for it may be a temporary table that every borrower finds
+        dirt = bits & DIRT
+        at_rest = conn.pgconn.transaction_status == IDLE
+        if at_rest or bits & ENDS:
+            self.kept = self.dirt
+        self.dirt |= dirt
+        if bits & STICKS or (at_rest and conn.autocommit):
+            self.kept |= dirt
+
+    def _forget_sequences(self, pgconn: Any) -> None:
+        """Let currval() and lastval() find nothing of an earlier loan.
+
+        Not done when a loan ends: every INSERT into a table with a serial key would make the
+        session dirty, and cleaning throws the numbers away that a sequence has cached.
+        """
+        if pgconn.transaction_status in _SANE and not pgconn.pipeline_status:
+            pgconn.exec_(b"DISCARD SEQUENCES")
+
+    def record(self, query: Any, params: Any, conn: Any) -> None:
+        """A statement of the session's birth is about to be sent."""
+        dirt = self._judge(query, conn) & DIRT
+        if dirt and self.born is not None:
+            text = ClientCursor(conn).mogrify(query, params)
+            self.born.append((dirt, text.encode(conn.info.encoding)))
+
+    def expect_the_worst(self) -> None:
+        """A statement has begun that nobody has looked at."""
+        if self.records:
+            self.born = None
+        self.dirt |= ANYTHING
+        self.kept |= ANYTHING
+        self.last = self.last or "a statement that was not seen"
+
+    def cursor_opens(self, name: str) -> None:
+        self._open.add(name)
+        self.dirt |= HELD
+        self.kept |= HELD
+
+    def cursor_closes(self, name: str) -> None:
+        self._open.discard(name)
+        if not self._open:
+            self.dirt &= ~HELD
+            self.kept &= ~HELD
+
+    def rolled_back(self) -> None:
+        """The transaction in which the last statements ran was rolled back, for certain."""
+        self.dirt = self.kept
+
+    def loan_ends(self) -> None:
+        self.loan += 1
+        self.last = None
+        if self.dirt:
+            self.dirt = self.kept = 0
+            self._open.clear()
+
+    def text_of_last(self) -> str:
+        """The last statement, for a message."""
+        last = self.last
+        if last is None:
+            return ""
+        text = last.decode("utf-8", "replace") if isinstance(last, bytes) else str(last)
+        text = " ".join(text.split())
+        return text if len(text) <= 200 else text[:199] + "…"
+
+
+@contextmanager
+def rolling_back(conn: Any) -> Iterator[None]:
+    """Around a rollback of the whole transaction: what that undoes is no dirt any more.
+
+    Certain only of a transaction that the watch has seen begin; those of psycopg's
+    `transaction()` blocks and of two-phase commits begin elsewhere.
+    """
+    watch: Watch | None = getattr(conn, "_watch", None)
+    certain = (
+        watch is not None
+        and conn.pgconn.transaction_status in _OPEN
+        and not conn._num_transactions
+        and not conn._tpc
+    )
+    yield
+    if watch is not None and certain:
+        watch.rolled_back()
+
+
+def of(conn: Any) -> Watch:
+    """The watch of a connection; one that has seen nothing where none was set."""
+    watch: Watch | None = getattr(conn, "_watch", None)
+    return _NOBODYS if watch is None else watch
+
+
+def set_watch(conn: Any, judge: Judge) -> None:
+    """Watch a connection from now on. Doing it again only sees to its classes of cursors."""
+    if not isinstance(conn, Connection):  # a driver of another kind, such as a test's
+        return
+    if getattr(conn, "_watch", None) is None:
+        conn._watch = Watch(judge)  # type: ignore[attr-defined]
+        conn._start_query = _checking(conn)  # type: ignore[method-assign]
+    conn.cursor_factory = watched(conn.cursor_factory)  # type: ignore[arg-type]
+    conn.server_cursor_factory = watched(conn.server_cursor_factory)  # type: ignore[arg-type]
+
+
+def _checking(conn: Connection[Any]) -> Callable[[], Any]:
+    """What stands in for a connection's `_start_query`. It must not keep the connection alive."""
+    ref = weakref.ref(conn)
+    watch: Watch = conn._watch  # type: ignore[attr-defined]
+    begin = type(conn)._start_query
+
+    def _start_query() -> Any:
+        if watch.announced:
+            watch.announced = False
+        else:
+            watch.expect_the_worst()
+        return begin(ref())  # type: ignore[arg-type]
+
+    return _start_query
+
+
+@contextmanager
+def recording(conn: Any) -> Iterator[None]:
+    """What is set in this block belongs to the session as it is born: remember how.
+
+    A session that is cleaned has it done again. When it cannot be repeated the session
+    cannot be cleaned either.
+    """
+    watch = of(conn)
+    watch.records = True
+    try:
+        yield
+    finally:
+        watch.records = False
+        watch.loan_ends()
+
+
+class _Watched:
+    """In front of a psycopg cursor class. It stands aside where the connection has no watch."""
+
+    _conn: Any
+    _closed: bool
+    _loan = -1
+
+    def __init__(self, connection: Any, *args: Any, **kwargs: Any) -> None:
+        super().__init__(connection, *args, **kwargs)  # type: ignore[call-arg]
+        self._loan = of(connection).loan
+
+    def _begin(self) -> Watch:
+        """Check that the loan in which the cursor was made still lasts; announce a statement."""
+        watch = of(self._conn)
+        if watch.loan != self._loan:
+            raise OperationalError("the connection of this cursor has been given back to its pool")
+        watch.announced = not self._closed
+        return watch
+
+    def _start_query(self, query: Any = None) -> Any:
+        watch = self._begin()
+        if query is not None:
+            watch.note(query, self._conn)
+        return super()._start_query(query)  # type: ignore[misc]
+
+    def _start_copy_gen(self, statement: Any, *args: Any, **kwargs: Any) -> Any:
+        of(self._conn).note(statement, self._conn)
+        return super()._start_copy_gen(statement, *args, **kwargs)  # type: ignore[misc]
+
+    def _convert_query(self, query: Any, params: Any = None) -> Any:
+        watch = of(self._conn)
+        if watch.records:
+            watch.record(query, params, self._conn)
+        return super()._convert_query(query, params)  # type: ignore[misc]
+
+
+class _WatchedNamed(_Watched):
+    """In front of a psycopg server-side cursor class."""
+
+    _name: str
+
+    def _make_declare_statement(self, query: Any) -> Any:
+        # The query itself, not the DECLARE around it, which has a new name each time.
+        of(self._conn).note(query, self._conn)
+        return super()._make_declare_statement(query)  # type: ignore[misc]
+
+    def _start_query(self, query: Any = None) -> Any:
+        self._begin().cursor_opens(self._name)
+        return super(_Watched, self)._start_query(query)  # type: ignore[misc]
+
+    def _fetch_gen(self, num: Any) -> Any:
+        self._begin().announced = False
+        return super()._fetch_gen(num)  # type: ignore[misc]
+
+    def _scroll_gen(self, value: Any, mode: Any) -> Any:
+        self._begin().announced = False
+        return super()._scroll_gen(value, mode)  # type: ignore[misc]
+
+    def _close_gen(self) -> Any:
+        watch = of(self._conn)
+        if watch.loan != self._loan:  # cleaned away, and the session may be somebody else's
+            return _no_statement()
+        status = self._conn.pgconn.transaction_status
+        if status in _SANE:  # else psycopg leaves it open
+            watch.cursor_closes(self._name)
+        return super()._close_gen()  # type: ignore[misc]
+
+
+def _no_statement() -> Generator[Any, Any, None]:
+    """A generator as psycopg's connections run them, with nothing to send."""
+    return
+    yield
+
+
+@lru_cache(maxsize=256)
+def watched(cursor_class: type) -> type:
+    """The cursor class with a watcher in front; itself when it has one."""
+    if issubclass(cursor_class, _Watched):
+        return cursor_class
+    front = _WatchedNamed if hasattr(cursor_class, "_declare_gen") else _Watched
+    names = {"__module__": cursor_class.__module__, "__qualname__": cursor_class.__qualname__}
+    return type(cursor_class.__name__, (front, cursor_class), names)
+
+
+def watch_cursor(cursor: Any) -> Any:
+    """Put the watcher in front of a cursor that was made by hand; return it."""
+    if not isinstance(cursor, _Watched) and getattr(cursor._conn, "_watch", None) is not None:
+        with suppress(TypeError):  # its class forbids it: then its statements expect the worst
+            cursor.__class__ = watched(type(cursor))  # type: ignore[arg-type]
+            cursor._loan = cursor._conn._watch.loan
+    return cursor
+
+
+_NOBODYS = Watch(Judge())

@@ -1,0 +1,378 @@
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg.rows import dict_row
+
+from django_connpool.pool import ConnectionPool, cleaning
+from tests.cluster import Server
+from tests.pool.real.conftest import MakePool
+from tests.pool.real.helpers import Borrower, pid, pids_of, until, until_idle, until_waiting
+from tests.proxy import Proxy
+
+Logged = Callable[[str], list[str]]
+WORK_MEM = "SELECT current_setting('work_mem')"
+DIRTY = "SET work_mem = '7MB'"
+
+
+def in_autocommit(conn: Any) -> None:
+    """A `configure` callback."""
+    conn.autocommit = True
+
+
+@pytest.fixture
+def pool(make_pool: MakePool) -> ConnectionPool[Any]:
+    return make_pool(max_size=1, configure=in_autocommit)
+
+
+def make_dirty(pool: ConnectionPool[Any], statement: str = DIRTY) -> int:
+    with pool.connection() as conn:
+        conn.execute(statement)
+        return pid(conn)
+
+
+def work_mem(pool: ConnectionPool[Any]) -> str:
+    with pool.connection() as conn:
+        (value,) = conn.execute(WORK_MEM).fetchone()
+        return str(value)
+
+
+def undone_by(monkeypatch: pytest.MonkeyPatch, statement: bytes) -> None:
+    """Have every clean-up run this as well."""
+    undo = (*cleaning._UNDO, (cleaning.ANYTHING, statement))
+    monkeypatch.setattr(cleaning, "_UNDO", undo)
+
+
+class Wire:
+    """The messages that one connection sends, as libpq traces them."""
+
+    def __init__(self, conn: psycopg.Connection[Any], path: Path) -> None:
+        self._file = path.open("w+b")
+        conn.pgconn.trace(self._file.fileno())
+        self._seen = 0
+        self._path = path
+
+    def sent(self) -> list[str]:
+        """The kinds of messages sent since the last call."""
+        lines = self._path.read_text().splitlines()
+        new, self._seen = lines[self._seen :], len(lines)
+        return [line.split("\t")[3] for line in new if "\tF\t" in line]
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def test_a_clean_loan_sends_nothing_of_its_own(pool: ConnectionPool[Any], tmp_path: Path) -> None:
+    with pool.connection() as conn:
+        wire = Wire(conn, tmp_path / "trace")
+    wire.sent()
+    for _ in range(3):
+        conn = pool.getconn()
+        assert wire.sent() == []
+        conn.execute("SELECT 1")
+        assert wire.sent() == ["Query"]
+        pool.putconn(conn)
+        assert wire.sent() == []
+    conn.pgconn.untrace()
+    wire.close()
+
+
+def test_a_dirty_loan_sends_one_message_when_it_ends_and_none_later(
+    pool: ConnectionPool[Any], tmp_path: Path
+) -> None:
+    conn = pool.getconn()
+    wire = Wire(conn, tmp_path / "trace")
+    conn.execute(DIRTY)
+    assert wire.sent() == ["Query"]
+    pool.putconn(conn)
+    assert wire.sent() == ["Query"]
+    assert pool.getconn() is conn
+    assert wire.sent() == []
+    assert conn.execute(WORK_MEM).fetchone() == ("4MB",)
+    pool.putconn(conn)
+    conn.pgconn.untrace()
+    wire.close()
+
+
+def test_nobody_waits_for_a_clean_up_when_giving_back(make_pool: MakePool, proxy: Proxy) -> None:
+    pool = make_pool(proxy.dsn(), max_size=2)
+    first, second = pool.getconn(), pool.getconn()
+    first.execute(DIRTY)
+    first.commit()
+    proxy.blackhole()  # whoever waited for an answer would hang
+    pool.putconn(second)
+    pool.putconn(first)
+    assert pool.snapshot()["idle"] == 2
+    # And who is in a hurry gets the one that is clean, though the other was given back last.
+    assert pool.getconn() is second
+    proxy.allow()
+    pool.putconn(second)
+
+
+def test_the_only_connection_is_waited_for_until_it_is_clean(
+    make_pool: MakePool, proxy: Proxy
+) -> None:
+    pool = make_pool(proxy.dsn(), max_size=1)
+    before = make_dirty(pool)
+    until_idle(pool, 1)
+    conn = pool.getconn()
+    conn.execute(DIRTY)
+    conn.commit()
+    proxy.blackhole()
+    pool.putconn(conn)
+    borrower = Borrower(pool)
+    until(lambda: pool.snapshot()["idle"] == 0)
+    assert borrower.conn is None
+    proxy.allow()
+    assert borrower.got() == before
+    assert borrower.conn.execute(WORK_MEM).fetchone() == ("4MB",)
+    borrower.give_back()
+
+
+def test_those_in_line_get_a_clean_session_too(pool: ConnectionPool[Any]) -> None:
+    conn = pool.getconn()
+    conn.execute(DIRTY)
+    borrower = Borrower(pool)
+    until_waiting(pool, 1)
+    pool.putconn(conn)
+    assert borrower.got() == pid(conn)
+    assert borrower.conn.execute(WORK_MEM).fetchone() == ("4MB",)
+    borrower.give_back()
+
+
+def test_a_session_that_cannot_be_cleaned_is_replaced(
+    pool: ConnectionPool[Any], monkeypatch: pytest.MonkeyPatch, logged: Logged
+) -> None:
+    undone_by(monkeypatch, b"SELECT 1 / 0")
+    before = make_dirty(pool)
+    assert work_mem(pool) == "4MB"
+    assert pids_of(pool, 1) != [before]
+    assert logged("could not be cleaned")
+
+
+def test_a_clean_up_that_takes_too_long_is_not_waited_for(
+    pool: ConnectionPool[Any],
+    monkeypatch: pytest.MonkeyPatch,
+    logged: Logged,
+    backends: Callable[[], int],
+) -> None:
+    undone_by(monkeypatch, b"SELECT pg_sleep(600)")
+    monkeypatch.setattr(cleaning, "CLEAN_TIMEOUT", 0.2)
+    before = make_dirty(pool)
+    assert pids_of(pool, 1) != [before]
+    assert logged("it took more than 0.2 s")
+    until(lambda: backends() == 1)
+
+
+def test_a_clean_up_that_takes_too_long_is_ended_though_nobody_borrows(
+    pool: ConnectionPool[Any],
+    monkeypatch: pytest.MonkeyPatch,
+    backends: Callable[[], int],
+) -> None:
+    undone_by(monkeypatch, b"SELECT pg_sleep(600)")
+    for module in ("line", "upkeep"):
+        monkeypatch.setattr(f"django_connpool.pool.{module}.CLEAN_TIMEOUT", 0.2)
+    make_dirty(pool)
+    until(lambda: backends() == 0)
+    assert pool.snapshot()["closed_for"] == {"unclean": 1}
+
+
+def test_a_clean_up_that_nobody_came_for_is_taken_in_time(
+    pool: ConnectionPool[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("line", "upkeep"):
+        monkeypatch.setattr(f"django_connpool.pool.{module}.CLEAN_TIMEOUT", 0.05)
+    before = make_dirty(pool)
+    (slot,) = pool._slots
+    until(lambda: slot.cleaning is None)
+    assert pids_of(pool, 1) == [before]
+
+
+def test_a_session_that_dies_while_it_is_cleaned_costs_no_request(
+    pool: ConnectionPool[Any], cluster: Server
+) -> None:
+    before = make_dirty(pool)
+    cluster.terminate(before)
+    assert work_mem(pool) == "4MB"
+
+
+def test_checking_takes_the_outcome_of_a_clean_up(pool: ConnectionPool[Any]) -> None:
+    before = make_dirty(pool)
+    pool.check()
+    (slot,) = pool._slots
+    assert slot.cleaning is None
+    assert pids_of(pool, 1) == [before]
+
+
+def test_closing_does_not_wait_for_clean_ups(
+    pool: ConnectionPool[Any], backends: Callable[[], int]
+) -> None:
+    make_dirty(pool)
+    pool.close()
+    until(lambda: backends() == 0)
+
+
+def test_what_configure_set_is_there_again(make_pool: MakePool) -> None:
+    def configure(conn: Any) -> None:
+        in_autocommit(conn)
+        conn.execute("SELECT set_config('work_mem', %s, false)", ["9MB"])
+        conn.execute("CREATE TEMP TABLE mine AS SELECT 1 AS x")
+        conn.execute("LISTEN mine")
+
+    pool = make_pool(max_size=1, configure=configure)
+    before = pids_of(pool, 1)
+    for statement in (DIRTY, "DROP TABLE mine", "INSERT INTO mine VALUES (2)", "UNLISTEN *"):
+        make_dirty(pool, statement)
+        with pool.connection() as conn:
+            assert conn.execute(WORK_MEM).fetchone() == ("9MB",)
+            assert conn.execute("SELECT x FROM mine").fetchall() == [(1,)]
+            assert conn.execute("SELECT pg_listening_channels()").fetchall() == [("mine",)]
+    assert pids_of(pool, 1) == before
+
+
+def test_a_session_born_past_the_watch_is_replaced_when_it_gets_dirty(make_pool: MakePool) -> None:
+    def configure(conn: Any) -> None:
+        in_autocommit(conn)
+        psycopg.ClientCursor(conn).execute("SET work_mem = '9MB'")
+
+    pool = make_pool(max_size=1, configure=configure)
+    before = make_dirty(pool, "SELECT 1")
+    assert pids_of(pool, 1) == [before]
+    make_dirty(pool)
+    assert work_mem(pool) == "9MB"
+    assert pids_of(pool, 1) != [before]
+
+
+def test_what_psycopg_has_prepared_outlives_a_clean_up(pool: ConnectionPool[Any]) -> None:
+    with pool.connection() as conn:
+        conn.execute("SELECT %s::int", [1], prepare=True)
+        conn.execute(DIRTY)
+    with pool.connection() as conn:
+        conn.execute("SELECT %s::int", [1])
+        count = "SELECT count(*) FROM pg_prepared_statements"
+        assert conn.execute(count, prepare=False).fetchone() == (1,)
+
+
+def test_psycopg_forgets_what_a_clean_up_has_deallocated(
+    pool: ConnectionPool[Any], tmp_path: Path
+) -> None:
+    with pool.connection() as conn:
+        conn.execute("SELECT %s::int", [1], prepare=True)
+        conn.execute("PREPARE theirs AS SELECT 1")
+    with pool.connection() as conn:
+        wire = Wire(conn, tmp_path / "trace")
+        assert conn.execute("SELECT %s::int", [1], prepare=True).fetchone() == (1,)
+        assert "Query" not in wire.sent()  # nothing is deallocated a second time
+        names = conn.execute("SELECT name FROM pg_prepared_statements").fetchall()
+        assert len(names) == 1 and names[0][0].startswith("_pg3_")
+        conn.pgconn.untrace()
+        wire.close()
+
+
+def test_a_cursor_of_an_earlier_loan_cannot_reach_the_session(pool: ConnectionPool[Any]) -> None:
+    conn = pool.getconn()
+    used, unused, named = conn.cursor(), conn.cursor(), conn.cursor("named", withhold=True)
+    used.execute("SELECT generate_series(1, 3)")
+    named.execute("SELECT generate_series(1, 300)")
+    pool.putconn(conn)
+    again = pool.getconn()
+    assert again is conn
+    again.execute("SELECT 1")
+    assert used.fetchone() == (1,)  # what it has read already is its own
+    for act in (
+        lambda: used.execute("SELECT 1"),
+        lambda: unused.execute("SELECT 1"),
+        lambda: unused.copy("COPY (SELECT 1) TO STDOUT").__enter__(),
+        lambda: list(unused.stream("SELECT 1")),
+        named.fetchone,
+        lambda: named.scroll(1),
+    ):
+        with pytest.raises(psycopg.OperationalError, match="given back to its pool"):
+            act()
+    named.close()
+    assert again.execute("SELECT 1").fetchone() == (1,)
+    pool.putconn(again)
+
+
+def test_a_named_cursor_closed_in_time_leaves_nothing_to_clean(pool: ConnectionPool[Any]) -> None:
+    with pool.connection() as conn, conn.cursor("c", withhold=True) as cursor:
+        cursor.execute("SELECT generate_series(1, 300)")
+        cursor.fetchone()
+    (slot,) = pool._slots
+    assert slot.cleaning is None
+
+
+def test_a_named_cursor_that_psycopg_could_not_close_is_closed(make_pool: MakePool) -> None:
+    pool = make_pool(max_size=1)
+    with pool.connection() as conn:
+        cursor = conn.cursor("c", withhold=True)
+        cursor.execute("SELECT generate_series(1, 300)")
+        conn.commit()
+        with pytest.raises(psycopg.Error):
+            conn.execute("nonsense")
+        cursor.close()
+        conn.rollback()
+    with pool.connection() as conn:
+        assert conn.execute("SELECT count(*) FROM pg_cursors").fetchone() == (0,)
+
+
+def test_sequences_are_forgotten_for_whoever_asks_and_kept_for_their_user(
+    pool: ConnectionPool[Any],
+) -> None:
+    with pool.connection() as conn:
+        conn.execute("CREATE TEMP SEQUENCE s; SELECT 1")
+        conn.execute("SELECT nextval('s')")
+        assert conn.execute("SELECT lastval()").fetchone() == (1,)
+    with pool.connection() as conn, pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState):
+        conn.execute("SELECT lastval()")
+
+
+def test_factories_and_handlers_are_put_back(pool: ConnectionPool[Any]) -> None:
+    with pool.connection() as conn:
+        conn.row_factory = dict_row
+        conn.add_notice_handler(print)
+        conn.prepare_threshold = 1
+    with pool.connection() as conn:
+        assert conn.execute("SELECT 1").fetchone() == (1,)
+        assert conn._notice_handlers == []
+        assert conn.prepare_threshold == 5
+
+
+def test_a_transaction_left_open_is_named_with_its_last_statement(
+    make_pool: MakePool, logged: Logged
+) -> None:
+    pool = make_pool(max_size=1, describe=lambda: "GET /basket")
+    conn = pool.getconn()
+    conn.execute("SELECT 'the culprit'")
+    pool.putconn(conn)
+    (line,) = logged("in a transaction")
+    assert threading.current_thread().name in line
+    assert "GET /basket" in line
+    assert "after: SELECT 'the culprit'" in line
+
+
+def test_strict_raises_when_a_transaction_is_left_open_and_keeps_the_connection(
+    make_pool: MakePool,
+) -> None:
+    pool = make_pool(max_size=1, strict=True)
+    conn = pool.getconn()
+    conn.execute("SELECT 'the culprit'")
+    with pytest.raises(psycopg.ProgrammingError, match="the culprit"):
+        pool.putconn(conn)
+    assert pids_of(pool, 1) == [pid(conn)]
+    assert pool.snapshot()["idle"] == 1
+
+
+def test_a_dropped_connection_is_noticed_though_it_is_watched(make_pool: MakePool) -> None:
+    pool = make_pool(max_size=1)
+    conn = pool.getconn()
+    conn.execute("SELECT 1")
+    del conn
+    with pool.connection(timeout=15) as conn:
+        conn.execute("SELECT 1")
+    assert pool.get_stats()["loans_reclaimed"] == 1

@@ -1,0 +1,155 @@
+from __future__ import annotations
+
+import pytest
+from psycopg import sql
+
+from django_connpool.pool.statements import (
+    ANYTHING,
+    CHANNELS,
+    CURSORS,
+    DIRT,
+    ENDS,
+    FOREVER,
+    LOCKS,
+    PREPARED,
+    RECALLS,
+    SEQUENCES,
+    SETTINGS,
+    STICKS,
+    TEMP,
+    WRITES,
+    Judge,
+    kinds,
+)
+
+judge = Judge()
+
+DIRTY = {
+    "SET a = 1": SETTINGS,
+    "reset all": SETTINGS,
+    "SET LOCAL a = 1; SET b = 2": SETTINGS,
+    "SET local.a = 1": SETTINGS,
+    "SET local .a = 1": SETTINGS,
+    "SET transaction.a = 1": SETTINGS,
+    "SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY": SETTINGS,
+    "SELECT set_config('a', %s, false)": SETTINGS,
+    "SELECT set_config('a', 'it''s', true)": SETTINGS,  # over-cautious
+    "SELECT set_config(E'a\\', ', 'b', true)": SETTINGS,  # over-cautious
+    "SELECT set_config('a', 'b', true OR false)": SETTINGS,
+    "/* set_config('a', 'b', true) */ SELECT set_config('a', 'b', false)": SETTINGS,
+    "SELECT set_limit(0.3)": SETTINGS,
+    "UPDATE pg_settings SET setting = 1": SETTINGS | WRITES,
+    "LISTEN a": CHANNELS,
+    "UNLISTEN *": CHANNELS,
+    "select Pg_Try_Advisory_Lock_Shared(1)": LOCKS,
+    "CREATE TEMP TABLE a (b int)": TEMP,
+    "SELECT 1 INTO TEMP a": TEMP,
+    "SELECT 1 INTO\n--x\nTEMP a": TEMP,
+    "DECLARE a CURSOR FOR SELECT 1": CURSORS,
+    "PREPARE a AS SELECT 1": PREPARED,
+    "SELECT nextval('a')": SEQUENCES | WRITES,
+    "LOAD 'a'": FOREVER,
+    "SELECT setseed(0.5)": FOREVER,
+    "SET seed = 0.5": SETTINGS | FOREVER,
+    "SELECT pg_create_logical_replication_slot('a', 'b', true)": FOREVER,
+    "SELECT pg_copy_physical_replication_slot('a', 'b', true)": FOREVER,
+    "SELECT pg_replication_origin_session_setup('a')": FOREVER,
+    "SELECT pg_backup_start('a')": FOREVER,
+    "SELECT dblink_connect_u('a', 'b')": FOREVER,
+    "DO 'x'": ANYTHING,
+    "CALL a()": ANYTHING,
+    "EXECUTE a": ANYTHING,
+    "DISCARD ALL": ANYTHING,
+    "whatever comes in PostgreSQL 30": ANYTHING,
+    "SELECT table_to_xml('a', true, true, '')": ANYTHING,
+    "SELECT 1; /* does not end": ANYTHING,
+    "1": ANYTHING,
+}
+CLEAN = (
+    "",
+    " \n",
+    ";",
+    "SELECT 1",
+    "(SELECT 1)",
+    "select 'SET a = 1'",
+    "SELECT * FROM listen",
+    "SELECT attempt, template, temp FROM a",
+    "INSERT INTO weather (temp) VALUES (1)",
+    "-- SET a\nSELECT 1",
+    "/* SET /* a */ */ SELECT 1",
+    "SELECT 1; ",
+    "UPDATE a SET b = 1",
+    "SET LOCAL a = 1",
+    'set local "a" = 1',
+    "SET TRANSACTION READ ONLY",
+    "SET CONSTRAINTS ALL IMMEDIATE",
+    "SELECT set_config('a', %s, true)",
+    "SELECT set_config('a', $1, TRUE), set_config(%s, 'x', true)",
+    "SELECT pg_advisory_xact_lock(1)",
+    "SELECT * FROM pg_settings FOR UPDATE",
+    "BEGIN",
+    "COMMIT",
+    "NOTIFY a",
+)
+
+
+@pytest.mark.parametrize("text", DIRTY)
+def test_what_changes_a_session_is_seen(text: str) -> None:
+    assert judge(text) & (DIRT | WRITES) & DIRTY[text] == DIRTY[text]
+    assert judge(text.encode()) == judge(text)
+
+
+@pytest.mark.parametrize("text", CLEAN)
+def test_what_does_not_is_let_pass(text: str) -> None:
+    assert not judge(text) & DIRT
+
+
+@pytest.mark.parametrize(
+    ("text", "marks"),
+    [
+        ("SELECT currval('a')", RECALLS),
+        ("INSERT INTO a VALUES (1)", WRITES),
+        ("COMMIT AND CHAIN", ENDS),
+        ("PREPARE TRANSACTION 'a'", ENDS),
+        ("SELECT pg_advisory_lock(1)", STICKS),
+        ("CALL a()", STICKS | ENDS),
+        ("BEGIN; SET a = 1; COMMIT", STICKS | ENDS),
+    ],
+)
+def test_what_else_is_known_of_a_statement(text: str, marks: int) -> None:
+    assert judge(text) & marks == marks
+
+
+def test_a_single_set_is_undone_by_a_rollback() -> None:
+    assert not judge("SET a = 1;") & STICKS
+
+
+def test_named_functions_count_for_anything_with_and_without_schema() -> None:
+    named = Judge(["app.set_tenant", "do_it"])
+    for text in ("SELECT set_tenant(1)", 'SELECT app."set_tenant"(1)', "SELECT x.DO_IT()"):
+        assert named(text) & ANYTHING == ANYTHING
+        assert not judge(text) & DIRT
+
+
+def test_a_composed_query_is_read_as_it_will_be_sent() -> None:
+    query = sql.SQL("SELECT {}(1)").format(sql.Identifier("pg_advisory_lock"))
+    assert judge(query) & LOCKS
+    assert judge(sql.SQL("SELECT 1")) == 0
+
+
+def test_what_cannot_be_read_is_expected_to_do_anything() -> None:
+    assert judge(object()) & ANYTHING == ANYTHING
+
+
+def test_what_is_remembered_has_a_bound() -> None:
+    forgetful = Judge()
+    for number in range(5000):
+        forgetful(f"SELECT {number}")
+    forgetful("SELECT '" + "x" * 100_000 + "'")
+    assert len(forgetful._known) <= 2000
+    assert sum(len(str(text)) for text in forgetful._known) < 1_000_000
+
+
+def test_kinds_have_names() -> None:
+    assert kinds(LOCKS | SETTINGS) == ["settings", "advisory locks"]
+    assert kinds(0) == []

@@ -1,0 +1,153 @@
+"""Each way to change a session, through one request, and what the next request finds of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from django.db import connections
+
+from tests.databases import Databases, pid, value
+from tests.sessions.corpus import (
+    HARMLESS,
+    HIDDEN,
+    HIDDEN_FUNCTIONS,
+    REPORTED,
+    STATEMENTS,
+    apply,
+)
+from tests.sessions.state import leaks
+
+RequestTo = Callable[[str, Callable[[Any], Any]], Any]
+State = dict[str, dict[str, Any]]
+SEEN = {**STATEMENTS, **REPORTED}
+
+
+@pytest.fixture
+def served(databases: Databases, request_to: RequestTo, fresh: State) -> Callable[..., list[str]]:
+    """A function that has one request change the session, and returns what the next one finds."""
+
+    def serve(change: Any, **pool: Any) -> list[str]:
+        databases.add("used", pool={"max_size": 1, **pool}, options={"application_name": ""})
+        request_to("used", lambda wrapper: apply(wrapper, change))
+        assert connections["used"].connection is None
+        return list(request_to("used", lambda wrapper: leaks(wrapper, fresh)))
+
+    return serve
+
+
+@pytest.mark.parametrize("reset", ["auto", "always"])
+@pytest.mark.parametrize("name", SEEN)
+def test_the_next_request_finds_nothing_of(
+    name: str, reset: str, served: Callable[..., list[str]]
+) -> None:
+    assert served(SEEN[name], reset=reset) == []
+
+
+@pytest.mark.parametrize("name", HIDDEN)
+def test_always_cleans_what_a_function_hides(name: str, served: Callable[..., list[str]]) -> None:
+    assert served(HIDDEN[name], reset="always") == []
+
+
+@pytest.mark.parametrize("name", HIDDEN)
+def test_auto_cleans_what_a_named_function_hides(
+    name: str, served: Callable[..., list[str]]
+) -> None:
+    assert served(HIDDEN[name], reset_functions=HIDDEN_FUNCTIONS) == []
+
+
+@pytest.mark.parametrize("name", HIDDEN)
+def test_auto_cannot_see_what_a_function_hides_as_the_docs_say(
+    name: str, served: Callable[..., list[str]]
+) -> None:
+    assert served(HIDDEN[name]) != []
+
+
+def test_the_corpus_is_real(databases: Databases, request_to: RequestTo, fresh: State) -> None:
+    """Without cleaning nearly all of it is found: or the tests above could not fail."""
+    found = {}
+    for number, (name, change) in enumerate(STATEMENTS.items()):
+        alias = f"unclean-{number}"
+        databases.add(alias, pool={"max_size": 1, "reset": False}, options={"application_name": ""})
+        request_to(alias, lambda wrapper, change=change: apply(wrapper, change))
+        found[name] = request_to(alias, lambda wrapper: leaks(wrapper, fresh))
+        connections[alias].close_pool()
+    silent = {name for name, left in found.items() if not left}
+    assert len(STATEMENTS) >= 140
+    assert silent <= WITHOUT_TRACE, sorted(silent - WITHOUT_TRACE)
+
+
+# Changes of which even an uncleaned session shows nothing to the questions that are asked.
+WITHOUT_TRACE = {
+    # They set what is there already.
+    "reset role",
+    "set role none",
+    "set time zone local",
+    # Django's wrapper sets it at each borrow.
+    "autocommit",
+    # The pool rolls back in any case.
+    "failed transaction left open",
+    "set and rolled back by atomic",
+    # Forgotten when somebody asks.
+    "insert with a serial key",
+    "nextval",
+    "setval",
+    # Looked at below.
+    "set seed",
+    "setseed",
+    # A library that is there already.
+    "load",
+}
+
+
+@pytest.mark.parametrize("change", ["SELECT setseed(0.25)", "SET seed = 0.25"])
+def test_nobody_can_foretell_the_random_numbers_of_the_next(
+    change: str, databases: Databases, request_to: RequestTo
+) -> None:
+    wrapper = databases.add("used", pool={"max_size": 1})
+    apply(wrapper, (change,))
+    foretold = value(wrapper, "SELECT random()")
+    wrapper.close()
+    request_to("used", lambda wrapper: apply(wrapper, (change,)))
+    assert request_to("used", lambda wrapper: value(wrapper, "SELECT random()")) != foretold
+
+
+@pytest.mark.parametrize("name", HARMLESS)
+def test_what_changes_nothing_is_not_cleaned(
+    name: str, databases: Databases, request_to: RequestTo
+) -> None:
+    wrapper = databases.add("used", pool={"max_size": 1})
+    first = pid(wrapper)
+    wrapper.close()
+    request_to("used", lambda wrapper: apply(wrapper, HARMLESS[name]))
+    (slot,) = wrapper.pool._slots
+    assert slot.cleaning is None
+    assert pid(wrapper) == first
+
+
+def test_a_session_is_cleaned_and_kept_not_replaced(
+    databases: Databases, request_to: RequestTo
+) -> None:
+    wrapper = databases.add("used", pool={"max_size": 1})
+    first = pid(wrapper)
+    for change in (
+        "SET work_mem = '7MB'",
+        "CREATE TEMP TABLE t (x int)",
+        "LISTEN c",
+        "DO 'BEGIN END'",
+    ):
+        request_to("used", lambda wrapper, change=change: apply(wrapper, (change,)))
+        assert request_to("used", pid) == first
+
+
+def test_within_one_request_what_a_view_sets_stays(
+    databases: Databases, request_to: RequestTo
+) -> None:
+    databases.add("used", pool={"max_size": 1})
+
+    def view(wrapper: Any) -> Any:
+        apply(wrapper, ("SET app.tenant = '42'", "CREATE TEMP TABLE t AS SELECT 1 AS x"))
+        return value(wrapper, "SELECT current_setting('app.tenant') || x FROM t")
+
+    assert request_to("used", view) == "421"

@@ -1,0 +1,70 @@
+"""Statements put together at random: afterwards the session equals one that nobody has used."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from django.db import DatabaseError, transaction
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.databases import Databases, pid
+from tests.sessions.corpus import HARMLESS, STATEMENTS
+from tests.sessions.state import leaks
+
+PLAIN = sorted(
+    statement
+    for changes in (STATEMENTS, HARMLESS)
+    for change in changes.values()
+    if not callable(change)
+    for statement in change
+    # They take their time, or replace the session, which is another test's subject.
+    if "seed" not in statement and "LOAD" not in statement and "20ms" not in statement
+)
+ENDINGS = ["BEGIN", "COMMIT", "ROLLBACK", "SAVEPOINT s", "ROLLBACK TO s", "atomic", "atomic fails"]
+STEPS = st.lists(st.sampled_from(PLAIN) | st.sampled_from(ENDINGS), min_size=1, max_size=8)
+
+
+def run(wrapper: Any, steps: list[str]) -> None:
+    """Run the steps as a view might, going on after errors."""
+    for step in steps:
+        try:
+            if step.startswith("atomic"):
+                with transaction.atomic(using=wrapper.alias):
+                    execute(wrapper, "SET work_mem = '5MB'")
+                    if step == "atomic fails":
+                        raise ZeroDivisionError
+            else:
+                execute(wrapper, step)
+        except (DatabaseError, ZeroDivisionError):
+            pass
+
+
+def execute(wrapper: Any, statement: str) -> None:
+    with wrapper.cursor() as cursor:
+        cursor.execute(statement)
+
+
+@pytest.mark.parametrize("reset", ["auto", "always"])
+def test_a_session_equals_a_new_one_after_anything(
+    reset: str, databases: Databases, fresh: dict[str, dict[str, Any]]
+) -> None:
+    wrapper = databases.add(
+        "used", pool={"max_size": 1, "reset": reset}, options={"application_name": ""}
+    )
+    first = pid(wrapper)
+    wrapper.close()
+
+    @settings(
+        max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    )
+    @given(STEPS)
+    def check(steps: list[str]) -> None:
+        run(wrapper, steps)
+        wrapper.close()
+        assert leaks(wrapper, fresh) == []
+        wrapper.close()
+
+    check()
+    assert pid(wrapper) == first  # it was cleaned, not replaced
