@@ -68,14 +68,19 @@ def _widened(dirt: int, born: Sequence[tuple[int, bytes]]) -> int:
 class Cleaning:
     """A clean-up under way. The connection is nobody's until its `outcome` is known."""
 
-    __slots__ = ("_answer", "deadline")
+    __slots__ = ("_answer", "_pgconn")
 
     def __init__(self, pgconn: Any) -> None:
         self._answer = Answer(pgconn)
+        self._pgconn = pgconn
 
     def outcome(self, patience: float = 0.0) -> bool | None:
         """Whether the session is clean; None when that is not known after so many seconds."""
-        return self._answer.outcome(time.monotonic() + patience)
+        outcome = self._answer.outcome(time.monotonic() + patience)
+        if outcome:
+            while self._pgconn.notifies() is not None:  # for whoever has listened before
+                pass
+        return outcome
 
 
 def begin(conn: Any, dirt: int, born: Sequence[tuple[int, bytes]] | None) -> Cleaning | None:

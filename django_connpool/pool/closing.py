@@ -53,7 +53,7 @@ def say_goodbye(conn: Any, pgconn: Any) -> Interrupt | None:
     if conn is None:
         pgconn.finish()
     else:
-        conn._pool = None  # psycopg: close it, do not give it back
+        conn.__dict__["_pool"] = None  # psycopg: close it, do not give it back
         conn.close()
     return interrupt
 

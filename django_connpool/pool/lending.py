@@ -91,7 +91,7 @@ class Lending(Upkeep, Generic[CT]):
         if self.leak_after:
             self._trace(slot)
         conn = slot.conn
-        conn._pool = self
+        conn.__dict__["_pool"] = self
         slot.conn = None
         return conn  # type: ignore[no-any-return]
 
@@ -259,7 +259,7 @@ class Lending(Upkeep, Generic[CT]):
     def reborn(self, conn: CT) -> None:
         """What this connection, which is on loan, is like now belongs to it from its birth."""
         slot: Slot = conn._slot  # type: ignore[attr-defined]
-        slot.birth = Birth(conn)
+        slot.birth = Birth(conn, slot.watch.listens)
 
     @contextmanager
     def connection(self, timeout: float | None = None) -> Iterator[CT]:
@@ -295,7 +295,7 @@ class Lending(Upkeep, Generic[CT]):
         complaint = unfit = ""
         try:
             pgconn, watch = slot.pgconn, slot.watch
-            conn._pool = None  # as it was when it was new
+            conn.__dict__["_pool"] = None  # as it was when it was new
             if (
                 pgconn.transaction_status != reset.IDLE
                 or pgconn.pipeline_status
@@ -304,7 +304,7 @@ class Lending(Upkeep, Generic[CT]):
                     self._restores
                     and (
                         watch.dirt
-                        or slot.birth.differs(conn)
+                        or (slot.birth.touch.touched and slot.birth.differs(conn))
                         or (watch.last is not None and reported(pgconn) != slot.birth.reported)
                     )
                 )

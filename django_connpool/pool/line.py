@@ -47,10 +47,15 @@ class Line(Core):
 
     def _settle(self, slot: Slot, conn: Any, now: float) -> None:
         """Under the lock: bring a fit connection to rest: the first in line, idle, or closed."""
-        conn._pool = None
+        conn.__dict__["_pool"] = None
         slot.conn = conn
         slot.note = None
-        slot.watch.loan_ends()
+        watch = slot.watch
+        watch.loan += 1
+        watch.last = None
+        if watch.dirt or slot.birth.touch.touched:
+            watch.forget()
+            slot.birth.loan_begins()
         live = len(self._slots) - len(self._closing)
         wanted = self._queue and self._serving and self._somebody_waits()
         if now >= slot.retire_at or live > self._max_size or (self._winding_up and not wanted):
@@ -80,7 +85,7 @@ class Line(Core):
     def _settle_or_retire(self, slot: Slot, conn: Any, now: float) -> None:
         """Under the lock, where nothing may be sent: keep a session only if it is clean."""
         if conn is not None:
-            conn._pool = None
+            conn.__dict__["_pool"] = None
         clean = (
             conn is not None
             and slot.cleaning is None

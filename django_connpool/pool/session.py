@@ -1,28 +1,28 @@
-"""The state a psycopg connection object keeps on this side: seen, compared, put back.
+"""The state a psycopg connection object keeps on this side: noticed, compared, put back.
 
 All of it lies in the object's own dictionary, in its adapters, and in what it knows of
-prepared statements. Comparing them takes a third of a microsecond, and also finds what a
-later psycopg, or the borrower, has put there.
+prepared statements. Comparing them all costs most of a microsecond, so whoever sets one is
+noticed: the connection's class, and those of its adapters, get a front that says so.
 """
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from functools import lru_cache
 from operator import attrgetter
 from typing import Any
 
 from psycopg.adapt import AdaptersMap
+from psycopg.types import TypesRegistry
 
 # Derived by psycopg from the isolation level and the like, when it begins a transaction.
 _DERIVED = "_begin_statement"
 _OF_PREPARING = ("prepare_threshold", "prepared_max")
 # psycopg's maps are copied on write: as long as nobody registers anything, those of the
 # connection and those of a copy made at its birth hold the same objects.
-_IN_ADAPTERS = ("_dumpers", "_dumpers_by_oid", "_loaders", "types._registry")
-_read = attrgetter(
-    *(f"_prepared.{name}" for name in _OF_PREPARING),
-    *(f"_adapters.{name}" for name in _IN_ADAPTERS),
-)
+_IN_ADAPTERS = attrgetter("_dumpers", "_dumpers_by_oid", "_loaders", "types._registry")
 
 # What the server reports by itself whenever it changes (PostgreSQL docs, "Asynchronous
 # Operations"), so that reading it is free.
@@ -45,56 +45,148 @@ def reported(pgconn: Any) -> list[bytes | None]:
     return [*map(pgconn.parameter_status, _REPORTED)]
 
 
+class Touch:
+    """Whether somebody may have changed the connection object since its loan began."""
+
+    __slots__ = ("touched",)
+
+    def __init__(self) -> None:
+        self.touched = True
+
+
+class _NoticingAdapters(AdaptersMap):
+    """A connection's adapters that notice whoever registers some."""
+
+    def __init__(self, template: AdaptersMap, touch: Touch) -> None:
+        super().__init__(template)
+        self.types = _NoticingTypes(template.types, touch)
+        self._touch = touch
+
+    def register_dumper(self, *args: Any, **kwargs: Any) -> None:
+        self._touch.touched = True
+        super().register_dumper(*args, **kwargs)
+
+    def register_loader(self, *args: Any, **kwargs: Any) -> None:
+        self._touch.touched = True
+        super().register_loader(*args, **kwargs)
+
+
+class _NoticingTypes(TypesRegistry):
+    def __init__(self, template: TypesRegistry, touch: Touch) -> None:
+        super().__init__(template)
+        self._touch = touch
+
+    def add(self, *args: Any, **kwargs: Any) -> None:
+        self._touch.touched = True
+        super().add(*args, **kwargs)
+
+    def clear(self) -> None:
+        self._touch.touched = True
+        super().clear()
+
+
+_TOUCHING = (
+    "__setattr__",
+    "__delattr__",
+    "add_notice_handler",
+    "remove_notice_handler",
+    "add_notify_handler",
+    "remove_notify_handler",
+)
+
+
+def _noting(method: Callable[..., Any]) -> Callable[..., Any]:
+    def touch(self: Any, *args: Any) -> None:
+        self.__dict__["_touch"].touched = True
+        method(self, *args)
+
+    return touch
+
+
+@lru_cache(maxsize=64)
+def _noticing(connection_class: Any) -> Any:
+    """The class, extended so that it notices; itself when it is.
+
+    It has no base but the class, and adds methods only: so an object can change over to it.
+    """
+    if getattr(connection_class, "connpool_notices", False):
+        return connection_class
+    members: dict[str, Any] = {name: _noting(getattr(connection_class, name)) for name in _TOUCHING}
+    members["connpool_notices"] = True
+    for name in ("__module__", "__qualname__", "__doc__"):
+        members[name] = getattr(connection_class, name)
+    return type(connection_class.__name__, (connection_class,), members)
+
+
 class Birth:
-    """What a connection object was like when nobody had borrowed it yet."""
+    """What a connection object was like when nobody had borrowed it yet.
 
-    __slots__ = ("_inner", "adapters", "attributes", "reported")
+    `touch` tells from now on whether it may differ. It stays set where that cannot be
+    noticed: a class that does not let itself be extended, or a driver of another kind.
+    """
 
-    def __init__(self, conn: Any) -> None:
+    __slots__ = ("_adapters", "_attributes", "_noticed", "_preparing", "reported", "touch")
+
+    def __init__(self, conn: Any, listens: bool) -> None:
+        self.touch = Touch()
         known = isinstance(getattr(conn, "adapters", None), AdaptersMap)
-        self.adapters = AdaptersMap(conn.adapters) if known else None
-        self.attributes = {name: _copy(value) for name, value in vars(conn).items()}
-        self.attributes["_pool"] = None
-        self._inner = self._inner_of(conn)
+        # Notifications gather by themselves in a session that listens from its birth.
+        self._noticed = known and self._notice(conn) and not listens
+        self._attributes = {name: _copy(value) for name, value in vars(conn).items()}
+        self._attributes["_pool"] = None
+        self._adapters = AdaptersMap(conn.adapters) if known else None
+        self._preparing = _preparing_of(conn) if known else ()
         self.reported = reported(conn.pgconn) if known else []
+        self.loan_begins()
 
-    def _inner_of(self, conn: Any) -> tuple[Any, ...]:
-        """As `_read` of the connection, but held by the copy, which nobody changes."""
-        if self.adapters is None:
-            return ()
-        return tuple(getattr(conn._prepared, name) for name in _OF_PREPARING) + tuple(
-            attrgetter(name)(self.adapters) for name in _IN_ADAPTERS
-        )
+    def _notice(self, conn: Any) -> bool:
+        noticed = False
+        with suppress(TypeError):
+            conn.__class__ = _noticing(conn.__class__)
+            noticed = True
+        vars(conn)["_touch"] = self.touch
+        vars(conn)["_adapters"] = _NoticingAdapters(conn.adapters, self.touch)
+        return noticed
+
+    def loan_begins(self) -> None:
+        """The object is as it was: begin to notice."""
+        self.touch.touched = not self._noticed
 
     def differs(self, conn: Any) -> bool:
         """Whether the connection object is not as it was."""
+        if conn.__dict__ != self._attributes:
+            return True
+        if self._adapters is None:
+            return False
         return bool(
-            conn.__dict__ != self.attributes
-            or (self.adapters is not None and _read(conn) != self._inner)
+            _preparing_of(conn) != self._preparing
+            or _IN_ADAPTERS(conn._adapters) != _IN_ADAPTERS(self._adapters)
         )
 
     def restore(self, conn: Any) -> None:
         """Put the connection object back to what it was; it must not be in a transaction."""
         now = vars(conn)
-        for name in now.keys() - self.attributes.keys():
+        for name in now.keys() - self._attributes.keys():
             del now[name]
-        for name, value in self.attributes.items():
-            if name == _DERIVED:
-                continue
-            if name not in now or now[name] != value:
+        for name, value in self._attributes.items():
+            if name != _DERIVED and (name not in now or now[name] != value):
                 now[name] = _copy(value)
-                now[_DERIVED] = self.attributes.get(_DERIVED)
-        if self.adapters is not None:
-            self._restore_inner(conn)
-        if _DERIVED in self.attributes:
-            self.attributes[_DERIVED] = now[_DERIVED]
+                now[_DERIVED] = self._attributes.get(_DERIVED)
+        if self._adapters is not None:
+            self._restore_inner(conn, self._adapters)
+        if _DERIVED in now:
+            self._attributes[_DERIVED] = now[_DERIVED]
 
-    def _restore_inner(self, conn: Any) -> None:
-        if _read(conn) == self._inner:
-            return
-        for name, value in zip(_OF_PREPARING, self._inner, strict=False):
+    def _restore_inner(self, conn: Any, adapters: AdaptersMap) -> None:
+        for name, value in zip(_OF_PREPARING, self._preparing, strict=True):
             setattr(conn._prepared, name, value)
-        conn._adapters = self.attributes["_adapters"] = AdaptersMap(self.adapters)
+        if _IN_ADAPTERS(conn._adapters) != _IN_ADAPTERS(adapters):
+            fresh = _NoticingAdapters(adapters, self.touch)
+            vars(conn)["_adapters"] = self._attributes["_adapters"] = fresh
+
+
+def _preparing_of(conn: Any) -> tuple[Any, ...]:
+    return tuple(getattr(conn._prepared, name) for name in _OF_PREPARING)
 
 
 def _copy(value: Any) -> Any:

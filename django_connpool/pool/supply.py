@@ -204,7 +204,7 @@ class Supply(Line):
         kwargs = self.kwargs() if callable(self.kwargs) else self.kwargs or {}
         kwargs = parameters.completed(conninfo, kwargs, self.command_timeout)
         conn = self.connection_class.connect(conninfo, **kwargs)
-        conn._pool = None
+        conn.__dict__["_pool"] = None
         try:
             watch.set_watch(conn, self._dirt_of)
             with watch.recording(conn):
@@ -240,7 +240,7 @@ class Supply(Line):
         slot.retire_at = self._clock() + self.max_lifetime * (1 - self.jitter * random.random())
         slot.watch = watch.of(conn)
         conn._slot = slot
-        slot.birth = Birth(conn)
+        slot.birth = Birth(conn, slot.watch.listens)
 
     def _tell_if_full(self) -> None:
         if (

@@ -19,6 +19,7 @@ from psycopg.pq import TransactionStatus
 
 from .statements import (
     ANYTHING,
+    CHANNELS,
     DIRT,
     ENDS,
     HELD,
@@ -67,6 +68,11 @@ class Watch:
         self.born: list[tuple[int, bytes]] | None = []
         self._open: set[str] = set()  # psycopg's named cursors that may be open on the server
         self._wrote_in = -1  # the last loan that may have advanced a sequence
+
+    @property
+    def listens(self) -> bool:
+        """Whether the session listens from its birth."""
+        return any(kinds & CHANNELS for kinds, _ in self.born or ())
 
     def note(self, query: Any, conn: Any) -> None:
         """A statement is about to begin."""
@@ -129,12 +135,10 @@ class Watch:
         """The transaction in which the last statements ran was rolled back, for certain."""
         self.dirt = self.kept
 
-    def loan_ends(self) -> None:
-        self.loan += 1
-        self.last = None
-        if self.dirt:
-            self.dirt = self.kept = 0
-            self._open.clear()
+    def forget(self) -> None:
+        """The session has been cleaned, or has just been born."""
+        self.dirt = self.kept = 0
+        self._open.clear()
 
     def text_of_last(self) -> str:
         """The last statement, for a message."""
@@ -211,7 +215,8 @@ def recording(conn: Any) -> Iterator[None]:
         yield
     finally:
         watch.records = False
-        watch.loan_ends()
+        watch.last = None
+        watch.forget()
 
 
 class _Watched:
@@ -284,8 +289,7 @@ class _WatchedNamed(_Watched):
 
 def _no_statement() -> Generator[Any, Any, None]:
     """A generator as psycopg's connections run them, with nothing to send."""
-    return
-    yield
+    yield from ()
 
 
 @lru_cache(maxsize=256)

@@ -202,6 +202,9 @@ class FakePGconn:
         self.statements.append(statement)
         return SimpleNamespace(status=ExecStatus.COMMAND_OK)
 
+    def notifies(self) -> Any:
+        return None
+
     def get_cancel(self) -> Any:
         return SimpleNamespace(cancel=lambda: None)
 
