@@ -128,7 +128,8 @@ def _new_session(pool: Any, born: list[tuple[int, bytes]], names: tuple[str, ...
     conn = pool.connection_class.connect()
     try:
         if born:
-            conn.pgconn.exec_(cleaning.statements(ANYTHING, born))
+            text, _ = cleaning.statements(ANYTHING, born)
+            conn.pgconn.exec_(text)
         return session_state(conn, names)
     finally:
         conn.close()

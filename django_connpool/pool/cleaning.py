@@ -7,7 +7,8 @@ is next borrowed, by when it has long arrived. That also proves that the session
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import Any
 
 from psycopg import OperationalError
@@ -47,11 +48,21 @@ _UNDO = (
 )
 
 
-def statements(dirt: int, born: Sequence[tuple[int, bytes]]) -> bytes:
-    """Return what undoes these kinds of dirt, and does anew what the session was born with."""
+def statements(dirt: int, born: Iterable[tuple[int, bytes]]) -> tuple[bytes, int]:
+    """What undoes these kinds of dirt, and does anew what the session was born with.
+
+    Return the text, and the kinds that it undoes, which may be more.
+    """
+    return _statements(_UNDO, dirt, tuple(born))
+
+
+@lru_cache(maxsize=256)
+def _statements(
+    undo: tuple[tuple[int, bytes], ...], dirt: int, born: tuple[tuple[int, bytes], ...]
+) -> tuple[bytes, int]:
     dirt = _widened(dirt, born)
-    undo = [statement for kinds, statement in _UNDO if dirt & kinds]
-    return b"; ".join(undo + [text for kinds, text in born if dirt & kinds])
+    chosen = [statement for kinds, statement in (*undo, *born) if dirt & kinds]
+    return b"; ".join(chosen), dirt
 
 
 def _widened(dirt: int, born: Sequence[tuple[int, bytes]]) -> int:
@@ -87,17 +98,17 @@ def begin(conn: Any, dirt: int, born: Sequence[tuple[int, bytes]] | None) -> Cle
     """Send what cleans the session; None when it cannot be cleaned and has to be closed."""
     if dirt & FOREVER or born is None or conn.pgconn.transaction_status != TransactionStatus.IDLE:
         return None
-    wanted = _widened(dirt, born)
+    text, dirt = statements(dirt, born)
     pgconn = conn.pgconn
     deadline = time.monotonic() + SEND_TIMEOUT
     try:
-        pgconn.send_query(statements(dirt, born))
+        pgconn.send_query(text)
         while pgconn.flush():
             if not ready(pgconn.socket, deadline, writing=True):
                 return None
     except OperationalError:
         return None
-    if wanted & PREPARED:
+    if dirt & PREPARED:
         _forget_prepared(conn)
     return Cleaning(pgconn)
 

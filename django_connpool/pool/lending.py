@@ -128,6 +128,8 @@ class Lending(Upkeep, Generic[CT]):
 
     def _prefer_ready(self) -> Slot:
         """Under the lock: have one that is clean already be the last of the idle ones."""
+        if len(self._idle) == 1:
+            return self._idle[0]
         for place in range(len(self._idle) - 1, max(-1, len(self._idle) - 1 - LOOKED_AT), -1):
             slot = self._idle[place]
             if slot.state is IDLE and (
@@ -338,7 +340,8 @@ class Lending(Upkeep, Generic[CT]):
             return UNUSABLE
         try:
             if self._restores:
-                slot.birth.restore(conn)
+                if slot.birth.touch.touched:
+                    slot.birth.restore(conn)
                 return self._clean(slot, conn)
             if callable(self._reset):
                 self._reset(conn)

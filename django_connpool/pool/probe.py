@@ -76,6 +76,7 @@ class Answer:
         """Whether every statement succeeded; None when that is not known by `deadline`."""
         pgconn = self._pgconn
         try:
+            pgconn.consume_input()
             while True:
                 while pgconn.is_busy():
                     if not ready(pgconn.socket, deadline, writing=False):
