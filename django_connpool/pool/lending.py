@@ -270,7 +270,8 @@ class Lending(Upkeep, Generic[CT]):
         if not over:
             self._refuse(conn, slot)
         if self._orphans or self._late or self._to_close or self._news:
-            self.tick()
+            self._look_around()
+            self._publish()
 
     def _tidy(self, slot: Slot, conn: Any) -> bool:
         """Make the session fit for the next borrower; False when it must be closed."""

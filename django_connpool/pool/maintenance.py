@@ -135,7 +135,7 @@ class Maintenance:
             self._sleep()
             self._serve_pools(time.monotonic())
         except Exception:
-            logger.exception("the maintenance thread failed, and goes on")
+            _log_failure("the maintenance thread failed, and goes on")
             time.sleep(FAILURE_PAUSE)
 
     def _is_needed(self) -> bool:
@@ -184,12 +184,12 @@ class Maintenance:
 
 
 def _await_exit(thread: threading.Thread) -> None:
-    """Wait, at most 0.1 s, until the operating system has forgotten the thread too.
+    """Wait, at most 1 s, until the operating system has forgotten the thread too.
 
     Before Python 3.13 that is a moment after join() returns, and a fork counts its threads.
     """
     task = f"/proc/self/task/{thread.native_id}"
-    deadline = time.monotonic() + 0.1
+    deadline = time.monotonic() + 1.0
     while os.path.exists(task) and time.monotonic() < deadline:
         time.sleep(0.0001)
 
@@ -198,7 +198,13 @@ def _call(callback: Callable[[], None]) -> None:
     try:
         callback()
     except Exception:
-        logger.exception("maintenance: %r failed", callback)
+        _log_failure("maintenance: %r failed", callback)
+
+
+def _log_failure(text: str, *args: object) -> None:
+    """Log the exception being handled; a log handler that fails too does not end the thread."""
+    with suppress(Exception):
+        logger.exception(text, *args)
 
 
 maintenance = Maintenance()

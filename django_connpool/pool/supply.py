@@ -6,6 +6,8 @@ import logging
 import random
 import threading
 import weakref
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import psycopg
@@ -54,15 +56,16 @@ class Supply(Line):
             raise
 
     def _hire(self, jobs: list[Slot]) -> None:
+        self._in_a_thread(partial(self._work, jobs), "worker")
+
+    def _in_a_thread(self, work: Callable[[], None], name: str) -> None:
+        """Have it done in a thread of its own; here, when the interpreter gives out no more."""
         try:
             if self._winding_up:
                 raise RuntimeError  # a thread begun now would be cut off in the middle
-            threading.Thread(
-                target=self._work, args=(jobs,), name=f"{self.name}-worker", daemon=True
-            ).start()
+            threading.Thread(target=work, name=f"{self.name}-{name}", daemon=True).start()
         except RuntimeError:
-            # The interpreter is shutting down and gives out no more threads.
-            self._work(jobs)
+            work()
 
     def _work(self, jobs: list[Slot]) -> None:
         """What a worker does: one of these jobs, and then what else there is to do.

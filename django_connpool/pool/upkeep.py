@@ -58,7 +58,15 @@ class Upkeep(Supply):
             self._retire(slot, RECLAIMED)
 
     def tick(self) -> None:
-        """Do what time brings: retire, shrink, retry, report. Called at the deadline."""
+        """Do what time brings. Called by the maintenance thread at the deadline."""
+        self._look_around()
+        if self._news:
+            # A log handler may take its time, or borrow: the thread it would wait for then is
+            # the one it would hold up.
+            self._in_a_thread(self._publish, "news")
+
+    def _look_around(self) -> None:
+        """Retire, shrink, retry, and note what there is to report. Call without the lock."""
         now = self._clock()
         with self._lock:
             self._deadline = NEVER
@@ -69,7 +77,6 @@ class Upkeep(Supply):
             self._judge()
             self._schedule(self._next_deadline())
         self._staff()
-        self._publish()
 
     def _retire_idle(self, now: float) -> None:
         """Under the lock: close what is too old, too many, or found dead at no cost."""
