@@ -276,6 +276,15 @@ def test_a_spike_of_short_jobs_does_not_grow_the_pool_to_its_limit(make_pool: Ma
     assert pool.snapshot()["size"] < 10
 
 
+def test_eight_who_come_to_an_empty_pool_are_connected_side_by_side(make_pool: MakePool) -> None:
+    together = threading.Barrier(8, timeout=DEADLINE)
+    pool = make_pool(max_size=8, configure=lambda conn: together.wait())
+    borrowers = [Borrower(pool) for _ in range(8)]
+    assert len({borrower.got() for borrower in borrowers}) == 8
+    for borrower in borrowers:
+        borrower.give_back()
+
+
 def test_slow_jobs_make_the_pool_grow(make_pool: MakePool) -> None:
     pool = make_pool(max_size=5)
     borrowers = [Borrower(pool) for _ in range(5)]
