@@ -57,6 +57,8 @@ class Lending(Upkeep, Generic[CT]):
         """
         slot = None
         try:
+            if not self._idle:  # whoever stands in line looks again, under the lock
+                return self._getconn_slowly(timeout, None)
             with self._lock:
                 if self._serving and self._idle and (last := self._idle[-1]).state is IDLE:
                     # The order matters to an interrupt between the lines: from the first
