@@ -127,7 +127,10 @@ class Maintenance:
             while self._is_needed():
                 self._work()
         except BaseException:
-            self._thread = None  # the next to need it starts another
+            with self._lock:
+                self._thread = None
+                if self._watches or self._deadlines:
+                    self._start()
             raise
 
     def _work(self) -> None:
@@ -177,10 +180,21 @@ class Maintenance:
                 if pool is None:
                     del self._deadlines[ref]
                 elif at <= now or pool.has_orphans:
-                    due.append(pool)
-                    self._deadlines[ref] = NEVER
-        for pool in due:
-            _call(pool.tick)
+                    due.append((ref, pool))
+        for ref, pool in due:
+            self._serve(ref, pool)
+
+    def _serve(self, ref: weakref.ref[ConnectionPool[Any]], pool: ConnectionPool[Any]) -> None:
+        with self._lock:
+            if ref not in self._deadlines:  # dismissed meanwhile
+                return
+            self._deadlines[ref] = NEVER
+        served = False
+        try:
+            served = _call(pool.tick)
+        finally:
+            if not served:  # or nobody would look at this pool again
+                self.schedule(ref, time.monotonic() + FAILURE_PAUSE)
 
 
 def _await_exit(thread: threading.Thread) -> None:
@@ -194,11 +208,14 @@ def _await_exit(thread: threading.Thread) -> None:
         time.sleep(0.0001)
 
 
-def _call(callback: Callable[[], None]) -> None:
+def _call(callback: Callable[[], None]) -> bool:
+    """Whether it ended well; an Exception is logged."""
     try:
         callback()
     except Exception:
         _log_failure("maintenance: %r failed", callback)
+        return False
+    return True
 
 
 def _log_failure(text: str, *args: object) -> None:
