@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ast
 import ctypes
 import gc
+import inspect
 import linecache
 import logging
 import random
 import sys
+import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -23,6 +26,7 @@ from psycopg.pq import TransactionStatus
 
 import django_connpool.pool
 from django_connpool.pool import ConnectionPool, PoolClosed, PoolTimeout, TooManyRequests, outage
+from django_connpool.pool.lending import Lending
 from django_connpool.pool.maintenance import maintenance
 from django_connpool.pool.slot import IDLE
 
@@ -121,6 +125,7 @@ class Holder:
     ) -> None:
         self.pool = pool
         self.give_back = give_back or pool.putconn
+        self.looks = False  # whether somebody waits
         self.holds = threading.Event()
         self.over = False
         self.thread = threading.Thread(target=self._run, daemon=True)
@@ -130,13 +135,25 @@ class Holder:
     def _run(self) -> None:
         conn = self.pool.getconn()
         self.holds.set()
-        until(lambda: self.over or self.pool._queue)
+        until(lambda: self.over or (self.looks and self.pool._queue))
         self.give_back(conn)
 
     def release(self) -> None:
         self.over = True
         self.thread.join(DEADLINE)
         assert not self.thread.is_alive()
+
+
+@contextmanager
+def all_held(
+    pool: ConnectionPool[Any], give_back: Callable[[Any], None] | None = None
+) -> Iterator[None]:
+    holders = [Holder(pool, give_back) for _ in range(pool.max_size)]
+    for holder in holders:  # they themselves do not wait any more
+        holder.looks = True
+    yield
+    for holder in holders:
+        holder.release()
 
 
 Step = Callable[[ConnectionPool[Any]], None]
@@ -162,10 +179,8 @@ def dead_connections(pool: ConnectionPool[Any]) -> Iterator[Step]:
 
 @contextmanager
 def all_on_loan(pool: ConnectionPool[Any]) -> Iterator[Step]:
-    holders = [Holder(pool) for _ in range(pool.max_size)]
-    yield borrow_and_give_back
-    for holder in holders:
-        holder.release()
+    with all_held(pool):
+        yield borrow_and_give_back
 
 
 @contextmanager
@@ -199,7 +214,7 @@ def somebody_waiting_for_a_broken_one(pool: ConnectionPool[Any]) -> Iterator[Ste
 @contextmanager
 def an_expired_connection(pool: ConnectionPool[Any]) -> Iterator[Step]:
     pool.putconn(pool.getconn())
-    pool._idle[0].retire_at = 0.0
+    pool._idle[0].retire_at = pool._idle[0].vet_at = 0.0
     yield borrow_and_give_back
 
 
@@ -245,10 +260,8 @@ def a_dead_one_for_who_waits(pool: ConnectionPool[Any]) -> Iterator[Step]:
         conn.pgconn.server.kill(conn.pgconn)
         pool.putconn(conn)
 
-    holders = [Holder(pool, give_back_dead) for _ in range(pool.max_size)]
-    yield borrow_and_give_back
-    for holder in holders:
-        holder.release()
+    with all_held(pool, give_back_dead):
+        yield borrow_and_give_back
 
 
 @contextmanager
@@ -346,6 +359,27 @@ def what_a_dead_borrower_left(pool: ConnectionPool[Any]) -> Iterator[Step]:
         conns.clear()
         yield borrow_and_give_back
     maintenance.poke()
+
+
+@contextmanager
+def what_a_thread_that_ended_left(pool: ConnectionPool[Any]) -> Iterator[Step]:
+    kept: list[Any] = []
+    with mock.patch.object(maintenance, "poke", lambda: None):
+        borrow = threading.Thread(target=lambda: kept.extend([pool.getconn(), pool.getconn()]))
+        borrow.start()
+        borrow.join()
+        yield borrow_and_give_back
+    maintenance.poke()
+
+
+@contextmanager
+def a_dead_borrower_before_who_does_not_wait(pool: ConnectionPool[Any]) -> Iterator[Step]:
+    def step(pool: ConnectionPool[Any]) -> None:
+        with suppress(PoolTimeout):
+            pool.getconn(timeout=0)
+
+    with what_a_dead_borrower_left(pool):
+        yield step
 
 
 @contextmanager
@@ -590,6 +624,8 @@ SCENES = [
     a_pool_that_is_closed,
     a_pool_that_closes_meanwhile,
     what_a_dead_borrower_left,
+    what_a_thread_that_ended_left,
+    a_dead_borrower_before_who_does_not_wait,
     what_a_finalizer_gave_back,
     leaks_that_are_watched,
     a_session_to_clean,
@@ -625,6 +661,67 @@ def test_an_interrupt_at_any_line_loses_nothing(scene: Any) -> None:
     while interrupted(scene, n, KeyboardInterrupt):
         n += 1
     assert n > 10
+
+
+BORROWING = [
+    *(Lending.getconn, Lending._lend, Lending._is_fit, Lending._passes_check),
+    *(Lending._getconn_slowly, Lending._stand_in_line, Lending._leave_line),
+    *(Lending._accept, Lending._give_up, Lending._timeout),
+    *(Lending._hand_over, Lending._let_go, Lending._bury_orphans, Lending._is_orphan),
+]
+# What only happens after an interrupt, or in a finalizer or signal handler inside the pool.
+ELSEWHERE = {
+    "self._put_back(slot)",
+    "self._put_back(waiter.slot)",
+    "self._mend_idle()",
+    "raise OperationalError(",
+}
+
+
+def statements(function: Callable[..., Any]) -> dict[int, str]:
+    """The lines on which the statements of a function begin, but for those that do nothing."""
+    lines, first = inspect.getsourcelines(function)
+    tree = ast.parse(textwrap.dedent("".join(lines)))
+    found = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.stmt) and not isinstance(node, (ast.FunctionDef, ast.Try)):
+            text = lines[node.lineno - 1].strip()
+            if not text.startswith('"""') and text not in ELSEWHERE:
+                found[first + node.lineno - 1] = text
+    return found
+
+
+def visited(scene: Any) -> set[tuple[str, int]]:
+    """The lines of the pool's code that the main thread comes by in a scene."""
+    seen = set()
+
+    def trace(frame: FrameType, event: str, _: Any) -> Any:
+        if not frame.f_code.co_filename.startswith(POOL_CODE):
+            return None
+        if event == "line":
+            seen.add((frame.f_code.co_name, frame.f_lineno))
+        return trace
+
+    pool = fake_pool(FakeServer())
+    with scene(pool) as step:
+        sys.settrace(trace)
+        try:
+            step(pool)
+        finally:
+            sys.settrace(None)
+    del step
+    pool.close()
+    return seen
+
+
+def test_the_scenes_lead_through_every_line_of_borrowing() -> None:
+    seen = set().union(*map(visited, SCENES))
+    assert [
+        f"{function.__name__}: {text}"
+        for function in BORROWING
+        for line, text in statements(function).items()
+        if (function.__name__, line) not in seen
+    ] == []
 
 
 @pytest.mark.parametrize("scene", [all_on_loan, somebody_waiting], ids=lambda scene: scene.__name__)
