@@ -140,8 +140,8 @@ def slow_connects(dsn: str, delay: float = 0.1, waiters: int = 8) -> None:
     """Waiters that each need a connection of their own, when connecting is slow."""
     rows = []
     for name, make in {
-        "django_connpool, max_connecting=8": lambda: Ours(dsn, 8, delay, max_connecting=8),
-        "django_connpool, default (4)": lambda: Ours(dsn, 8, delay),
+        "django_connpool": lambda: Ours(dsn, 8, delay),
+        "django_connpool, max_connecting=4": lambda: Ours(dsn, 8, delay, max_connecting=4),
         "psycopg_pool": lambda: PsycopgPool(dsn, 8, delay),
     }.items():
         peer = make()

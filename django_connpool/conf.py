@@ -66,7 +66,7 @@ class PoolOptions:
     max_lifetime: float = 3600.0
     max_uses: int = 0
     command_timeout: float | None = None
-    max_connecting: int = 4
+    max_connecting: int = 8
     check: CheckParam = "auto"
     reset: ResetParam = "auto"
     reset_functions: tuple[str, ...] = ()

@@ -11,6 +11,7 @@ import shutil
 import socket
 import subprocess
 import tempfile
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
@@ -23,6 +24,7 @@ from tests import scratch
 
 PASSWORD = "correct horse battery staple"
 START_ATTEMPTS = 5
+EXIT_TIMEOUT = 30.0  # seconds until a backend that does not end is called a failure
 INSTALLS = {16: "pginstall", 18: "pginstall18"}
 
 SETTINGS = {
@@ -95,9 +97,19 @@ class Server:
 
     def execute(self, query: str | sql.Composable, args: Any = None) -> list[tuple[Any, ...]]:
         """Run one statement in a connection of its own and return its rows, if it has any."""
-        with psycopg.connect(self.dsn(application_name="tests"), autocommit=True) as conn:
+        with (
+            psycopg.connect(self.dsn(application_name="tests"), autocommit=True) as conn,
+            closing(socket.socket(fileno=os.dup(conn.fileno()))) as end,
+        ):
             cursor = conn.execute(query, args)  # type: ignore[arg-type]
-            return cursor.fetchall() if cursor.description else []
+            rows = cursor.fetchall() if cursor.description else []
+            # The backend ends a moment after its client: the next question must not count it.
+            conn.close()
+            end.settimeout(EXIT_TIMEOUT)
+            with suppress(ConnectionError):
+                while end.recv(4096):
+                    pass
+            return rows
 
     def backends(self, dbname: str | None = None, application_name: str | None = None) -> int:
         """Return how many clients are connected, this question's own connection left out."""

@@ -121,19 +121,18 @@ def test_warm_opens_the_minimum_of_every_pool(databases: Databases, cluster: Ser
         wait_until(
             lambda wrapper=wrapper, least=least: connected(cluster, wrapper) == least,
             "min_size connections are open",
-            15,
         )
 
 
 def test_warm_keeps_the_minimum_when_connections_die(databases: Databases, cluster: Server) -> None:
     wrapper = databases.add(pool={"min_size": 2})
     django_connpool.warm()
-    wait_until(lambda: connected(cluster, wrapper) == 2, "two connections are open", 15)
+    wait_until(lambda: connected(cluster, wrapper) == 2, "two connections are open")
     name = wrapper.settings_dict["OPTIONS"]["application_name"]
     assert cluster.terminate(application_name=name) == 2
 
     assert pid(wrapper)
-    wait_until(lambda: connected(cluster, wrapper) == 2, "two connections are open again", 15)
+    wait_until(lambda: connected(cluster, wrapper) == 2, "two connections are open again")
 
 
 def test_warm_makes_no_pool_where_there_is_no_minimum(spare: Any) -> None:

@@ -109,7 +109,7 @@ def test_defaults() -> None:
         "max_lifetime": 3600.0,
         "max_uses": 0,
         "command_timeout": None,
-        "max_connecting": 4,
+        "max_connecting": 8,
         "check": "auto",
         "reset": "auto",
         "reset_functions": (),

@@ -372,7 +372,7 @@ def test_under_asgi_a_client_that_goes_away_in_the_middle_of_a_body_leaves_no_lo
         await client.wait(15)
 
     asyncio.run(leave())
-    wait_until(lambda: on_loan(spare) == 0, "the connection is given back", 10)
+    wait_until(lambda: on_loan(spare) == 0, "the connection is given back")
     assert spare.pool.get_stats()["loans_reclaimed"] == 0
 
 
@@ -391,7 +391,7 @@ def test_under_asgi_a_request_that_is_cancelled_gives_back(spare: Any, path: str
         await client.wait(15)
 
     asyncio.run(cancel())
-    wait_until(lambda: on_loan(spare) == 0, "the connection is given back", 10)
+    wait_until(lambda: on_loan(spare) == 0, "the connection is given back")
 
 
 def test_a_task_that_is_cancelled_in_the_middleware_gives_back_before_it_ends(spare: Any) -> None:
@@ -439,14 +439,14 @@ def test_building_it_opens_the_minimum_in_the_background(
     assert connected(cluster, spare) == 1
     ConnectionPoolMiddleware(lambda request: HttpResponse())
 
-    wait_until(lambda: connected(cluster, spare) == 3, "min_size connections are open", 15)
+    wait_until(lambda: connected(cluster, spare) == 3, "min_size connections are open")
 
 
 def test_building_it_without_a_server_does_not_fail(databases: Databases) -> None:
     spare = databases.add(pool={"min_size": 1}, HOST="127.0.0.1", PORT=1)
     ConnectionPoolMiddleware(lambda request: HttpResponse())
 
-    wait_until(lambda: spare.pool.get_stats()["connections_errors"], "it was tried", 15)
+    wait_until(lambda: spare.pool.get_stats()["connections_errors"], "it was tried")
 
 
 def test_a_loan_from_before_the_request_is_left_to_its_owner(spare: Any, client: Client) -> None:

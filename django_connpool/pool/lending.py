@@ -61,6 +61,8 @@ class Lending(Upkeep, Generic[CT]):
         """
         slot = None
         try:
+            if not self._idle:  # whoever stands in line looks again, under the lock
+                return self._getconn_slowly(timeout, None)
             with self._lock:
                 if self._serving and self._idle and (last := self._idle[-1]).state is IDLE:
                     if last.cleaning is not None:
@@ -330,7 +332,8 @@ class Lending(Upkeep, Generic[CT]):
         if not over and not unfit:
             self._refuse(conn, slot)
         if self._orphans or self._late or self._to_close or self._news:
-            self.tick()
+            self._look_around()
+            self._publish()
         if complaint:
             raise ProgrammingError(f"pool {self.name!r}: {complaint}")
 

@@ -127,7 +127,10 @@ class Maintenance:
             while self._is_needed():
                 self._work()
         except BaseException:
-            self._thread = None  # the next to need it starts another
+            with self._lock:
+                self._thread = None
+                if self._watches or self._deadlines:
+                    self._start()
             raise
 
     def _work(self) -> None:
@@ -135,7 +138,7 @@ class Maintenance:
             self._sleep()
             self._serve_pools(time.monotonic())
         except Exception:
-            logger.exception("the maintenance thread failed, and goes on")
+            _log_failure("the maintenance thread failed, and goes on")
             time.sleep(FAILURE_PAUSE)
 
     def _is_needed(self) -> bool:
@@ -177,28 +180,48 @@ class Maintenance:
                 if pool is None:
                     del self._deadlines[ref]
                 elif at <= now or pool.has_orphans:
-                    due.append(pool)
-                    self._deadlines[ref] = NEVER
-        for pool in due:
-            _call(pool.tick)
+                    due.append((ref, pool))
+        for ref, pool in due:
+            self._serve(ref, pool)
+
+    def _serve(self, ref: weakref.ref[ConnectionPool[Any]], pool: ConnectionPool[Any]) -> None:
+        with self._lock:
+            if ref not in self._deadlines:  # dismissed meanwhile
+                return
+            self._deadlines[ref] = NEVER
+        served = False
+        try:
+            served = _call(pool.tick)
+        finally:
+            if not served:  # or nobody would look at this pool again
+                self.schedule(ref, time.monotonic() + FAILURE_PAUSE)
 
 
 def _await_exit(thread: threading.Thread) -> None:
-    """Wait, at most 0.1 s, until the operating system has forgotten the thread too.
+    """Wait, at most 1 s, until the operating system has forgotten the thread too.
 
     Before Python 3.13 that is a moment after join() returns, and a fork counts its threads.
     """
     task = f"/proc/self/task/{thread.native_id}"
-    deadline = time.monotonic() + 0.1
+    deadline = time.monotonic() + 1.0
     while os.path.exists(task) and time.monotonic() < deadline:
         time.sleep(0.0001)
 
 
-def _call(callback: Callable[[], None]) -> None:
+def _call(callback: Callable[[], None]) -> bool:
+    """Whether it ended well; an Exception is logged."""
     try:
         callback()
     except Exception:
-        logger.exception("maintenance: %r failed", callback)
+        _log_failure("maintenance: %r failed", callback)
+        return False
+    return True
+
+
+def _log_failure(text: str, *args: object) -> None:
+    """Log the exception being handled; a log handler that fails too does not end the thread."""
+    with suppress(Exception):
+        logger.exception(text, *args)
 
 
 maintenance = Maintenance()

@@ -86,7 +86,7 @@ class ConnectionPool(Lending[CT]):
         reconnect_failed: ConnectFailedCB | None = None,
         num_workers: int = 3,
         max_uses: int = 0,
-        max_connecting: int = 4,
+        max_connecting: int = 8,
         jitter: float = 0.1,
         leak_after: float = 0.0,
         command_timeout: float | None = None,

@@ -5,12 +5,13 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from itertools import count, takewhile
+from threading import TIMEOUT_MAX
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .slot import Slot
 
-_turns = count()
+_numbers = count()
 
 
 class Waiter:
@@ -21,17 +22,23 @@ class Waiter:
     accepted or still with its giver, never with nobody.
     """
 
-    __slots__ = ("error", "gate", "since", "slot", "thread", "tries", "turn")
+    __slots__ = ("error", "gate", "number", "since", "slot", "thread", "tries")
 
     def __init__(self, since: float, tries: int = 0) -> None:
         self.since = since
-        self.turn = since, next(_turns)
+        self.number = next(_numbers)
         self.thread = threading.get_ident()
         self.tries = tries  # how often it has asked so far: again, when what it got was dead
         self.slot: Slot | None = None
         self.error: BaseException | None = None
-        self.gate = threading.Lock()
-        self.gate.acquire()
+        # Looked up now: gevent may patch it after this module was imported.
+        self.gate = gate = threading.Lock()
+        gate.acquire()
+
+    @property
+    def turn(self) -> tuple[float, int]:
+        """What the line is ordered by."""
+        return self.since, self.number
 
     def begin_again(self) -> None:
         """Get ready to stand in line once more; what it was given is gone."""
@@ -40,7 +47,7 @@ class Waiter:
 
     def wait(self, timeout: float) -> bool:
         """Sleep until served, at most `timeout` seconds; say whether woken."""
-        return self.gate.acquire(timeout=min(timeout, threading.TIMEOUT_MAX))
+        return self.gate.acquire(True, timeout if timeout < TIMEOUT_MAX else TIMEOUT_MAX)
 
     def wake(self) -> None:
         """Open the gate; doing it twice is harmless."""

@@ -6,6 +6,8 @@ import logging
 import random
 import threading
 import weakref
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import psycopg
@@ -19,7 +21,7 @@ from .maintenance import maintenance
 from .outage import Outage, again, one_line
 from .probe import LastWords
 from .session import Birth
-from .slot import AT_ONCE, OPENING, Slot
+from .slot import AT_ONCE, CLOSING, OPENING, Slot
 
 logger = logging.getLogger("django_connpool.pool")
 
@@ -55,36 +57,45 @@ class Supply(Line):
             raise
 
     def _hire(self, jobs: list[Slot]) -> None:
+        self._in_a_thread(partial(self._work, jobs), "worker")
+
+    def _in_a_thread(self, work: Callable[[], None], name: str) -> None:
+        """Have it done in a thread of its own; here, when the interpreter gives out no more."""
         try:
             if self._winding_up:
                 raise RuntimeError  # a thread begun now would be cut off in the middle
-            threading.Thread(
-                target=self._work, args=(jobs,), name=f"{self.name}-worker", daemon=True
-            ).start()
+            threading.Thread(target=work, name=f"{self.name}-{name}", daemon=True).start()
         except RuntimeError:
-            # The interpreter is shutting down and gives out no more threads.
-            self._work(jobs)
+            work()
 
     def _work(self, jobs: list[Slot]) -> None:
         """What a worker does: one of these jobs, and then what else there is to do.
 
         It takes the job itself: whoever hired it may be interrupted without knowing
-        whether the thread has begun.
+        whether the thread has begun. Interrupted itself (where there are no more threads to
+        be had, whoever gives back does the work), it leaves the job to others.
         """
         mine: list[Slot] = []
-        with self._lock:
-            if jobs:
-                mine.append(jobs.pop())
-        while mine:
-            slot = mine.pop()
-            if slot.state is OPENING:
-                self._open_slot(slot)
-            else:
-                self._close_slot(slot)
+        try:
             with self._lock:
-                self._next_job(mine)
-            if mine:  # then there may be work for others too
-                self._staff()
+                if jobs:
+                    mine.append(jobs[-1])
+                    del jobs[-1]
+            while mine:
+                slot = mine[0]
+                if slot.state is OPENING:
+                    self._open_slot(slot)
+                else:
+                    self._close_slot(slot)
+                with self._lock:
+                    mine.clear()
+                    self._next_job(mine)
+                if mine:  # then there may be work for others too
+                    self._staff()
+        except BaseException:
+            with self._lock:
+                self._put_back_jobs(mine)
+            raise
 
     def _next_job(self, jobs: list[Slot]) -> bool:
         """Under the lock: take up one slot to close or to open; say whether there was one."""
@@ -110,7 +121,7 @@ class Supply(Line):
             slot = jobs.pop()
             if slot.state is OPENING:
                 self._forget_attempt(slot)
-            elif slot not in self._to_close:
+            elif slot.state is CLOSING and slot not in self._to_close:
                 self._to_close.append(slot)
         self._schedule(self._clock())
 
@@ -320,8 +331,8 @@ class Supply(Line):
             await_end(slot.end, interrupt=say_goodbye(slot.conn, slot.pgconn))
         except Exception as error:
             logger.info("%s: closing a connection failed: %s", self.name, one_line(error))
-        finally:
-            self._free(slot)
+        # Not after an interrupt: the connection may still be open, and is closed by another.
+        self._free(slot)
 
     def _free(self, slot: Slot) -> None:
         with self._lock:

@@ -3,13 +3,28 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from typing import Any
 
 from . import explain
 from .cleaning import CLEAN_TIMEOUT
 from .maintenance import maintenance
 from .probe import is_alive
-from .slot import EXPIRED, LOAN, LOST, NEVER, RECLAIMED, RETURNING, SURPLUS, UNCLEAN, Loans, Slot
+from .slot import (
+    CLOSING,
+    EXPIRED,
+    HANDED,
+    IDLE,
+    LOAN,
+    LOST,
+    NEVER,
+    RECLAIMED,
+    RETURNING,
+    SURPLUS,
+    UNCLEAN,
+    Loans,
+    Slot,
+)
 from .supply import Supply
 
 
@@ -32,20 +47,32 @@ class Upkeep(Supply):
     def _bury_orphans(self) -> None:
         """Under the lock: take back what dead borrowers left, and what came back too early."""
         while self._late:
-            slot, conn = self._late.popleft()
+            self._take_back(*self._late[0])
+        while self._orphans:
+            self._reclaim(*self._orphans[0])
+
+    def _take_back(self, slot: Slot, conn: Any) -> None:
+        """Under the lock: give back for the first of `_late`."""
+        try:
+            del self._late[0]
             if slot.state is LOAN and slot in self._slots:
                 slot.state = RETURNING
                 self._end_loan(slot, self._clock())
                 self._settle_or_retire(slot, conn, self._clock())
-        while self._orphans:
-            slot, loans = self._orphans.popleft()
-            if slot.state is not LOAN or slot not in self._slots or slot.conn is not None:
-                continue
-            conn = slot.ref() if slot.ref is not None else None
-            if loans is None and conn is not None:
-                continue
-            if loans is not None and (slot.loans is not loans or _in_use(conn)):
-                continue  # given back meanwhile, or another thread works with it
+        except BaseException:
+            with suppress(ValueError):
+                self._late.remove((slot, conn))
+            self._mend(slot, conn)
+            raise
+
+    def _reclaim(self, slot: Slot, loans: Loans | None) -> None:
+        """Under the lock: end the loan the first of `_orphans` is about, if it still is one."""
+        conn = slot.ref() if slot.ref is not None else None
+        if not self._is_orphan(slot, loans, conn):
+            del self._orphans[0]
+            return
+        try:
+            del self._orphans[0]
             self._stats.loans_reclaimed += 1
             self._tell(
                 "a connection was never given back, closing it; borrowed %.1f s ago by %s%s%s",
@@ -54,12 +81,46 @@ class Upkeep(Supply):
                 slot.site(),
                 slot.purpose(),
             )
+            slot.state = RETURNING
             self._end_loan(slot, self._clock())
             slot.conn = conn
             self._retire(slot, RECLAIMED)
+        except BaseException:
+            with suppress(ValueError):
+                self._orphans.remove((slot, loans))
+            self._mend(slot, None)
+            raise
+
+    def _is_orphan(self, slot: Slot, loans: Loans | None, conn: Any) -> bool:
+        if slot.state is not LOAN or slot not in self._slots or slot.conn is not None:
+            return False
+        if loans is None:
+            return conn is None
+        # Or it was given back meanwhile, or another thread works with it.
+        return slot.loans is loans and not _in_use(conn)
+
+    def _mend(self, slot: Slot, conn: Any) -> None:
+        """Under the lock: bring a slot to rest that an interrupt left on its way back."""
+        if slot.state is HANDED and slot.waiter is not None:
+            self._let_go(slot.waiter)
+        elif slot in self._idle:
+            slot.state = IDLE
+        elif slot.state is CLOSING:
+            self._send_to_close(slot)
+        elif slot.state in (LOAN, RETURNING):
+            self._end_loan(slot, self._clock())
+            self._settle_or_retire(slot, conn, self._clock())
 
     def tick(self) -> None:
-        """Do what time brings: retire, shrink, retry, report. Called at the deadline."""
+        """Do what time brings. Called by the maintenance thread at the deadline."""
+        self._look_around()
+        if self._news:
+            # A log handler may take its time, or borrow: the thread it would wait for then is
+            # the one it would hold up.
+            self._in_a_thread(self._publish, "news")
+
+    def _look_around(self) -> None:
+        """Retire, shrink, retry, and note what there is to report. Call without the lock."""
         now = self._clock()
         with self._lock:
             self._deadline = NEVER
@@ -70,7 +131,6 @@ class Upkeep(Supply):
             self._judge()
             self._schedule(self._next_deadline())
         self._staff()
-        self._publish()
 
     def _retire_idle(self, now: float) -> None:
         """Under the lock: close what is too old, too many, or found dead at no cost."""

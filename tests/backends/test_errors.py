@@ -141,8 +141,9 @@ def test_the_checks_speak_up_where_the_pool_is_misconfigured(
 
 
 def test_a_timeout_is_an_operational_error_that_names_the_holder(databases: Databases) -> None:
-    wrapper = databases.add(pool={"max_size": 1, "timeout": 0.1})
+    wrapper = databases.add(pool={"max_size": 1})
     pid(wrapper)
+    wrapper.pool.timeout = 0.1
 
     def work() -> OperationalError:
         with pytest.raises(OperationalError, match="On loan to 'MainThread'") as caught:

@@ -15,9 +15,7 @@ def forked(name: str, server: Server, application_name: str) -> Any:
     url = server.url(application_name=application_name)
     done = processes.run(processes.ROOT, *arguments, DATABASE_URL=url)
     assert done.stderr == ""
-    wait_until(
-        lambda: server.backends(application_name=application_name) == 0, "nothing is left", 10
-    )
+    wait_until(lambda: server.backends(application_name=application_name) == 0, "nothing is left")
     return json.loads(done.stdout)
 
 

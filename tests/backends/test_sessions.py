@@ -218,7 +218,7 @@ def test_the_handlers_of_contrib_postgres_find_no_extension_and_do_no_harm(
 
 
 def test_command_timeout_ends_a_statement_of_any_borrower(databases: Databases) -> None:
-    wrapper = databases.add(pool={"max_size": 1, "command_timeout": 0.2})
+    wrapper = databases.add(pool={"max_size": 1, "command_timeout": 0.7})
     for _ in range(2):
         with pytest.raises(OperationalError, match="statement timeout"):
             value(wrapper, "SELECT pg_sleep(30)")

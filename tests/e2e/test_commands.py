@@ -44,7 +44,7 @@ def test_the_test_runner_uses_the_test_database_alone(
     passes(project, tiny_environ(max_size=3))
 
     assert databases(cluster) == [TINY]
-    assert cluster.backends(dbname=TINY) == 0
+    wait_until(lambda: cluster.backends(dbname=TINY) == 0, "nothing is left")
 
 
 def test_the_test_runner_works_in_parallel(
@@ -62,7 +62,7 @@ def test_the_test_runner_keeps_its_database_and_finds_it_again(
         passes(project, tiny_environ(), "--keepdb")
         assert databases(cluster) == [TINY, f"test_{TINY}"]
 
-    assert cluster.backends(dbname=f"test_{TINY}") == 0
+    wait_until(lambda: cluster.backends(dbname=f"test_{TINY}") == 0, "nothing is left")
 
 
 def test_a_command_opens_one_connection_and_exits(
@@ -72,7 +72,7 @@ def test_a_command_opens_one_connection_and_exits(
 
     assert "connections: 1" in done.stdout
     assert done.stderr == ""
-    wait_until(lambda: cluster.backends(dbname=TINY) == 0, "nothing is left", 10)
+    wait_until(lambda: cluster.backends(dbname=TINY) == 0, "nothing is left")
 
 
 def test_a_command_that_leaves_a_transaction_open_exits_too(
@@ -82,7 +82,7 @@ def test_a_command_that_leaves_a_transaction_open_exits_too(
     done = processes.run(project, "manage.py", "shell", "-c", leave, **tiny_environ(min_size=4))
 
     assert "connections: 1" in done.stdout
-    wait_until(lambda: cluster.backends(dbname=TINY) == 0, "nothing is left", 10)
+    wait_until(lambda: cluster.backends(dbname=TINY) == 0, "nothing is left")
 
 
 def test_migrate_and_flush_work(project: Path, tiny_environ: Environ) -> None:
@@ -106,7 +106,7 @@ def test_runserver_reloads_and_leaves_nothing_on_the_server(
                 (project / "tiny" / "urls.py").touch()
             return served.log().count("Quit the server") == 2 and served.listens()
 
-        wait_until(reloaded, "another process serves", 30)
+        wait_until(reloaded, "another process serves")
         assert json.loads(served.get("/"))["process"] != first
         served.terminate()
-        wait_until(lambda: cluster.backends(dbname=TINY) == 0, "nothing is left", 10)
+        wait_until(lambda: cluster.backends(dbname=TINY) == 0, "nothing is left")

@@ -63,7 +63,7 @@ def poolstatus(environ: dict[str, str]) -> Any:
 
 def ends(served: Served, server: Server, name: str) -> None:
     served.terminate()
-    wait_until(lambda: server.backends(dbname=name) == 0, "nothing is left on the server", 10)
+    wait_until(lambda: server.backends(dbname=name) == 0, "nothing is left on the server")
 
 
 def test_poolstatus_shows_both_gunicorn_workers_while_they_serve(
@@ -84,8 +84,8 @@ def test_poolstatus_shows_both_gunicorn_workers_while_they_serve(
             return len(pools) == 2 and any("delivery" in (loan["note"] or "") for loan in loans)
 
         with busy(served) as answers:
-            wait_until(seen, "two pools and a loan for a slow request", 40)
-            wait_until(lambda: len(answers) > 50, "requests are served", 30)
+            wait_until(seen, "two pools and a loan for a slow request")
+            wait_until(lambda: len(answers) > 50, "requests are served")
 
         # Its own question to the server comes from a connection beside the pools.
         assert most <= 2 * 2 + 1
@@ -107,7 +107,7 @@ def test_gunicorn_that_preloads_the_application_serves_from_its_workers(
     command = gunicorn(port, "--preload")
     with processes.serving(TESTPROJECT, port, *command, **environ) as served:
         with busy(served) as answers:
-            wait_until(lambda: len(answers) > 50, "requests are served", 30)
+            wait_until(lambda: len(answers) > 50, "requests are served")
             pids = {process["pid"] for process in poolstatus(environ)["processes"]}
         assert len(pids - {served.process.pid}) == 2
         ends(served, cluster, shop)
@@ -125,7 +125,7 @@ def test_uvicorn_serves_sync_and_async_views_and_streams(
                 summary = json.loads(served.get("/summary/"))
                 assert len(served.get("/export/products.csv").splitlines()) > summary["products"]
                 assert cluster.backends(dbname=shop) <= 3
-            wait_until(lambda: len(answers) > 20, "requests are served", 30)
+            wait_until(lambda: len(answers) > 20, "requests are served")
         (process,) = poolstatus(environ)["processes"]
         (pool,) = process["pools"]
         assert (pool["in_use"], pool["loans"]) == (0, [])
@@ -145,7 +145,7 @@ def test_workers_that_are_killed_leave_nothing_and_are_replaced(
         assert len(victims) == 2
         for victim in victims:
             os.kill(victim, signal.SIGKILL)
-        wait_until(lambda: cluster.backends(dbname=shop) == 0, "the server notices", 10)
+        wait_until(lambda: cluster.backends(dbname=shop) == 0, "the server notices")
         served.get("/")
         assert victims.isdisjoint(process["pid"] for process in poolstatus(environ)["processes"])
         ends(served, cluster, shop)

@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import ast
 import ctypes
 import gc
+import inspect
 import linecache
 import logging
 import random
 import sys
+import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
+from unittest import mock
 
 import pytest
+from psycopg import OperationalError
+from psycopg.pq import TransactionStatus
 
 import django_connpool.pool
-from django_connpool.pool import ConnectionPool
+from django_connpool.pool import ConnectionPool, PoolClosed, PoolTimeout, TooManyRequests, outage
+from django_connpool.pool.lending import Lending
 from django_connpool.pool.maintenance import maintenance
 from django_connpool.pool.slot import IDLE
 
@@ -69,8 +76,11 @@ def _is_safe(frame: FrameType) -> bool:
     """Whether this line is the end of a `with`, or does nothing: no interrupt strikes there.
 
     The interpreter looks for signals after calls and at the start of loops and functions,
-    so never between the last instruction of the body and the release of the lock.
+    so never between the last instruction of the body and the release of the lock. And what
+    strikes a finalizer goes nowhere.
     """
+    if frame.f_code.co_name == "__del__":
+        return True
     line = linecache.getline(frame.f_code.co_filename, frame.f_lineno).strip()
     if line == "try:":
         return True
@@ -110,8 +120,12 @@ class Rival:
 class Holder:
     """A thread that borrows, and gives back when somebody waits or `release` is called."""
 
-    def __init__(self, pool: ConnectionPool[Any]) -> None:
+    def __init__(
+        self, pool: ConnectionPool[Any], give_back: Callable[[Any], None] | None = None
+    ) -> None:
         self.pool = pool
+        self.give_back = give_back or pool.putconn
+        self.looks = False  # whether somebody waits
         self.holds = threading.Event()
         self.over = False
         self.thread = threading.Thread(target=self._run, daemon=True)
@@ -121,13 +135,25 @@ class Holder:
     def _run(self) -> None:
         conn = self.pool.getconn()
         self.holds.set()
-        until(lambda: self.over or self.pool._queue)
-        self.pool.putconn(conn)
+        until(lambda: self.over or (self.looks and self.pool._queue))
+        self.give_back(conn)
 
     def release(self) -> None:
         self.over = True
         self.thread.join(DEADLINE)
         assert not self.thread.is_alive()
+
+
+@contextmanager
+def all_held(
+    pool: ConnectionPool[Any], give_back: Callable[[Any], None] | None = None
+) -> Iterator[None]:
+    holders = [Holder(pool, give_back) for _ in range(pool.max_size)]
+    for holder in holders:  # they themselves do not wait any more
+        holder.looks = True
+    yield
+    for holder in holders:
+        holder.release()
 
 
 Step = Callable[[ConnectionPool[Any]], None]
@@ -153,10 +179,8 @@ def dead_connections(pool: ConnectionPool[Any]) -> Iterator[Step]:
 
 @contextmanager
 def all_on_loan(pool: ConnectionPool[Any]) -> Iterator[Step]:
-    holders = [Holder(pool) for _ in range(pool.max_size)]
-    yield borrow_and_give_back
-    for holder in holders:
-        holder.release()
+    with all_held(pool):
+        yield borrow_and_give_back
 
 
 @contextmanager
@@ -185,6 +209,279 @@ def somebody_waiting_for_a_broken_one(pool: ConnectionPool[Any]) -> Iterator[Ste
             slot.pgconn.server.kill(slot.pgconn)
             slot.pgconn.lose()
         yield step
+
+
+@contextmanager
+def an_expired_connection(pool: ConnectionPool[Any]) -> Iterator[Step]:
+    pool.putconn(pool.getconn())
+    pool._idle[0].retire_at = pool._idle[0].vet_at = 0.0
+    yield borrow_and_give_back
+
+
+@contextmanager
+def a_connection_to_ping(pool: ConnectionPool[Any]) -> Iterator[Step]:
+    pool._ping_after = 0.0
+    pool.putconn(pool.getconn())
+    yield borrow_and_give_back
+
+
+@contextmanager
+def connections_that_do_not_answer(pool: ConnectionPool[Any]) -> Iterator[Step]:
+    pool._ping_after = 0.0
+    give_back(*[pool.getconn() for _ in range(pool.max_size)])
+    for slot in pool._slots:  # lost without a word on their sockets
+        slot.pgconn.server.connections.discard(slot.pgconn)
+    yield borrow_and_give_back
+
+
+@contextmanager
+def a_check_that_passes(pool: ConnectionPool[Any]) -> Iterator[Step]:
+    pool._ping_after, pool._check = 0.0, lambda conn: conn.execute()
+    pool.putconn(pool.getconn())
+    yield borrow_and_give_back
+
+
+@contextmanager
+def a_check_that_fails(pool: ConnectionPool[Any]) -> Iterator[Step]:
+    conn = pool.getconn()
+
+    def check(one: Any) -> None:
+        if one is conn:
+            raise LookupError("not this one")
+
+    pool._ping_after, pool._check = 0.0, check
+    pool.putconn(conn)
+    yield borrow_and_give_back
+
+
+@contextmanager
+def a_dead_one_for_who_waits(pool: ConnectionPool[Any]) -> Iterator[Step]:
+    def give_back_dead(conn: Any) -> None:
+        conn.pgconn.server.kill(conn.pgconn)
+        pool.putconn(conn)
+
+    with all_held(pool, give_back_dead):
+        yield borrow_and_give_back
+
+
+@contextmanager
+def no_time_to_wait(pool: ConnectionPool[Any]) -> Iterator[Step]:
+    conns = [pool.getconn() for _ in range(pool.max_size)]
+
+    def step(pool: ConnectionPool[Any]) -> None:
+        for timeout in (0.0, 0.001):
+            with suppress(PoolTimeout):
+                pool.getconn(timeout)
+
+    yield step
+    give_back(*conns)
+
+
+@contextmanager
+def a_line_that_is_full(pool: ConnectionPool[Any]) -> Iterator[Step]:
+    conns = [pool.getconn() for _ in range(pool.max_size)]
+    pool.max_waiting = 1
+    rival = Rival(pool)
+
+    def step(pool: ConnectionPool[Any]) -> None:
+        with suppress(TooManyRequests):
+            pool.getconn()
+
+    yield step
+    pool.max_waiting = 0
+    give_back(*conns)
+    rival.assert_served()
+
+
+@contextmanager
+def a_server_that_is_down(pool: ConnectionPool[Any]) -> Iterator[Step]:
+    server = pool.kwargs["server"]  # type: ignore[index]
+    server.state = "down"
+
+    def step(pool: ConnectionPool[Any]) -> None:
+        for _ in range(2):  # the second is told what the first was
+            with suppress(OperationalError):
+                pool.getconn()
+
+    with mock.patch.object(outage, "FIRST_RETRY", 0.02):
+        yield step
+    server.state = "up"
+    until(lambda: is_served(pool))
+
+
+def is_served(pool: ConnectionPool[Any]) -> bool:
+    with suppress(OperationalError):
+        borrow_and_give_back(pool)
+        return True
+    return False
+
+
+@contextmanager
+def a_pool_that_is_closed(pool: ConnectionPool[Any]) -> Iterator[Step]:
+    conn = pool.getconn()
+    pool.close()
+
+    def step(pool: ConnectionPool[Any]) -> None:
+        with suppress(PoolClosed):
+            pool.getconn()
+
+    yield step
+    pool.putconn(conn)
+
+
+@contextmanager
+def a_pool_that_closes_meanwhile(pool: ConnectionPool[Any]) -> Iterator[Step]:
+    conns = [pool.getconn() for _ in range(pool.max_size)]
+
+    def close() -> None:
+        until(lambda: pool._queue or over)
+        pool.close()
+
+    over: list[bool] = []
+    closer = threading.Thread(target=close, daemon=True)
+    closer.start()
+
+    def step(pool: ConnectionPool[Any]) -> None:
+        with suppress(PoolClosed):
+            pool.getconn()
+
+    yield step
+    over.append(True)
+    closer.join(DEADLINE)
+    give_back(*conns)
+
+
+@contextmanager
+def what_a_dead_borrower_left(pool: ConnectionPool[Any]) -> Iterator[Step]:
+    # Not for the maintenance thread: for the next who asks.
+    with mock.patch.object(maintenance, "poke", lambda: None):
+        conns = [pool.getconn() for _ in range(pool.max_size)]
+        conns.clear()
+        yield borrow_and_give_back
+    maintenance.poke()
+
+
+@contextmanager
+def what_a_thread_that_ended_left(pool: ConnectionPool[Any]) -> Iterator[Step]:
+    kept: list[Any] = []
+    with mock.patch.object(maintenance, "poke", lambda: None):
+        borrow = threading.Thread(target=lambda: kept.extend([pool.getconn(), pool.getconn()]))
+        borrow.start()
+        borrow.join()
+        yield borrow_and_give_back
+    maintenance.poke()
+
+
+@contextmanager
+def a_dead_borrower_before_who_does_not_wait(pool: ConnectionPool[Any]) -> Iterator[Step]:
+    def step(pool: ConnectionPool[Any]) -> None:
+        with suppress(PoolTimeout):
+            pool.getconn(timeout=0)
+
+    with what_a_dead_borrower_left(pool):
+        yield step
+
+
+@contextmanager
+def what_a_finalizer_gave_back(pool: ConnectionPool[Any]) -> Iterator[Step]:
+    conns = [pool.getconn() for _ in range(pool.max_size)]
+    with mock.patch.object(maintenance, "poke", lambda: None):
+        with pool._lock:
+            give_back(*conns)
+        conns.clear()
+        yield borrow_and_give_back
+    maintenance.poke()
+
+
+@contextmanager
+def leaks_that_are_watched(pool: ConnectionPool[Any]) -> Iterator[Step]:
+    pool.leak_after, pool._describe = 600.0, lambda: "GET /"
+
+    def step(pool: ConnectionPool[Any]) -> None:
+        conn = pool.getconn()
+        conn._slot.reported = True
+        pool.putconn(conn)
+
+    yield step
+
+
+@contextmanager
+def a_session_to_clean(pool: ConnectionPool[Any]) -> Iterator[Step]:
+    pool._reset, pool._tidies_always = "always", True
+    yield borrow_and_give_back
+
+
+@contextmanager
+def a_callback_that_cleans(pool: ConnectionPool[Any]) -> Iterator[Step]:
+    pool._reset, pool._tidies_always = lambda conn: None, True
+    yield borrow_and_give_back
+
+
+@contextmanager
+def a_callback_that_cleans_badly(pool: ConnectionPool[Any]) -> Iterator[Step]:
+    pool._reset, pool._tidies_always = lambda conn: conn.execute(), True
+    yield borrow_and_give_back
+    pool._reset, pool._tidies_always = None, False
+
+
+@contextmanager
+def a_last_use(pool: ConnectionPool[Any]) -> Iterator[Step]:
+    pool.max_uses = 1
+    yield borrow_and_give_back
+    pool.max_uses = 0
+
+
+def lent(change: Callable[[ConnectionPool[Any], Any], object]) -> Any:
+    """A scene in which something happens to a loan, which is then given back."""
+
+    @contextmanager
+    def scene(pool: ConnectionPool[Any]) -> Iterator[Step]:
+        conns = [pool.getconn()]
+        change(pool, conns[0])
+        yield lambda pool: pool.putconn(conns.pop())
+        give_back(*conns)
+
+    scene.__name__ = change.__name__
+    return scene
+
+
+@lent
+def a_loan_in_the_middle_of_a_statement(pool: ConnectionPool[Any], conn: Any) -> None:
+    conn.pgconn.transaction_status = TransactionStatus.ACTIVE
+
+
+@lent
+def a_loan_that_was_closed(pool: ConnectionPool[Any], conn: Any) -> None:
+    conn.close()
+
+
+@lent
+def a_loan_that_was_drained(pool: ConnectionPool[Any], conn: Any) -> None:
+    pool.drain()
+
+
+@lent
+def a_loan_past_its_life(pool: ConnectionPool[Any], conn: Any) -> None:
+    conn._slot.retire_at = 0.0
+
+
+@lent
+def a_loan_of_a_closed_pool(pool: ConnectionPool[Any], conn: Any) -> None:
+    pool.close()
+
+
+@contextmanager
+def a_loan_given_back_twice(pool: ConnectionPool[Any]) -> Iterator[Step]:
+    conn = pool.getconn()
+
+    def step(pool: ConnectionPool[Any]) -> None:
+        pool.putconn(conn)
+        with suppress(ValueError):
+            pool.putconn(conn)
+
+    yield step
+    with suppress(ValueError):
+        pool.putconn(conn)
 
 
 @contextmanager
@@ -258,7 +555,8 @@ def interrupted(scene: Any, n: int, error: type[BaseException]) -> str:
 
     def put_back(*args: Any) -> None:
         # The worst moment for a borrower to come: all is free again, and nothing in order.
-        rivals.append(Rival(pool))
+        if not pool.closed:
+            rivals.append(Rival(pool))
         mend(*args)
 
     pool._put_back = put_back  # type: ignore[method-assign]
@@ -288,6 +586,11 @@ def assert_sound(pool: ConnectionPool[Any], server: FakeServer) -> None:
     thread.start()
     thread.join(DEADLINE / 2)
     assert sizes, "the lock was never released"
+    if pool.closed:
+        pool.tick()  # what an interrupt kept from being done is done in time
+        until(lambda: not pool._slots and not server.connections)
+        assert not pool._queue
+        return
     conns = [pool.getconn(timeout=DEADLINE / 2) for _ in range(pool.max_size)]
     assert len({id(conn) for conn in conns}) == pool.max_size
     assert all(conn.pgconn.is_alive for conn in conns)
@@ -309,6 +612,32 @@ SCENES = [
     somebody_waiting,
     somebody_waiting_for_a_dirty_one,
     somebody_waiting_for_a_broken_one,
+    an_expired_connection,
+    a_connection_to_ping,
+    connections_that_do_not_answer,
+    a_check_that_passes,
+    a_check_that_fails,
+    a_dead_one_for_who_waits,
+    no_time_to_wait,
+    a_line_that_is_full,
+    a_server_that_is_down,
+    a_pool_that_is_closed,
+    a_pool_that_closes_meanwhile,
+    what_a_dead_borrower_left,
+    what_a_thread_that_ended_left,
+    a_dead_borrower_before_who_does_not_wait,
+    what_a_finalizer_gave_back,
+    leaks_that_are_watched,
+    a_session_to_clean,
+    a_callback_that_cleans,
+    a_callback_that_cleans_badly,
+    a_last_use,
+    a_loan_in_the_middle_of_a_statement,
+    a_loan_that_was_closed,
+    a_loan_that_was_drained,
+    a_loan_past_its_life,
+    a_loan_of_a_closed_pool,
+    a_loan_given_back_twice,
     a_block,
     check,
     drain,
@@ -332,6 +661,67 @@ def test_an_interrupt_at_any_line_loses_nothing(scene: Any) -> None:
     while interrupted(scene, n, KeyboardInterrupt):
         n += 1
     assert n > 10
+
+
+BORROWING = [
+    *(Lending.getconn, Lending._lend, Lending._is_fit, Lending._passes_check),
+    *(Lending._getconn_slowly, Lending._stand_in_line, Lending._leave_line),
+    *(Lending._accept, Lending._give_up, Lending._timeout),
+    *(Lending._hand_over, Lending._let_go, Lending._bury_orphans, Lending._is_orphan),
+]
+# What only happens after an interrupt, or in a finalizer or signal handler inside the pool.
+ELSEWHERE = {
+    "self._put_back(slot)",
+    "self._put_back(waiter.slot)",
+    "self._mend_idle()",
+    "raise OperationalError(",
+}
+
+
+def statements(function: Callable[..., Any]) -> dict[int, str]:
+    """The lines on which the statements of a function begin, but for those that do nothing."""
+    lines, first = inspect.getsourcelines(function)
+    tree = ast.parse(textwrap.dedent("".join(lines)))
+    found = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.stmt) and not isinstance(node, (ast.FunctionDef, ast.Try)):
+            text = lines[node.lineno - 1].strip()
+            if not text.startswith('"""') and text not in ELSEWHERE:
+                found[first + node.lineno - 1] = text
+    return found
+
+
+def visited(scene: Any) -> set[tuple[str, int]]:
+    """The lines of the pool's code that the main thread comes by in a scene."""
+    seen = set()
+
+    def trace(frame: FrameType, event: str, _: Any) -> Any:
+        if not frame.f_code.co_filename.startswith(POOL_CODE):
+            return None
+        if event == "line":
+            seen.add((frame.f_code.co_name, frame.f_lineno))
+        return trace
+
+    pool = fake_pool(FakeServer())
+    with scene(pool) as step:
+        sys.settrace(trace)
+        try:
+            step(pool)
+        finally:
+            sys.settrace(None)
+    del step
+    pool.close()
+    return seen
+
+
+def test_the_scenes_lead_through_every_line_of_borrowing() -> None:
+    seen = set().union(*map(visited, SCENES))
+    assert [
+        f"{function.__name__}: {text}"
+        for function in BORROWING
+        for line, text in statements(function).items()
+        if (function.__name__, line) not in seen
+    ] == []
 
 
 @pytest.mark.parametrize("scene", [all_on_loan, somebody_waiting], ids=lambda scene: scene.__name__)

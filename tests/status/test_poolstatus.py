@@ -18,6 +18,7 @@ from django.db import connections
 from django_connpool import registry
 from django_connpool.management.commands import poolstatus
 from tests.cluster import Server
+from tests.signals import ctrl_c_taken
 from tests.status.samples import answering, loan, pool, process
 from tests.status.script import ROOT, running
 
@@ -251,14 +252,16 @@ def test_asking_makes_no_pool_and_needs_no_server(status_dir: Path) -> None:
 
 def test_ctrl_c_ends_watching_cleanly(status_dir: Path) -> None:
     env = environ(status_dir, "postgres://nobody@127.0.0.1:1/shop")
-    with subprocess.Popen(
-        command("--watch", "30", "--format", "json"),
-        cwd=ROOT,
-        env=env,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as watching:
+    with ctrl_c_taken():
+        watching = subprocess.Popen(
+            command("--watch", "30", "--format", "json"),
+            cwd=ROOT,
+            env=env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    with watching:
         try:
             assert watching.stdout is not None
             assert json.loads(watching.stdout.readline())["version"] == 1

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.signals import ctrl_c_taken
 from tests.testproject.processes import MARK, alive, wait_until
 
 pytestmark = pytest.mark.e2e
@@ -32,13 +33,14 @@ def project(place: Path) -> Path:
 def start(project: Path, *arguments: str, **environment: str) -> subprocess.Popen[str]:
     inherited = {name: value for name, value in os.environ.items() if name != "DATABASE_URL"}
     inherited.pop("DJANGO_SETTINGS_MODULE", None)
-    return subprocess.Popen(
-        [sys.executable, str(project / "manage.py"), "demo", *arguments],
-        env={**inherited, "PYTHONPATH": str(ROOT), MARK: str(project), **environment},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    with ctrl_c_taken():
+        return subprocess.Popen(
+            [sys.executable, str(project / "manage.py"), "demo", *arguments],
+            env={**inherited, "PYTHONPATH": str(ROOT), MARK: str(project), **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
 
 
 def run(project: Path, *arguments: str, **environment: str) -> tuple[int, str]:
@@ -98,7 +100,7 @@ def test_an_interrupted_demo_leaves_nothing_running(
     process = start(project, "--requests", "100000", "--seconds", "60")
     wait_until(lambda: moment(project), "the demo has come so far")
     process.send_signal(number)
-    output, _ = process.communicate(timeout=30)
+    output, _ = process.communicate(timeout=60)
     assert process.returncode != 0
     if moment is serving:
         assert output.endswith("CommandError: Interrupted.\n")

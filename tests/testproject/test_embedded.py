@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from testproject import embedded
+from tests.signals import ctrl_c_taken
 from tests.testproject.processes import alive, wait_until
 
 pytestmark = pytest.mark.e2e
@@ -27,13 +28,14 @@ UNTIL_TOLD = "sys.stdin.read()"
 
 
 def user(home: Path, then: str) -> subprocess.Popen[str]:
-    process = subprocess.Popen(
-        [sys.executable, "-c", USER + then, str(home)],
-        cwd=Path(embedded.__file__).parents[1],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+    with ctrl_c_taken():
+        process = subprocess.Popen(
+            [sys.executable, "-c", USER + then, str(home)],
+            cwd=Path(embedded.__file__).parents[1],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
     assert process.stdout is not None
     assert process.stdout.readline().startswith("postgres://postgres@//"), (
         "the server did not start"

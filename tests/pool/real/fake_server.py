@@ -35,6 +35,9 @@ class FakeServer:
                 sock.shutdown(socket.SHUT_RDWR)
             sock.close()
 
+    def has_unanswered(self) -> bool:
+        return bool(self._unanswered)
+
     def answer_all(self) -> None:
         """Send the refusal to those that were left without an answer."""
         assert self.refusal is not None

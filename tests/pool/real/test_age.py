@@ -53,18 +53,25 @@ def test_a_connection_is_replaced_after_max_uses_loans(make_pool: MakePool) -> N
 def test_all_idle_surplus_is_closed_when_its_time_is_over(
     make_pool: MakePool, backends: Callable[[], int]
 ) -> None:
-    pool = make_pool(min_size=1, max_size=5, max_idle=0.2)
+    pool = make_pool(min_size=1, max_size=5)
     pids_of(pool, 5)
     assert backends() == 5
+    pool.max_idle = 0.2
+    pool.tick()  # which looks when to look again
     until_idle(pool, 1)
     assert backends() == 1
     assert pool.snapshot()["closed_for"] == {"surplus": 4}
 
 
 def test_what_is_used_again_and_again_is_no_surplus(make_pool: MakePool) -> None:
-    pool = make_pool(max_size=2, max_idle=0.2)
+    pool = make_pool(max_size=2, max_idle=600)
     used = pids_of(pool, 2)[-1]
-    until(lambda: served(pool) == used and pool.snapshot()["size"] == 1)
+    for slot in pool._idle:
+        slot.idle_since -= 600
+    assert served(pool) == used
+    pool.tick()
+    until_idle(pool, 1)
+    assert served(pool) == used
 
 
 def test_checking_the_pool_does_not_make_its_surplus_younger(make_pool: MakePool) -> None:

@@ -15,20 +15,16 @@ from tests.pool.real.helpers import pid, until
 
 psycopg_pool = pytest.importorskip("psycopg_pool")
 
+# Not documented: how its workers work.
+INTERNAL = {"reconnect_failed", "run_task", "schedule_task", "worker"}
+PUBLIC = [name for name in dir(psycopg_pool.ConnectionPool) if name[0] != "_"]
 METHODS = [
-    "check",
-    "check_connection",
-    "close",
-    "connection",
-    "drain",
-    "get_stats",
-    "getconn",
-    "open",
-    "pop_stats",
-    "putconn",
-    "resize",
-    "wait",
+    name
+    for name in PUBLIC
+    if callable(getattr(psycopg_pool.ConnectionPool, name)) and name not in INTERNAL
 ]
+# Where ours promises more than doing nothing.
+BETTER = {"check", "reset"}
 
 
 @pytest.fixture(params=[psycopg_pool, ours], ids=["psycopg_pool", "ours"])
@@ -56,8 +52,24 @@ def test_every_argument_of_the_other_pool_is_accepted_in_the_same_place() -> Non
     assert [name for name in theirs if name not in mine] == []
     assert list(mine)[:2] == list(theirs)[:2]
     assert all(mine[name].kind == theirs[name].kind for name in theirs)
-    for name in ("min_size", "max_size", "timeout", "max_lifetime", "max_idle", "max_waiting"):
-        assert mine[name].default == theirs[name].default
+    assert {name for name in theirs if mine[name].default != theirs[name].default} == BETTER
+
+
+def test_every_public_name_of_the_other_pool_is_there() -> None:
+    options: Any = {"min_size": 0, "max_size": 1, "open": False}
+    attributes = [name for name in vars(psycopg_pool.ConnectionPool(**options)) if name[0] != "_"]
+    with ours.ConnectionPool(**options) as pool:
+        found = set(dir(pool))
+    assert {*PUBLIC, *attributes} - found <= INTERNAL
+
+
+def test_every_number_of_the_other_pool_has_its_name() -> None:
+    base = psycopg_pool.base.BasePool
+    theirs = {getattr(base, name) for name in dir(base) if name.strip("_").isupper()}
+    assert len(theirs) > 12
+    with ours.ConnectionPool(min_size=0, max_size=1) as pool:
+        assert theirs - set(pool.get_stats()) == set()
+        assert theirs - set(pool.pop_stats()) == set()
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -65,6 +77,7 @@ def test_every_method_of_the_other_pool_takes_the_same_arguments(name: str) -> N
     theirs = inspect.signature(getattr(psycopg_pool.ConnectionPool, name)).parameters
     mine = inspect.signature(getattr(ours.ConnectionPool, name)).parameters
     assert list(theirs) == list(mine)
+    assert [theirs[key].default for key in theirs] == [mine[key].default for key in mine]
 
 
 def test_the_errors_have_the_same_names_and_base(package: Any) -> None:

@@ -85,8 +85,9 @@ def test_no_more_than_max_connecting_attempts_are_under_way(make_pool: MakePool)
 def test_wait_fails_with_the_cause_and_closes_the_pool(make_pool: MakePool, proxy: Proxy) -> None:
     proxy.refuse()
     pool = make_pool(proxy.dsn(), min_size=1)
+    until(lambda: pool.snapshot()["last_error"])
     with pytest.raises(PoolTimeout, match="refused") as caught:
-        pool.wait(0.3)
+        pool.wait(0.05)
     assert isinstance(caught.value.__cause__, psycopg.OperationalError)
     assert pool.closed
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import pytest
+
 from tests.pool.real.helpers import run_python
 
 COMMON = """
@@ -105,6 +107,29 @@ def test_a_failure_in_the_thread_does_not_end_it(dsn: str) -> None:
         raise ZeroDivisionError
     maintenance.maintenance._serve_pools = fail
     maintenance.maintenance.poke()
+    until(lambda: failed)
+    until(lambda: pool.snapshot()["size"] == 0)
+    """,
+        dsn,
+    )
+
+
+@pytest.mark.parametrize("error", ["ZeroDivisionError", "SystemExit"])
+def test_a_pool_whose_turn_fails_or_ends_the_thread_gets_another(dsn: str, error: str) -> None:
+    run_python(
+        COMMON
+        + f"""
+    import logging
+
+    logging.getLogger("django_connpool.pool").addHandler(logging.NullHandler())
+    pool = ConnectionPool(dsn, min_size=0, max_size=1, max_idle=0.1)
+    tick, failed = pool.tick, []
+    def fail():
+        pool.tick = tick
+        failed.append(True)
+        raise {error}
+    pool.tick = fail
+    use(pool)
     until(lambda: failed)
     until(lambda: pool.snapshot()["size"] == 0)
     """,
