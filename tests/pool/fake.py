@@ -140,6 +140,8 @@ class FakePGconn:
         self.notice_handler: Any = None
         self.notices: list[tuple[bytes, bytes]] = []
         self.statements: list[bytes] = []
+        self.busy = 0  # how often to say that the answer is not complete yet
+        self.answers = ExecStatus.EMPTY_QUERY
         self._results = 0
 
     @property
@@ -181,7 +183,12 @@ class FakePGconn:
             self.notice_handler(SimpleNamespace(error_field=fields.get))
 
     def is_busy(self) -> bool:
-        return False
+        if not self.busy:
+            return False
+        self.busy -= 1
+        if not self.busy:  # it comes
+            self.far_end.send(b"A")
+        return True
 
     def send_query(self, statement: bytes) -> None:
         if not self.is_alive:
@@ -194,7 +201,7 @@ class FakePGconn:
 
     def get_result(self) -> Any:
         self._results -= 1
-        return SimpleNamespace(status=ExecStatus.EMPTY_QUERY) if self._results >= 0 else None
+        return SimpleNamespace(status=self.answers) if self._results >= 0 else None
 
     def exec_(self, statement: bytes) -> Any:
         if not self.is_alive:

@@ -22,7 +22,7 @@ from unittest import mock
 
 import pytest
 from psycopg import OperationalError
-from psycopg.pq import TransactionStatus
+from psycopg.pq import ExecStatus, TransactionStatus
 
 import django_connpool.pool
 from django_connpool.pool import ConnectionPool, PoolClosed, PoolTimeout, TooManyRequests, outage
@@ -412,6 +412,46 @@ def a_session_to_clean(pool: ConnectionPool[Any]) -> Iterator[Step]:
 
 
 @contextmanager
+def sessions_being_cleaned(pool: ConnectionPool[Any]) -> Iterator[Step]:
+    """The one given back last is not clean yet, so that the other is preferred."""
+    pool._tidies_always = True
+    give_back(*[pool.getconn() for _ in range(pool.max_size)])
+    pool._idle[-1].pgconn.busy = 2
+    yield borrow_and_give_back
+
+
+@contextmanager
+def the_only_session_being_cleaned(pool: ConnectionPool[Any]) -> Iterator[Step]:
+    pool._tidies_always = True
+    pool.putconn(pool.getconn())
+    yield borrow_and_give_back
+
+
+@contextmanager
+def sessions_being_cleaned_for_who_waits(pool: ConnectionPool[Any]) -> Iterator[Step]:
+    pool._tidies_always = True
+    with all_held(pool):
+        yield borrow_and_give_back
+
+
+@contextmanager
+def a_clean_up_that_fails(pool: ConnectionPool[Any]) -> Iterator[Step]:
+    pool._tidies_always = True
+    conn = pool.getconn()
+    conn.pgconn.answers = ExecStatus.FATAL_ERROR
+    pool.putconn(conn)
+    yield borrow_and_give_back
+
+
+@contextmanager
+def a_clean_up_that_dies(pool: ConnectionPool[Any]) -> Iterator[Step]:
+    pool._tidies_always = True
+    give_back(*[pool.getconn() for _ in range(pool.max_size)])
+    pool._slots.copy().pop().pgconn.server.kill_all()
+    yield borrow_and_give_back
+
+
+@contextmanager
 def a_callback_that_cleans(pool: ConnectionPool[Any]) -> Iterator[Step]:
     pool._reset, pool._tidies_always = lambda conn: None, True
     yield borrow_and_give_back
@@ -448,6 +488,12 @@ def lent(change: Callable[[ConnectionPool[Any], Any], object]) -> Any:
 @lent
 def a_loan_in_the_middle_of_a_statement(pool: ConnectionPool[Any], conn: Any) -> None:
     conn.pgconn.transaction_status = TransactionStatus.ACTIVE
+
+
+@lent
+def a_loan_that_cannot_be_cleaned(pool: ConnectionPool[Any], conn: Any) -> None:
+    pool._tidies_always = True
+    conn.pgconn.server.kill(conn.pgconn)
 
 
 @lent
@@ -629,10 +675,16 @@ SCENES = [
     what_a_finalizer_gave_back,
     leaks_that_are_watched,
     a_session_to_clean,
+    sessions_being_cleaned,
+    the_only_session_being_cleaned,
+    sessions_being_cleaned_for_who_waits,
+    a_clean_up_that_fails,
+    a_clean_up_that_dies,
     a_callback_that_cleans,
     a_callback_that_cleans_badly,
     a_last_use,
     a_loan_in_the_middle_of_a_statement,
+    a_loan_that_cannot_be_cleaned,
     a_loan_that_was_closed,
     a_loan_that_was_drained,
     a_loan_past_its_life,
@@ -667,6 +719,7 @@ BORROWING = [
     *(Lending.getconn, Lending._lend, Lending._is_fit, Lending._passes_check),
     *(Lending._getconn_slowly, Lending._stand_in_line, Lending._leave_line),
     *(Lending._accept, Lending._give_up, Lending._timeout),
+    *(Lending._came_clean, Lending._prefer_ready, Lending._clean),
     *(Lending._hand_over, Lending._let_go, Lending._bury_orphans, Lending._is_orphan),
 ]
 # What only happens after an interrupt, or in a finalizer or signal handler inside the pool.
