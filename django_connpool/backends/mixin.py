@@ -71,11 +71,12 @@ class PooledDatabaseWrapperMixin(_Base):
 
     def _bind(self) -> registry.Binding | None:
         binding = self._binding
-        if binding is not None and binding.suits(self):
+        if binding is not None and binding.suits(self) and not binding.pool.closed:
             return binding
         if not self.is_pooled:
             return None
         _require_psycopg(self.Database)
+        self.check_settings()
         self._binding = registry.bind(self, binding)
         return self._binding
 
@@ -95,24 +96,32 @@ class PooledDatabaseWrapperMixin(_Base):
     @async_unsafe
     def connect(self) -> None:
         """Borrow a connection. Does what Django's own `connect` does, and nothing twice."""
-        binding = self._bind()
-        if binding is None:
-            super().connect()
-            return
+        binding = self._binding
+        # What follows from the settings is done again only when they have changed.
+        if binding is None or not binding.suits(self):
+            binding = self._bind()
+            if binding is None:
+                super().connect()
+                return
         if self.closed_in_transaction and self.in_atomic_block:
             # Django 4.2 does not look: the rest of the block would commit bit by bit.
             raise ProgrammingError("Cannot open a new connection in an atomic block.")
-        self.check_settings()
         self._forget_transaction()
-        connection = self._borrow(binding)
+        try:
+            connection = binding.pool.getconn()
+        except PoolClosed:
+            connection = self._borrow_from_next(binding)
         self.connection = connection
+        if self._thread_sharing_count:
+            connection._pool.outlive_thread(connection)
         self.isolation_level = connection.connpool_isolation_level
         work = scope.current.get()
         if work is not None:
             work.borrowers.add(self)
         autocommit = self.settings_dict["AUTOCOMMIT"]
-        if connection.autocommit == autocommit:
-            self.autocommit = autocommit
+        # Asking the connection costs more than to know what the pool sees to.
+        if autocommit and (binding.restores or connection.autocommit):
+            self.autocommit = True
         else:
             self.set_autocommit(autocommit)
         if connection.connpool_is_new:
@@ -120,13 +129,11 @@ class PooledDatabaseWrapperMixin(_Base):
             connection_created.send(sender=self.__class__, connection=self)
         self.run_on_commit = []
 
-    def _borrow(self, binding: registry.Binding) -> Any:
-        try:
-            return binding.pool.getconn()
-        except PoolClosed:
-            # Closed by another thread between our look and our step: take the next one.
-            binding = self._binding = registry.bind(self, binding)
-            return binding.pool.getconn()
+    def _borrow_from_next(self, closed: registry.Binding) -> Any:
+        """Borrow when the pool was closed since we were bound to it, by whoever."""
+        self.check_settings()
+        self._binding = registry.bind(self, closed)
+        return self._binding.pool.getconn()
 
     def _forget_transaction(self) -> None:
         """What Django resets before connecting, for this loan."""
@@ -155,11 +162,14 @@ class PooledDatabaseWrapperMixin(_Base):
         work = scope.current.get()
         if work is not None:
             work.borrowers.discard(self)
-        with self.wrap_database_errors:
+        try:
             if not self.settings_dict["AUTOCOMMIT"]:
                 # Every loan ends in a transaction here: no reason for the pool to warn.
                 reset.leave_transaction(connection)
             pool.putconn(connection)
+        except self.Database.Error:
+            with self.wrap_database_errors:
+                raise
         return None
 
     def _close_own(self) -> Any:
@@ -174,7 +184,9 @@ class PooledDatabaseWrapperMixin(_Base):
         return None
 
     def close_if_health_check_failed(self) -> None:
-        if not self.is_lent:
+        # Called for each cursor. Without a connection there is nothing to check.
+        connection = self.connection
+        if connection is not None and getattr(connection, "_pool", None) is None:
             super().close_if_health_check_failed()
 
     def close_if_unusable_or_obsolete(self) -> None:
@@ -182,7 +194,10 @@ class PooledDatabaseWrapperMixin(_Base):
 
         Not inside an atomic block, which a request handled inside a test is in.
         """
-        if not self.is_lent:
+        connection = self.connection
+        if connection is None:
+            return
+        if getattr(connection, "_pool", None) is None:
             super().close_if_unusable_or_obsolete()
         elif not self.in_atomic_block:
             self.close()
@@ -191,6 +206,14 @@ class PooledDatabaseWrapperMixin(_Base):
     def is_lent(self) -> bool:
         """Whether the connection at hand belongs to a pool."""
         return getattr(self.connection, "_pool", None) is not None
+
+    def inc_thread_sharing(self) -> None:
+        """As Django's; and what is on loan is not taken back with the thread that borrowed it."""
+        super().inc_thread_sharing()
+        connection = self.connection
+        pool = getattr(connection, "_pool", None)
+        if pool is not None:
+            pool.outlive_thread(connection)
 
     # -- Settings that change under a loan ------------------------------------------------
 

@@ -89,6 +89,18 @@ class Lending(Upkeep, Generic[CT]):
         slot.conn = None
         return conn  # type: ignore[no-any-return]
 
+    def outlive_thread(self, conn: CT) -> None:
+        """Let a loan go on when the thread that borrowed it ends.
+
+        For a connection that several threads share: from then on it comes back by
+        `putconn`, or when nobody can reach it any more.
+        """
+        slot: Slot | None = getattr(conn, "_slot", None)
+        with self._lock:
+            if slot is not None and slot in self._slots and slot.state is LOAN and slot.loans:
+                slot.loans.discard(slot)
+                slot.loans = {slot}
+
     def _is_fit(self, slot: Slot, now: float, timeout: float | None) -> bool:
         """Whether an idle connection may be served; when not, it is on its way out."""
         if now >= slot.retire_at:

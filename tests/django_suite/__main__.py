@@ -43,7 +43,7 @@ def main() -> int:
             stock = run(choice, STOCK, started, CACHE)
             found = [_compare(choice, mode, started, stock) for mode in MODES[arguments.mode]]
         except NoOutcome as error:
-            print(f"{error}\n\n0 passed, 1 failed")
+            print(f"{error}\n\nWith --serial it may get further.\n\n0 passed, 1 failed")
             return 1
     failed = sum(comparison.failed for comparison in found)
     print(f"\n{sum(comparison.passed for comparison in found)} passed, {failed} failed")

@@ -28,7 +28,10 @@ Outcomes = dict[str, dict[str, str]]
 
 
 class NoOutcome(Exception):
-    """The suite ended before it could say how its tests ended."""
+    """The suite ended before it could say how its tests ended.
+
+    In parallel that may be for an error of one test, which cannot be sent between processes.
+    """
 
 
 @dataclass(frozen=True)
