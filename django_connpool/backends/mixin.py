@@ -16,7 +16,7 @@ from django.utils.asyncio import async_unsafe
 from django_connpool import conf, registry, scope
 from django_connpool.pool import ConnectionPool, PoolClosed, reset
 
-from .creation import pooled
+from . import creation, schema
 from .opener import Opener
 
 if TYPE_CHECKING:
@@ -43,8 +43,9 @@ class PooledDatabaseWrapperMixin(_Base):
     bound_settings: Mapping[str, Any] | None = None  # as they were at the time of binding
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        creation_class: Any = self.creation_class
-        self.creation_class = pooled(creation_class)
+        this: Any = self
+        this.creation_class = creation.pooled(this.creation_class)
+        this.SchemaEditorClass = schema.pooled(this.SchemaEditorClass)
         super().__init__(*args, **kwargs)
         _wrappers.add(self)
 
@@ -124,6 +125,8 @@ class PooledDatabaseWrapperMixin(_Base):
             self.autocommit = True
         else:
             self.set_autocommit(autocommit)
+        if connection.connpool_receivers != connection_created.receivers:
+            _note_receivers(connection)
         if connection.connpool_is_new:
             connection.connpool_is_new = False
             connection_created.send(sender=self.__class__, connection=self)
@@ -224,6 +227,18 @@ class PooledDatabaseWrapperMixin(_Base):
         """Django calls this when TIME_ZONE or USE_TZ changed: new loans come from a new pool."""
         self.close_pool()
         return bool(super().ensure_timezone())
+
+
+def _note_receivers(connection: Any) -> None:
+    """Have `connection_created` sent if one listens to it who was not there when it was new.
+
+    An app that is installed late (in tests) would otherwise never hear of the connection.
+    """
+    receivers = list(connection_created.receivers)
+    known = connection.connpool_receivers
+    connection.connpool_receivers = receivers
+    if any(receiver not in known for receiver in receivers):
+        connection.connpool_is_new = True
 
 
 _wrappers: WeakSet[PooledDatabaseWrapperMixin] = WeakSet()

@@ -189,10 +189,10 @@ def test_a_wrapper_that_threads_share_keeps_its_loan_when_the_borrowing_thread_e
 
 def test_a_shared_wrapper_that_is_collected_gives_back(databases: Databases) -> None:
     wrapper = databases.add(pool={"max_size": 1})
-    lost = wrapper.copy()
-    lost.inc_thread_sharing()
-    first = in_thread(lambda: pid(lost))
-    del lost
+    lost = [wrapper.copy()]
+    lost[0].inc_thread_sharing()
+    first = in_thread(lambda: pid(lost[0]))
+    lost.clear()
     gc.collect()
 
     assert pid(wrapper) != first

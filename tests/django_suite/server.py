@@ -21,7 +21,7 @@ def running() -> Iterator[tuple[Server, str]]:
         server = Server.from_url(url)
         yield server, f"the server of DATABASE_URL, {_describe(server)}"
         return
-    programs = _debian()
+    programs = debian()
     if programs:
         with Cluster(programs=programs, locale="C.UTF-8", **SETTINGS) as cluster:
             yield cluster, f"a server of {programs}, {_describe(cluster)}"
@@ -42,7 +42,7 @@ def _describe(server: Server) -> str:
     return f"PostgreSQL {version}, {'with' if has_icu(server) else 'WITHOUT'} ICU"
 
 
-def _debian() -> Path | None:
+def debian() -> Path | None:
     """The programs of the newest PostgreSQL that Debian's packages have installed."""
     found = [path.parent for path in DEBIAN.glob("*/bin/initdb")]
     return max(found, key=lambda path: int(path.parent.name), default=None)
