@@ -37,8 +37,20 @@ def snapshot(settings_dict: Mapping[str, Any]) -> dict[str, Any]:
 
 def key(wrapper: Any) -> tuple[Any, ...]:
     """What identifies the pool of a database wrapper. Hashable; holds the password."""
-    chosen = {key: item for key, item in wrapper.settings_dict.items() if key not in _USES}
-    return (type(wrapper), settings.USE_TZ, wrapper.timezone_name, _frozen(chosen))
+    zone = wrapper.timezone_name
+    return (type(wrapper), settings.USE_TZ, zone, chosen(wrapper.settings_dict))
+
+
+def chosen(settings_dict: Mapping[str, Any]) -> Any:
+    """What of a database's settings may change what is connected to. Hashable."""
+    return _frozen({key: item for key, item in settings_dict.items() if key not in _USES})
+
+
+def zone(settings_dict: Mapping[str, Any]) -> tuple[Any, Any]:
+    """USE_TZ, and the `timezone_name` that Django would give a wrapper of these settings now."""
+    if not settings.USE_TZ:
+        return settings.USE_TZ, settings.TIME_ZONE
+    return settings.USE_TZ, settings_dict.get("TIME_ZONE") or "UTC"
 
 
 def _frozen(value: Any) -> Any:

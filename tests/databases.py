@@ -59,12 +59,14 @@ class Databases:
 
     def remove(self) -> None:
         """Take every added alias away, with its pools."""
-        for wrapper in connections.all(initialized_only=True):
-            if wrapper.alias in self._added:
+        for alias in self._added:
+            # The test may have taken it out of the settings: this thread's wrapper is still there.
+            wrapper = getattr(connections._connections, alias, None)
+            if wrapper is not None:
                 # A test may have failed in the middle of a transaction.
                 wrapper.in_atomic_block = False
                 wrapper.close()
-                del connections[wrapper.alias]
+                del connections[alias]
         for binding in list(registry._bindings.values()):
             if binding.aliases & set(self._added):
                 registry.close(binding)

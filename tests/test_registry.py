@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import gc
+import weakref
 from typing import Any
 
 import pytest
@@ -9,7 +11,10 @@ from django.test import override_settings
 import django_connpool
 from django_connpool import identity, registry, signals
 from django_connpool.pool import ConnectionPool
-from tests.databases import Databases, in_threads, pid
+from django_connpool.pool.maintenance import maintenance
+from tests.cluster import Server
+from tests.databases import Databases, connected, in_thread, in_threads, pid
+from tests.testproject.processes import wait_until
 
 
 @pytest.fixture
@@ -105,6 +110,120 @@ def test_a_pool_that_another_thread_still_wants_stays_open(spare: Any) -> None:
     other.close_pool()
 
 
+def test_the_pool_of_a_configured_alias_outlives_its_threads(spare: Any) -> None:
+    pool = in_thread(lambda: connections["spare"].pool)
+    gc.collect()
+    registry.sweep()
+
+    assert not pool.closed
+    assert spare.pool is pool
+
+
+def test_the_pool_of_a_deleted_alias_closes_by_itself(
+    spare: Any, cluster: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pid(spare)
+    spare.close()
+    pool = spare.pool
+    del connections.settings["spare"]
+    monkeypatch.setattr(registry, "SWEEP_EVERY", 0.0)
+    maintenance.poke()
+    wait_until(lambda: pool.closed, "its pool is closed")
+
+    wait_until(lambda: connected(cluster, spare) == 0, "nothing is left on the server")
+    assert mine() == []
+
+
+def test_the_pool_of_a_deleted_alias_is_made_anew_for_a_wrapper_that_goes_on(spare: Any) -> None:
+    first = pid(spare)
+    del connections.settings["spare"]
+    registry.sweep()
+    assert pid(spare) == first
+    spare.close()
+
+    assert pid(spare) != first
+    registry.sweep()
+    assert not spare.pool.closed
+
+
+def test_the_pool_of_an_alias_nobody_configured_goes_with_its_last_wrapper(
+    spare: Any, cluster: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry, "SWEEP_EVERY", 3600.0)
+    wrappers = [spare.copy("dynamic") for _ in range(2)]
+    for wrapper in wrappers:
+        wrapper.settings_dict["OPTIONS"]["application_name"] = "databases-dynamic"
+        pid(wrapper)
+        wrapper.close()
+    (pool,) = {wrapper.pool for wrapper in wrappers}
+    del wrapper, wrappers[0]
+    gc.collect()
+    registry.sweep()
+    assert not pool.closed
+
+    wrappers.clear()
+    gc.collect()
+    wait_until(lambda: pool.closed, "its pool is closed")
+    wait_until(lambda: cluster.backends(application_name="databases-dynamic") == 0, "it is gone")
+
+
+def test_a_wrapper_whose_settings_change_without_end_leaves_nothing_behind(spare: Any) -> None:
+    dynamic = spare.copy("dynamic")
+    before = len(registry.live()), len(weakref.finalize._registry)  # type: ignore[attr-defined]
+    for number in range(50):
+        dynamic.settings_dict["OPTIONS"]["application_name"] = f"databases-{number}"
+        assert dynamic.pool is not None
+
+    assert len(registry.live()) <= before[0] + 1
+    assert len(weakref.finalize._registry) <= before[1] + 1  # type: ignore[attr-defined]
+
+
+def test_a_wrapper_of_no_configured_alias_does_not_cost_others_their_pool(
+    spare: Any, databases: Databases
+) -> None:
+    pool = spare.pool
+    dynamic = spare.copy("dynamic")
+    assert dynamic.pool is pool
+    del dynamic
+    gc.collect()
+    registry.sweep()
+
+    assert not pool.closed
+
+
+def test_two_hundred_aliases_of_one_database_share_a_pool(
+    databases: Databases, cluster: Server
+) -> None:
+    first = databases.add(pool={"max_size": 2})
+    options = first.settings_dict["OPTIONS"]
+    wrappers = [databases.add(f"tenant{i}", options=options) for i in range(200)]
+    for wrapper in wrappers:
+        pid(wrapper)
+        wrapper.close()
+
+    assert {id(wrapper.pool) for wrapper in wrappers} == {id(first.pool)}
+    assert connected(cluster, first) == 1
+
+
+def test_two_hundred_aliases_that_come_and_go_leave_nothing(
+    databases: Databases, cluster: Server
+) -> None:
+    before = len(registry.live())
+    name = "databases-tenants"
+    for number in range(200):
+        alias = f"tenant{number}"
+        wrapper = databases.add(alias, options={"application_name": name}, REGION=alias)
+        pid(wrapper)
+        wrapper.close()
+        del connections[alias], connections.settings[alias]
+    del wrapper
+
+    assert len(registry.live()) <= before + 1
+    registry.sweep()
+    assert len(registry.live()) == before
+    wait_until(lambda: cluster.backends(application_name=name) == 0, "all are gone")
+
+
 def test_pool_created_is_sent_once_for_each_pool(
     spare: Any, made: list[ConnectionPool[Any]]
 ) -> None:
@@ -138,18 +257,15 @@ def test_close_database_closes_every_pool_of_that_database_only(
     assert [pool.closed for pool in pools] == [True, True, False]
 
 
-def test_a_pool_closed_between_the_look_and_the_step_is_replaced(
-    spare: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pid(spare)
+def test_a_pool_closed_between_the_look_and_the_step_is_replaced(spare: Any) -> None:
+    first = pid(spare)
     spare.close()
-    binding = spare._bind()
-    monkeypatch.setattr(type(binding), "suits", lambda self, wrapper: True)
-    spare.pool.close()
-    monkeypatch.undo()
-    spare._binding = binding
+    closed = spare.pool
+    closed.close()
 
-    assert spare._borrow(binding) is not None
+    # The wrapper is bound to it still, and its settings have not changed.
+    assert pid(spare) != first
+    assert not spare.pool.closed
 
 
 @pytest.mark.parametrize(

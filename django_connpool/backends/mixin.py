@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from asyncio import _get_running_loop
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
@@ -16,7 +17,7 @@ from django.utils.asyncio import async_unsafe
 from django_connpool import conf, registry, scope
 from django_connpool.pool import ConnectionPool, PoolClosed, reset, watch
 
-from .creation import pooled
+from . import creation, schema
 from .opener import Opener
 
 if TYPE_CHECKING:
@@ -41,10 +42,13 @@ class PooledDatabaseWrapperMixin(_Base):
     is_opener = False  # opens physical connections for a pool, instead of borrowing
     _binding: registry.Binding | None = None
     bound_settings: Mapping[str, Any] | None = None  # as they were at the time of binding
+    is_missed = False  # when it is collected, the registry looks which pools are still wanted
+    _thread_sharing_count: int  # Django's
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        creation_class: Any = self.creation_class
-        self.creation_class = pooled(creation_class)
+        this: Any = self
+        this.creation_class = creation.pooled(this.creation_class)
+        this.SchemaEditorClass = schema.pooled(this.SchemaEditorClass)
         super().__init__(*args, **kwargs)
         _wrappers.add(self)
 
@@ -71,11 +75,12 @@ class PooledDatabaseWrapperMixin(_Base):
 
     def _bind(self) -> registry.Binding | None:
         binding = self._binding
-        if binding is not None and binding.suits(self):
+        if binding is not None and binding.suits(self) and not binding.pool.closed:
             return binding
         if not self.is_pooled:
             return None
         _require_psycopg(self.Database)
+        self.check_settings()
         self._binding = registry.bind(self, binding)
         return self._binding
 
@@ -92,29 +97,42 @@ class PooledDatabaseWrapperMixin(_Base):
 
     # -- Borrowing and giving back --------------------------------------------------------
 
-    @async_unsafe
     def connect(self) -> None:
         """Borrow a connection. Does what Django's own `connect` does, and nothing twice."""
-        binding = self._bind()
-        if binding is None:
-            super().connect()
-            return
+        if _get_running_loop() is not None:
+            self._refuse_event_loops()
+        binding = self._binding
+        # What follows from the settings is done again only when they have changed.
+        if binding is None or not binding.suits(self):
+            binding = self._bind()
+            if binding is None:
+                super().connect()
+                return
         if self.closed_in_transaction and self.in_atomic_block:
             # Django 4.2 does not look: the rest of the block would commit bit by bit.
             raise ProgrammingError("Cannot open a new connection in an atomic block.")
-        self.check_settings()
         self._forget_transaction()
-        connection = self._borrow(binding)
+        try:
+            connection = binding.pool.getconn()
+        except PoolClosed:
+            connection = self._borrow_from_next(binding)
         self.connection = connection
+        if self._thread_sharing_count:
+            connection._pool.outlive_thread(connection)
         self.isolation_level = connection.connpool_isolation_level
         work = scope.current.get()
         if work is not None:
             work.borrowers.add(self)
         autocommit = self.settings_dict["AUTOCOMMIT"]
-        if connection.autocommit == autocommit:
-            self.autocommit = autocommit
+        # Asking the connection costs more than to know what the pool sees to.
+        if autocommit and (binding.restores or connection.autocommit):
+            self.autocommit = True
         else:
             self.set_autocommit(autocommit)
+        if connection.connpool_receivers != connection_created.receivers:
+            _note_receivers(connection)
+            if not connection.connpool_is_new:
+                binding.pool.reborn(connection)
         if connection.connpool_is_new:
             self._announce(binding, connection)
         self.run_on_commit = []
@@ -137,13 +155,15 @@ class PooledDatabaseWrapperMixin(_Base):
         with watch.rolling_back(self.connection):
             return super()._rollback()  # type: ignore[misc]
 
-    def _borrow(self, binding: registry.Binding) -> Any:
-        try:
-            return binding.pool.getconn()
-        except PoolClosed:
-            # Closed by another thread between our look and our step: take the next one.
-            binding = self._binding = registry.bind(self, binding)
-            return binding.pool.getconn()
+    @async_unsafe
+    def _refuse_event_loops(self) -> None:
+        """Raise SynchronousOnlyOperation. Around `connect` it would cost an exception each time."""
+
+    def _borrow_from_next(self, closed: registry.Binding) -> Any:
+        """Borrow when the pool was closed since we were bound to it, by whoever."""
+        self.check_settings()
+        self._binding = registry.bind(self, closed)
+        return self._binding.pool.getconn()
 
     def _forget_transaction(self) -> None:
         """What Django resets before connecting, for this loan."""
@@ -172,11 +192,14 @@ class PooledDatabaseWrapperMixin(_Base):
         work = scope.current.get()
         if work is not None:
             work.borrowers.discard(self)
-        with self.wrap_database_errors:
+        try:
             if not self.settings_dict["AUTOCOMMIT"]:
                 # Every loan ends in a transaction here: no reason for the pool to warn.
                 reset.leave_transaction(connection)
             pool.putconn(connection)
+        except self.Database.Error:
+            with self.wrap_database_errors:
+                raise
         return None
 
     def _close_own(self) -> Any:
@@ -191,7 +214,9 @@ class PooledDatabaseWrapperMixin(_Base):
         return None
 
     def close_if_health_check_failed(self) -> None:
-        if not self.is_lent:
+        # Called for each cursor. Without a connection there is nothing to check.
+        connection = self.connection
+        if connection is not None and getattr(connection, "_pool", None) is None:
             super().close_if_health_check_failed()
 
     def close_if_unusable_or_obsolete(self) -> None:
@@ -199,15 +224,30 @@ class PooledDatabaseWrapperMixin(_Base):
 
         Not inside an atomic block, which a request handled inside a test is in.
         """
-        if not self.is_lent:
+        connection = self.connection
+        if connection is None:
+            return
+        if getattr(connection, "_pool", None) is None:
             super().close_if_unusable_or_obsolete()
         elif not self.in_atomic_block:
             self.close()
+
+    def is_usable(self) -> bool:
+        # Django 4.2 does not look: with it, what is closed is still there to be asked.
+        return self.connection is not None and super().is_usable()
 
     @property
     def is_lent(self) -> bool:
         """Whether the connection at hand belongs to a pool."""
         return getattr(self.connection, "_pool", None) is not None
+
+    def inc_thread_sharing(self) -> None:
+        """As Django's; and what is on loan is not taken back with the thread that borrowed it."""
+        super().inc_thread_sharing()
+        connection = self.connection
+        pool = getattr(connection, "_pool", None)
+        if pool is not None:
+            pool.outlive_thread(connection)
 
     # -- Settings that change under a loan ------------------------------------------------
 
@@ -218,6 +258,18 @@ class PooledDatabaseWrapperMixin(_Base):
         """Django calls this when TIME_ZONE or USE_TZ changed: new loans come from a new pool."""
         self.close_pool()
         return bool(super().ensure_timezone())
+
+
+def _note_receivers(connection: Any) -> None:
+    """Have `connection_created` sent if one listens to it who was not there when it was new.
+
+    An app that is installed late (in tests) would otherwise never hear of the connection.
+    """
+    receivers = list(connection_created.receivers)
+    known = connection.connpool_receivers
+    connection.connpool_receivers = receivers
+    if any(receiver not in known for receiver in receivers):
+        connection.connpool_is_new = True
 
 
 _wrappers: WeakSet[PooledDatabaseWrapperMixin] = WeakSet()

@@ -62,6 +62,7 @@ class Opener:
             raise
         # For the first borrower's wrapper, which stands for this one from then on.
         connection.connpool_is_new = True
+        connection.connpool_receivers = []  # those of connection_created that have heard of it
         connection.connpool_isolation_level = wrapper.isolation_level
         return connection
 

@@ -19,7 +19,7 @@ from .outage import again, one_line
 from .owners import this_thread
 from .probe import PING_TIMEOUT, is_alive, ping
 from .queue import Waiter
-from .session import Birth, reported
+from .session import reported
 from .slot import (
     CLOSING,
     EXPIRED,
@@ -96,6 +96,18 @@ class Lending(Upkeep, Generic[CT]):
         conn.__dict__["_pool"] = self
         slot.conn = None
         return conn  # type: ignore[no-any-return]
+
+    def outlive_thread(self, conn: CT) -> None:
+        """Let a loan go on when the thread that borrowed it ends.
+
+        For a connection that several threads share: from then on it comes back by
+        `putconn`, or when nobody can reach it any more.
+        """
+        slot: Slot | None = getattr(conn, "_slot", None)
+        with self._lock:
+            if slot is not None and slot in self._slots and slot.state is LOAN and slot.loans:
+                slot.loans.discard(slot)
+                slot.loans = {slot}
 
     def _is_fit(self, slot: Slot, now: float, timeout: float | None) -> bool:
         """Whether an idle connection may be served; when not, it is on its way out."""
@@ -263,7 +275,7 @@ class Lending(Upkeep, Generic[CT]):
     def reborn(self, conn: CT) -> None:
         """What this connection, which is on loan, is like now belongs to it from its birth."""
         slot: Slot = conn._slot  # type: ignore[attr-defined]
-        slot.birth = Birth(conn, slot.watch.listens)
+        slot.birth = slot.birth.again(conn, slot.watch.listens)
 
     @contextmanager
     def connection(self, timeout: float | None = None) -> Iterator[CT]:

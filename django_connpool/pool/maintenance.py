@@ -35,6 +35,9 @@ class Maintenance:
     """
 
     def __init__(self) -> None:
+        # Called in the thread at every wake-up with the time; each says when it wants to be
+        # called next, on the monotonic clock. They outlive a fork.
+        self.chores: list[Callable[[float], float]] = []
         self.forget()
 
     def forget(self) -> None:
@@ -44,6 +47,7 @@ class Maintenance:
         self._watches: dict[Any, Callable[[], None]] = {}
         self._thread: threading.Thread | None = None
         self._stopping = False
+        self._chores_due = NEVER
         self._wake_up: tuple[int, int] | None = None  # read and write end of a pipe
 
     def schedule(self, pool: weakref.ref[ConnectionPool[Any]], at: float) -> None:
@@ -137,6 +141,8 @@ class Maintenance:
         try:
             self._sleep()
             self._serve_pools(time.monotonic())
+            now = time.monotonic()
+            self._chores_due = min((chore(now) for chore in self.chores), default=NEVER)
         except Exception:
             _log_failure("the maintenance thread failed, and goes on")
             time.sleep(FAILURE_PAUSE)
@@ -156,6 +162,7 @@ class Maintenance:
             watches = dict(self._watches)
             wake_up = self._wake_up
             due = min(self._deadlines.values(), default=NEVER)
+            due = min(due, self._chores_due)
         if wake_up is None:
             return
         with selectors.DefaultSelector() as selector:

@@ -148,6 +148,13 @@ class Birth:
         vars(conn)["_adapters"] = _NoticingAdapters(conn.adapters, self.touch)
         return noticed
 
+    def again(self, conn: Any, listens: bool) -> Birth:
+        """What the object is like by now, but for the autocommit mode of its present loan."""
+        later = Birth(conn, listens)
+        later._attributes["_autocommit"] = self._attributes["_autocommit"]
+        later.touch.touched = True
+        return later
+
     def loan_begins(self) -> None:
         """The object is as it was: begin to notice."""
         self.touch.touched = not self._noticed

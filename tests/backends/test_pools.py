@@ -141,22 +141,61 @@ def test_threads_that_end_without_closing_give_back(databases: Databases) -> Non
 
 
 def test_a_wrapper_whose_thread_has_ended_can_still_be_closed(databases: Databases) -> None:
-    """As Django's own test of thread-local connections does."""
     wrapper = databases.add(pool={"max_size": 1})
     left: list[Any] = []
 
     def work() -> None:
         mine = connections[wrapper.alias]
-        mine.inc_thread_sharing()
         pid(mine)
         left.append(mine)
 
     in_thread(work)
     wait_until(lambda: wrapper.pool.get_stats()["loans_reclaimed"] == 1, "it is taken back")
+    left[0].inc_thread_sharing()
     left[0].close()
 
     assert left[0].connection is None
     assert pid(wrapper)
+
+
+@pytest.mark.parametrize("shared_first", [True, False])
+def test_a_wrapper_that_threads_share_keeps_its_loan_when_the_borrowing_thread_ends(
+    databases: Databases, shared_first: bool
+) -> None:
+    """As with Django's own backend, whose tests do this."""
+    wrapper = databases.add(pool={"max_size": 2})
+    left: list[Any] = []
+
+    def work() -> int:
+        mine = connections[wrapper.alias]
+        if shared_first:
+            mine.inc_thread_sharing()
+        backend = pid(mine)
+        if not shared_first:
+            mine.inc_thread_sharing()
+        left.append(mine)
+        return backend
+
+    backend = in_thread(work)
+    # Another thread's forgotten loan is taken back after this one would have been.
+    in_thread(lambda: pid(connections[wrapper.alias]))
+    wait_until(lambda: wrapper.pool.get_stats()["loans_reclaimed"] == 1, "it is taken back")
+
+    assert pid(left[0]) == backend
+    left[0].close()
+    assert pid(wrapper) == backend
+    assert wrapper.pool.get_stats()["loans_reclaimed"] == 1
+
+
+def test_a_shared_wrapper_that_is_collected_gives_back(databases: Databases) -> None:
+    wrapper = databases.add(pool={"max_size": 1})
+    lost = [wrapper.copy()]
+    lost[0].inc_thread_sharing()
+    first = in_thread(lambda: pid(lost[0]))
+    lost.clear()
+    gc.collect()
+
+    assert pid(wrapper) != first
 
 
 def test_a_wrapper_that_is_collected_gives_back(databases: Databases) -> None:

@@ -1,19 +1,24 @@
 from __future__ import annotations
 
+import asyncio
 import datetime
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from django.contrib.postgres.signals import register_type_handlers
-from django.db import OperationalError, connections, transaction
+from django.contrib.postgres.operations import HStoreExtension
+from django.contrib.postgres.signals import get_hstore_oids, register_type_handlers
+from django.core.exceptions import SynchronousOnlyOperation
+from django.db import DataError, OperationalError, connections, transaction
 from django.db.backends.signals import connection_created
+from django.db.migrations.state import ProjectState
 from django.test import override_settings
 from psycopg.types.enum import EnumInfo, register_enum
 
-from tests.cluster import Server
+from tests.cluster import Cluster, Server
 from tests.databases import Databases, connected, in_thread, in_threads, pid, value
+from tests.django_suite.server import debian
 
 ZONE = "SHOW TimeZone"
 
@@ -38,6 +43,25 @@ def role(cluster: Server) -> Iterator[str]:
     cluster.execute("DROP ROLE connpool_reader")
 
 
+@pytest.fixture
+def extensions(
+    cluster: Server, make_cluster: Callable[..., Cluster], databases: Databases
+) -> Iterator[Server]:
+    """A server that comes with hstore, which is not installed; contrib.postgres listens."""
+    server, programs = cluster, debian()
+    if not cluster.execute("SELECT 1 FROM pg_available_extensions WHERE name = 'hstore'"):
+        if programs is None:
+            pytest.skip("no server at hand comes with hstore")
+        server = make_cluster(programs=programs)
+    server.execute("DROP EXTENSION IF EXISTS hstore CASCADE")
+    connection_created.connect(register_type_handlers)
+    yield server
+    connection_created.disconnect(register_type_handlers)
+    databases.remove()
+    server.execute("DROP EXTENSION IF EXISTS hstore CASCADE")
+    get_hstore_oids.cache_clear()
+
+
 def test_every_connection_has_the_assumed_role_also_when_the_pool_grows(
     databases: Databases, role: str
 ) -> None:
@@ -55,6 +79,25 @@ def test_every_connection_has_the_assumed_role_also_when_the_pool_grows(
 
     assert {user for user, _ in found} == {role}
     assert len({backend for _, backend in found}) == 4
+
+
+def test_the_assumed_role_is_there_again_after_a_reconnect(
+    databases: Databases, role: str, cluster: Server
+) -> None:
+    wrapper = databases.add(pool={"max_size": 1}, options={"assume_role": role})
+    first = pid(wrapper)
+    wrapper.close()
+    cluster.terminate(first)
+
+    assert pid(wrapper) != first
+    assert value(wrapper, "SELECT current_user") == role
+
+
+def test_a_role_that_does_not_exist_is_the_servers_own_error(databases: Databases) -> None:
+    wrapper = databases.add(pool={"max_size": 1}, options={"assume_role": "nobody_at_all"})
+
+    with pytest.raises(DataError, match='role "nobody_at_all" does not exist'):
+        pid(wrapper)
 
 
 def test_a_zone_that_changes_under_a_loan_is_never_served_after(databases: Databases) -> None:
@@ -190,20 +233,75 @@ def test_types_registered_at_connection_created_stay_for_every_loan(
 
 
 def test_the_handlers_of_contrib_postgres_read_hstore_in_every_loan(
-    databases: Databases, cluster: Server
+    databases: Databases, extensions: Server
 ) -> None:
-    if not cluster.execute("SELECT 1 FROM pg_available_extensions WHERE name = 'hstore'"):
-        pytest.skip("this server comes without hstore")
-    cluster.execute("CREATE EXTENSION IF NOT EXISTS hstore")
-    connection_created.connect(register_type_handlers)
+    extensions.execute("CREATE EXTENSION IF NOT EXISTS hstore")
+    wrapper = databases.add(server=extensions, pool={"max_size": 1})
+    for _ in range(2):
+        assert value(wrapper, "SELECT 'a=>1'::hstore") == {"a": "1"}
+        wrapper.close()
+
+
+def test_a_receiver_connected_later_hears_of_connections_opened_before(
+    databases: Databases,
+) -> None:
+    wrapper = databases.add(pool={"max_size": 1})
+    first = pid(wrapper)
+    wrapper.close()
+    seen = []
+
+    def note(connection: Any, **kwargs: Any) -> None:
+        seen.append(connection.connection.info.backend_pid)
+
+    connection_created.connect(note)
     try:
-        wrapper = databases.add(pool={"max_size": 1})
-        for _ in range(2):
-            assert value(wrapper, "SELECT 'a=>1'::hstore") == {"a": "1"}
+        for _ in range(3):
+            assert pid(wrapper) == first
             wrapper.close()
+        assert seen == [first]
     finally:
-        connection_created.disconnect(register_type_handlers)
-        cluster.execute("DROP EXTENSION hstore")
+        connection_created.disconnect(note)
+    assert pid(wrapper) == first
+    assert seen == [first]
+
+
+@pytest.mark.parametrize("atomic", [True, False])
+def test_every_connection_reads_hstore_once_a_migration_has_created_the_extension(
+    databases: Databases, extensions: Server, atomic: bool
+) -> None:
+    operation = HStoreExtension()
+    wrapper = databases.add(server=extensions, pool={"max_size": 2})
+    # Two that were opened before the extension was there: one idle, one the migration's.
+    in_threads_at_once(wrapper, 2)
+    assert wrapper.pool.snapshot()["idle"] == 2
+    with wrapper.schema_editor(atomic=atomic) as editor:
+        operation.database_forwards("shop", editor, ProjectState(), ProjectState())
+        assert value(wrapper, "SELECT 'a=>1'::hstore") == {"a": "1"}
+    assert value(wrapper, "SELECT 'a=>1'::hstore") == {"a": "1"}
+
+    def read() -> Any:
+        mine = connections[wrapper.alias]
+        try:
+            return value(mine, "SELECT 'a=>1'::hstore")
+        finally:
+            mine.close()
+
+    assert in_thread(read) == {"a": "1"}
+    wrapper.close()
+    assert value(wrapper, "SELECT 'a=>1'::hstore") == {"a": "1"}
+
+
+def in_threads_at_once(wrapper: Any, number: int) -> None:
+    """Have the pool open that many connections, and get them all back."""
+    together = threading.Barrier(number, timeout=20)
+
+    def work() -> None:
+        mine = connections[wrapper.alias]
+        pid(mine)
+        together.wait()
+        mine.close()
+
+    in_threads([work] * number)
 
 
 def test_the_handlers_of_contrib_postgres_find_no_extension_and_do_no_harm(
@@ -307,6 +405,30 @@ def test_keepalives_are_asked_for_where_the_settings_say_nothing(databases: Data
     assert used["keepalives_idle"] == "7"
     assert used["keepalives_interval"] == "10"
     assert used["connect_timeout"] == "3"
+
+
+def test_connecting_in_an_event_loop_is_refused(databases: Databases) -> None:
+    wrapper = databases.add()
+
+    async def connect() -> None:
+        wrapper.connect()
+
+    with pytest.raises(SynchronousOnlyOperation):
+        asyncio.run(connect())
+    assert wrapper.connection is None
+
+
+def test_a_mirror_reads_the_test_database_through_the_pool_of_the_alias_it_mirrors(
+    databases: Databases,
+) -> None:
+    wrapper = databases.add(pool={"max_size": 2})
+    options = wrapper.settings_dict["OPTIONS"]
+    replica = databases.add("replica", NAME="elsewhere", options=options, TEST={"MIRROR": "spare"})
+    replica.creation.set_as_test_mirror(wrapper.settings_dict)
+
+    assert value(replica, "SELECT current_database()") == wrapper.settings_dict["NAME"]
+    assert replica.pool is wrapper.pool
+    assert pid(replica) != pid(wrapper)
 
 
 def test_close_all_gives_everything_back(databases: Databases, cluster: Server) -> None:

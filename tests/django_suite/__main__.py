@@ -1,0 +1,85 @@
+"""Run Django's own test suite with the stock engine and with ours; see how they differ.
+
+Without labels it runs the part that touches connections. The exit status is 0 when no test
+can tell the engines apart, but for those in explained.txt.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import sys
+from pathlib import Path
+
+import django
+import psycopg
+
+from . import comparing, explained, labels, server, source
+from .comparing import Comparison
+from .running import STOCK, Choice, NoOutcome, run
+
+MODES = {
+    "request": ("request",),
+    "transaction": ("transaction",),
+    "both": ("request", "transaction"),
+}
+# Beside the interpreter: in the folder of the virtual environment, as tox makes one.
+CACHE = Path(sys.prefix) / "django-suite"
+
+
+def main() -> int:
+    arguments = _parse()
+    CACHE.mkdir(exist_ok=True)
+    suite = source.suite(CACHE)
+    processes = 1 if arguments.serial else len(os.sched_getaffinity(0))
+    print(f"Django {django.get_version()}, psycopg {psycopg.__version__}, ", end="")
+    print(f"Python {platform.python_version()}, {processes} process(es)")
+    with server.running() as (started, description):
+        print(f"on {description}", flush=True)
+        chosen = _labels(arguments, suite, started)
+        print(f"tests: {', '.join(chosen) or 'all'}", flush=True)
+        choice = Choice(suite, chosen, processes)
+        try:
+            stock = run(choice, STOCK, started, CACHE)
+            found = [_compare(choice, mode, started, stock) for mode in MODES[arguments.mode]]
+        except NoOutcome as error:
+            print(f"{error}\n\nWith --serial it may get further.\n\n0 passed, 1 failed")
+            return 1
+    failed = sum(comparison.failed for comparison in found)
+    print(f"\n{sum(comparison.passed for comparison in found)} passed, {failed} failed")
+    return 1 if failed else 0
+
+
+def _labels(arguments: argparse.Namespace, suite: Path, started: server.Server) -> tuple[str, ...]:
+    """The tests to run; none for all."""
+    if arguments.all or arguments.labels:
+        return () if arguments.all else tuple(arguments.labels)
+    chosen = labels.existing(suite)
+    if server.has_extensions(started):
+        return chosen
+    print(f"{labels.NEEDS_EXTENSIONS} is left out: this server has no extensions")
+    return tuple(label for label in chosen if label != labels.NEEDS_EXTENSIONS)
+
+
+def _compare(
+    choice: Choice, mode: str, started: server.Server, stock: comparing.Outcomes
+) -> Comparison:
+    ours = run(choice, mode, started, CACHE)
+    entries = explained.entries(".".join(map(str, django.VERSION[:2])), mode)
+    found = comparing.compare(stock, ours, entries)
+    comparing.report(mode, found, stock, ours)
+    return found
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="django_suite", description=__doc__)
+    parser.add_argument("labels", nargs="*", help="tests, as runtests.py takes them")
+    parser.add_argument("--all", action="store_true", help="the whole suite")
+    parser.add_argument("--serial", action="store_true", help="in one process")
+    parser.add_argument("--mode", choices=MODES, default="request", help="the pool's `release`")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
