@@ -123,7 +123,7 @@ class Judge:
         alternatives = (f"(?P<{name}>{pattern})" for name, pattern in groups.items())
         # No \b in front: `"x"pg_advisory_lock` and the like need no space to be a call.
         self._telling = re.compile("|".join(alternatives), re.IGNORECASE | re.ASCII)
-        self._known: dict[Any, int] = {}
+        self.known: dict[Any, int] = {}  # what was told of a statement
 
     def __call__(self, query: Any, context: Any = None) -> int:
         """Return the dirt and the marks of a query: text, bytes, or a psycopg Composable.
@@ -131,7 +131,7 @@ class Judge:
         `context` is the connection, which a Composable needs to become text.
         """
         try:
-            return self._known[query]
+            return self.known[query]
         except (KeyError, TypeError):
             pass
         if isinstance(query, str):
@@ -144,9 +144,9 @@ class Judge:
             return _UNKNOWN
         found = self.judge(text)
         if isinstance(query, (str, bytes)) and len(query) <= _LONGEST_REMEMBERED:
-            if len(self._known) >= _MOST_REMEMBERED:
-                self._known.clear()
-            self._known[query] = found
+            if len(self.known) >= _MOST_REMEMBERED:
+                self.known.clear()
+            self.known[query] = found
         return found
 
     def judge(self, text: str) -> int:

@@ -43,26 +43,30 @@ class Watch:
     """
 
     __slots__ = (
-        "_judge",
         "_open",
         "_wrote_in",
         "announced",
         "born",
         "dirt",
+        "judge",
         "kept",
+        "known",
         "last",
         "loan",
+        "recorded",
         "records",
     )
 
     def __init__(self, judge: Judge) -> None:
-        self._judge = judge
+        self.judge = judge
+        self.known = judge.known
         self.dirt = 0
         self.kept = 0
         self.loan = 0  # which loan of the connection this is; cursors of earlier ones are stale
         self.last: Any = None  # the last statement of this loan
         self.announced = False  # the statement that begins next has been looked at
         self.records = False
+        self.recorded = 0
         # What was done to the session at its birth, and what kind of state that is, so that
         # it can be done again; None when that cannot be told. See `recording`.
         self.born: list[tuple[int, bytes]] | None = []
@@ -77,11 +81,10 @@ class Watch:
     def note(self, query: Any, conn: Any) -> None:
         """A statement is about to begin."""
         self.last = query
-        bits = self._judge(query, conn)
-        if bits or self.dirt:
-            self._weigh(bits, conn)
+        self.weigh(self.judge(query, conn), conn)
 
-    def _weigh(self, bits: int, conn: Any) -> None:
+    def weigh(self, bits: int, conn: Any) -> None:
+        """What a statement that is about to begin may do to the session."""
         if bits & RECALLS and self._wrote_in != self.loan:
             self._forget_sequences(conn.pgconn)
         if bits & WRITES:
@@ -107,7 +110,8 @@ class Watch:
 
     def record(self, query: Any, params: Any, conn: Any) -> None:
         """A statement of the session's birth is about to be sent."""
-        dirt = self._judge(query, conn) & DIRT
+        dirt = self.judge(query, conn) & DIRT
+        self.recorded |= dirt
         if dirt and self.born is not None:
             text = ClientCursor(conn).mogrify(query, params)
             self.born.append((dirt, text.encode(conn.info.encoding)))
@@ -210,17 +214,29 @@ def recording(conn: Any) -> Iterator[None]:
     cannot be cleaned either.
     """
     watch = of(conn)
+    if watch is _NOBODYS:
+        yield
+        return
+    plain, conn.cursor_factory = conn.cursor_factory, _recorded(conn.cursor_factory)
+    chosen = conn.cursor_factory
     watch.records = True
     try:
         yield
     finally:
         watch.records = False
+        if watch.dirt & ~watch.recorded & ~HELD:  # by a cursor of another kind
+            watch.born = None
+        if conn.cursor_factory is chosen:
+            conn.cursor_factory = plain
         watch.last = None
         watch.forget()
 
 
 class _Watched:
-    """In front of a psycopg cursor class. It stands aside where the connection has no watch."""
+    """In front of a psycopg cursor class. It stands aside where the connection has no watch.
+
+    Every statement comes by here, so this calls as little as it can.
+    """
 
     _conn: Any
     _closed: bool
@@ -228,31 +244,26 @@ class _Watched:
 
     def __init__(self, connection: Any, *args: Any, **kwargs: Any) -> None:
         super().__init__(connection, *args, **kwargs)  # type: ignore[call-arg]
-        self._loan = of(connection).loan
-
-    def _begin(self) -> Watch:
-        """Check that the loan in which the cursor was made still lasts; announce a statement."""
-        watch = of(self._conn)
-        if watch.loan != self._loan:
-            raise OperationalError("the connection of this cursor has been given back to its pool")
-        watch.announced = not self._closed
-        return watch
+        self._loan = connection.__dict__.get("_watch", _NOBODYS).loan
 
     def _start_query(self, query: Any = None) -> Any:
-        watch = self._begin()
+        watch: Watch = self._conn.__dict__.get("_watch", _NOBODYS)
+        if watch.loan != self._loan:
+            raise OperationalError(_STALE)
+        watch.announced = not self._closed
         if query is not None:
-            watch.note(query, self._conn)
+            watch.last = query
+            try:
+                bits = watch.known[query]
+            except (KeyError, TypeError):
+                bits = watch.judge(query, self._conn)
+            if bits or watch.dirt:
+                watch.weigh(bits, self._conn)
         return super()._start_query(query)  # type: ignore[misc]
 
     def _start_copy_gen(self, statement: Any, *args: Any, **kwargs: Any) -> Any:
         of(self._conn).note(statement, self._conn)
         return super()._start_copy_gen(statement, *args, **kwargs)  # type: ignore[misc]
-
-    def _convert_query(self, query: Any, params: Any = None) -> Any:
-        watch = of(self._conn)
-        if watch.records:
-            watch.record(query, params, self._conn)
-        return super()._convert_query(query, params)  # type: ignore[misc]
 
 
 class _WatchedNamed(_Watched):
@@ -260,21 +271,29 @@ class _WatchedNamed(_Watched):
 
     _name: str
 
+    def _check(self) -> Watch:
+        """Return the watch; OperationalError when the loan is over that the cursor is of."""
+        watch = of(self._conn)
+        if watch.loan != self._loan:
+            raise OperationalError(_STALE)
+        return watch
+
     def _make_declare_statement(self, query: Any) -> Any:
         # The query itself, not the DECLARE around it, which has a new name each time.
         of(self._conn).note(query, self._conn)
         return super()._make_declare_statement(query)  # type: ignore[misc]
 
     def _start_query(self, query: Any = None) -> Any:
-        self._begin().cursor_opens(self._name)
+        self._check().cursor_opens(self._name)
+        of(self._conn).announced = not self._closed
         return super(_Watched, self)._start_query(query)  # type: ignore[misc]
 
     def _fetch_gen(self, num: Any) -> Any:
-        self._begin().announced = False
+        self._check()
         return super()._fetch_gen(num)  # type: ignore[misc]
 
     def _scroll_gen(self, value: Any, mode: Any) -> Any:
-        self._begin().announced = False
+        self._check()
         return super()._scroll_gen(value, mode)  # type: ignore[misc]
 
     def _close_gen(self) -> Any:
@@ -285,6 +304,16 @@ class _WatchedNamed(_Watched):
         if status in _SANE:  # else psycopg leaves it open
             watch.cursor_closes(self._name)
         return super()._close_gen()  # type: ignore[misc]
+
+
+class _Recorded:
+    """In front of a watched cursor class, while a session is being born."""
+
+    _conn: Any
+
+    def _convert_query(self, query: Any, params: Any = None) -> Any:
+        of(self._conn).record(query, params, self._conn)
+        return super()._convert_query(query, params)  # type: ignore[misc]
 
 
 def _no_statement() -> Generator[Any, Any, None]:
@@ -298,6 +327,15 @@ def watched(cursor_class: type) -> type:
     if issubclass(cursor_class, _Watched):
         return cursor_class
     front = _WatchedNamed if hasattr(cursor_class, "_declare_gen") else _Watched
+    return _with_front(front, cursor_class)
+
+
+@lru_cache(maxsize=256)
+def _recorded(cursor_class: type) -> type:
+    return _with_front(_Recorded, cursor_class)
+
+
+def _with_front(front: type, cursor_class: type) -> type:
     names = {"__module__": cursor_class.__module__, "__qualname__": cursor_class.__qualname__}
     return type(cursor_class.__name__, (front, cursor_class), names)
 
@@ -312,3 +350,4 @@ def watch_cursor(cursor: Any) -> Any:
 
 
 _NOBODYS = Watch(Judge())
+_STALE = "the connection of this cursor has been given back to its pool"

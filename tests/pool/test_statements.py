@@ -146,8 +146,8 @@ def test_what_is_remembered_has_a_bound() -> None:
     for number in range(5000):
         forgetful(f"SELECT {number}")
     forgetful("SELECT '" + "x" * 100_000 + "'")
-    assert len(forgetful._known) <= 2000
-    assert sum(len(str(text)) for text in forgetful._known) < 1_000_000
+    assert len(forgetful.known) <= 2000
+    assert sum(len(str(text)) for text in forgetful.known) < 1_000_000
 
 
 def test_kinds_have_names() -> None:
