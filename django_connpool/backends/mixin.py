@@ -13,9 +13,10 @@ from django.db.backends.signals import connection_created
 from django.db.utils import ProgrammingError
 from django.utils.asyncio import async_unsafe
 
-from django_connpool import conf, registry, scope
+from django_connpool import conf, registry, scopes
 from django_connpool.pool import ConnectionPool, PoolClosed, reset
 
+from . import recall
 from .creation import pooled
 from .opener import Opener
 
@@ -41,6 +42,9 @@ class PooledDatabaseWrapperMixin(_Base):
     is_opener = False  # opens physical connections for a pool, instead of borrowing
     _binding: registry.Binding | None = None
     bound_settings: Mapping[str, Any] | None = None  # as they were at the time of binding
+    connection: Any = recall.Lent()  # found only when an instance has none: see recall.py
+    parked: Any = None  # the connection, while its owner has to ask for it
+    parked_at = 0.0  # since when, in monotonic seconds
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         creation_class: Any = self.creation_class
@@ -107,9 +111,13 @@ class PooledDatabaseWrapperMixin(_Base):
         connection = self._borrow(binding)
         self.connection = connection
         self.isolation_level = connection.connpool_isolation_level
-        work = scope.current.get()
+        work = scopes.current.get()
         if work is not None:
             work.borrowers.add(self)
+            if work.ended:
+                recall.recaller.soon(self)
+        if binding.options.max_hold_idle:
+            recall.recaller.watch(binding)
         autocommit = self.settings_dict["AUTOCOMMIT"]
         if connection.autocommit == autocommit:
             self.autocommit = autocommit
@@ -128,6 +136,12 @@ class PooledDatabaseWrapperMixin(_Base):
             binding = self._binding = registry.bind(self, binding)
             return binding.pool.getconn()
 
+    def borrow_again(self) -> Any:
+        """Borrow in the middle of a step, after the connection it began with was recalled."""
+        with self.wrap_database_errors:
+            self.connect()
+        return self.connection
+
     def _forget_transaction(self) -> None:
         """What Django resets before connecting, for this loan."""
         self.in_atomic_block = False
@@ -145,6 +159,12 @@ class PooledDatabaseWrapperMixin(_Base):
         pool = self.pool
         return super().get_new_connection(conn_params) if pool is None else pool.getconn()
 
+    @async_unsafe
+    def close(self) -> None:
+        if "connection" not in vars(self):
+            recall.held(self)
+        super().close()
+
     def _close(self) -> Any:
         connection = self.connection
         pool = getattr(connection, "_pool", None)
@@ -152,7 +172,7 @@ class PooledDatabaseWrapperMixin(_Base):
             return self._close_own()
         # Forgotten first: whatever happens below, this wrapper cannot use it again.
         self.connection = None
-        work = scope.current.get()
+        work = scopes.current.get()
         if work is not None:
             work.borrowers.discard(self)
         with self.wrap_database_errors:
@@ -190,7 +210,7 @@ class PooledDatabaseWrapperMixin(_Base):
     @property
     def is_lent(self) -> bool:
         """Whether the connection at hand belongs to a pool."""
-        return getattr(self.connection, "_pool", None) is not None
+        return getattr(recall.held(self), "_pool", None) is not None
 
     # -- Settings that change under a loan ------------------------------------------------
 

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 from django_connpool import conf, identity
 from django_connpool.pool import parameters
 
+from .closed_cursors import letting_go
+
 if TYPE_CHECKING:
     from .mixin import PooledDatabaseWrapperMixin
 
@@ -56,6 +58,8 @@ class Opener:
         except BaseException:
             connection.close()
             raise
+        if self.options.max_hold_idle:
+            connection.cursor_factory = letting_go(connection.cursor_factory)
         # For the first borrower's wrapper, which stands for this one from then on.
         connection.connpool_is_new = True
         connection.connpool_isolation_level = wrapper.isolation_level
