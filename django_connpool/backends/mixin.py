@@ -39,6 +39,7 @@ class PooledDatabaseWrapperMixin(_Base):
     physical connection, on a wrapper of its own: see `Opener`.
     """
 
+    keeps_pool = False  # whatever is said to `close_pool`; see contrib/celery.py
     is_opener = False  # opens physical connections for a pool, instead of borrowing
     _binding: registry.Binding | None = None
     bound_settings: Mapping[str, Any] | None = None  # as they were at the time of binding
@@ -85,6 +86,10 @@ class PooledDatabaseWrapperMixin(_Base):
 
     def close_pool(self) -> None:
         """Close the pool, as Django does before it drops or copies a database."""
+        if not self.keeps_pool:
+            self._leave_pool()
+
+    def _leave_pool(self) -> None:
         if self.is_opener:  # Django's own code calls this while it sets the time zone
             return
         # Also one that only other threads' wrappers have used so far.
@@ -219,7 +224,7 @@ class PooledDatabaseWrapperMixin(_Base):
 
     def ensure_timezone(self) -> bool:
         """Django calls this when TIME_ZONE or USE_TZ changed: new loans come from a new pool."""
-        self.close_pool()
+        self._leave_pool()
         return bool(super().ensure_timezone())
 
 
