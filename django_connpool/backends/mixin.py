@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
+from django.apps import apps
 from django.core.exceptions import ImproperlyConfigured
 from django.db.backends.base.base import NO_DB_ALIAS
 from django.db.backends.signals import connection_created
@@ -130,6 +131,8 @@ class PooledDatabaseWrapperMixin(_Base):
             self.set_autocommit(autocommit)
         if connection.connpool_is_new:
             connection.connpool_is_new = False
+            if not apps.ready:  # an app that queries as it starts, in a thread that lives on
+                recall.recaller.soon(self)
             connection_created.send(sender=self.__class__, connection=self)
         self.run_on_commit = []
 
