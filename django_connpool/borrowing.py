@@ -12,7 +12,7 @@ from asgiref.sync import iscoroutinefunction, sync_to_async
 from django.db import connections
 from django.db.transaction import TransactionManagementError
 
-from .backends.recall import held, recaller
+from .backends.recall import held, is_at_rest, recaller
 from .registry import is_pooled
 from .scopes import Scope, current
 
@@ -48,6 +48,26 @@ def release_loans(work: Scope) -> None:
     _give_back(mine)
     for wrapper in work.borrowers.difference(mine):
         recaller.soon(wrapper)
+
+
+def release_between(work: Scope) -> None:
+    """Give back what was borrowed for that work, which pauses here, unless it is in use.
+
+    In use is what is in a transaction, and what an open cursor reads from.
+    """
+    mine = [wrapper for wrapper in _borrowers(None) if wrapper in work.borrowers]
+    for wrapper in mine:
+        if is_at_rest(wrapper):
+            wrapper.close()
+    for wrapper in work.borrowers.difference(mine):
+        work.borrowers.discard(wrapper)
+        recaller.soon(wrapper)
+
+
+async def release_between_in_its_thread(work: Scope) -> None:
+    # Asked here first, because the way to that thread and back costs more than a query.
+    if any(is_at_rest(wrapper) for wrapper in list(work.borrowers)):
+        await sync_to_async(release_between, thread_sensitive=True)(work)
 
 
 def _give_back(wrappers: list[Any]) -> None:

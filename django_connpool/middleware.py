@@ -10,7 +10,13 @@ from django.http import FileResponse, HttpRequest
 from django.http.response import HttpResponseBase
 
 from . import scopes
-from .borrowing import release_in_its_thread, release_loans, warm
+from .borrowing import (
+    release_between,
+    release_between_in_its_thread,
+    release_in_its_thread,
+    release_loans,
+    warm,
+)
 from .scopes import Scope
 
 
@@ -18,8 +24,8 @@ class ConnectionPoolMiddleware:
     """Put it first: it should be the last to see the response, when nobody queries any more.
 
     Without it Django's own signals give back, but only after the response was sent, and a
-    slow client can take its time. A streaming body that queries borrows again, and what it
-    borrowed is given back at its end.
+    slow client can take its time. A streaming body that queries borrows again, and gives back
+    after each part, unless it is in a transaction or has a cursor open, and at its end.
     """
 
     sync_capable = True
@@ -56,7 +62,7 @@ def _name(request: HttpRequest) -> str:
 
 
 def _releasing(response: HttpResponseBase, name: str | None) -> HttpResponseBase:
-    """Have a streaming response give back at the end of its body."""
+    """Have a streaming response give back after each part of its body and at its end."""
     # A file needs no database, and its server may have a faster way to send it.
     if not response.streaming or isinstance(response, FileResponse):
         return response
@@ -76,6 +82,8 @@ def _each(body: Iterator[bytes], name: str | None) -> Iterator[bytes]:
             token = scopes.current.set(work)
             try:
                 part = next(body)
+                if work.borrowers:
+                    release_between(work)
             except StopIteration:
                 return
             finally:
@@ -92,6 +100,8 @@ async def _each_async(body: AsyncIterator[bytes], name: str | None) -> AsyncIter
             token = scopes.current.set(work)
             try:
                 part = await anext(body)
+                if work.borrowers:
+                    await release_between_in_its_thread(work)
             except StopAsyncIteration:
                 return
             finally:

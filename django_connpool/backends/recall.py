@@ -121,6 +121,18 @@ def _park(wrapper: PooledDatabaseWrapperMixin, now: float) -> None:
             own.setdefault("connection", connection)
 
 
+def is_at_rest(wrapper: PooledDatabaseWrapperMixin) -> bool:
+    """Whether nobody is in the middle of anything. For the owner's thread; others get a hint."""
+    connection = vars(wrapper).get("connection")
+    return bool(
+        _COUNTS
+        and connection is not None
+        and _count(connection) == _ONE_VARIABLE + 1  # and the wrapper's
+        and wrapper.is_pooled
+        and _is_at_rest(wrapper, connection)
+    )
+
+
 def _is_at_rest(wrapper: PooledDatabaseWrapperMixin, connection: Any) -> bool:
     pgconn = connection.pgconn
     slot = connection._slot
