@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import django
 from django.apps import AppConfig
 
 
@@ -8,8 +9,10 @@ class ConnectionPoolConfig(AppConfig):
     verbose_name = "Connection pool"
 
     def ready(self) -> None:
-        from . import checks, signals
+        from . import checks, signals, tasks
         from .status import server
 
         checks.register()
         signals.pool_created.connect(server.start, dispatch_uid="django_connpool.status")
+        if django.VERSION >= (6,):
+            tasks.connect()

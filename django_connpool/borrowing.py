@@ -1,16 +1,23 @@
-"""Giving back by hand, and warming up."""
+"""Giving back by hand or at the end of some work, and warming up."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from contextvars import Token
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar, cast
 
+from asgiref.sync import iscoroutinefunction, sync_to_async
 from django.db import connections
 from django.db.transaction import TransactionManagementError
 
+from .backends.recall import held, is_at_rest, recaller
 from .registry import is_pooled
-from .scope import Scope
+from .scopes import Scope, current
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 def _borrowers(using: str | None) -> list[Any]:
@@ -30,15 +37,114 @@ def release(using: str | None = None) -> None:
 
 
 def release_loans(work: Scope) -> None:
-    """Give back what this thread has borrowed for that work, and nobody else's loans."""
-    if work.borrowers:
-        _give_back([wrapper for wrapper in _borrowers(None) if wrapper in work.borrowers])
+    """Give back what was borrowed for that work, which ends here, and nobody else's loans.
+
+    This thread's at once; other threads' as soon as they are not using them.
+    """
+    work.ended = True  # first: who borrows from here on sees to it that it comes back
+    if not work.borrowers:
+        return
+    mine = [wrapper for wrapper in _borrowers(None) if wrapper in work.borrowers]
+    _give_back(mine)
+    for wrapper in work.borrowers.difference(mine):
+        recaller.soon(wrapper)
+
+
+def release_between(work: Scope) -> None:
+    """Give back what was borrowed for that work, which pauses here, unless it is in use.
+
+    In use is what is in a transaction, and what an open cursor reads from.
+    """
+    mine = [wrapper for wrapper in _borrowers(None) if wrapper in work.borrowers]
+    for wrapper in mine:
+        if is_at_rest(wrapper):
+            wrapper.close()
+    for wrapper in work.borrowers.difference(mine):
+        work.borrowers.discard(wrapper)
+        recaller.soon(wrapper)
+
+
+async def release_between_in_its_thread(work: Scope) -> None:
+    # Asked here first, because the way to that thread and back costs more than a query.
+    if any(is_at_rest(wrapper) for wrapper in list(work.borrowers)):
+        await sync_to_async(release_between, thread_sensitive=True)(work)
 
 
 def _give_back(wrappers: list[Any]) -> None:
     for wrapper in wrappers:
-        if wrapper.connection is not None and not wrapper.in_atomic_block:
+        if held(wrapper) is not None and not wrapper.in_atomic_block:
             wrapper.close()
+
+
+class scope:
+    """A piece of work under a name, for `with`, `async with` and as a decorator.
+
+    Reports and errors name it. At its end, however it ends, what was borrowed for it is
+    given back: this thread's connections at once (those of the thread in which Django runs
+    the queries, after `async with`), other threads' as soon as they are not using them.
+    What was borrowed before stays, and so does what is inside an atomic block.
+
+    Without a name it goes by that of the work it is a part of.
+    """
+
+    def __init__(self, name: str | None = None) -> None:
+        self.name = name
+        self._entered: list[tuple[Scope, Token[Scope | None]]] = []
+
+    def __call__(self, function: Callable[P, T]) -> Callable[P, T]:
+        name = self.name or function.__qualname__
+        if not iscoroutinefunction(function):
+
+            @wraps(function)
+            def call(*args: P.args, **kwargs: P.kwargs) -> T:
+                with scope(name):
+                    return function(*args, **kwargs)
+
+            return call
+
+        @wraps(function)
+        async def call_async(*args: P.args, **kwargs: P.kwargs) -> Any:
+            async with scope(name):
+                return await function(*args, **kwargs)
+
+        return cast(Callable[P, T], call_async)
+
+    def __enter__(self) -> None:
+        outer = current.get()
+        work = Scope(self.name or (outer.note if outer else None))
+        self._entered.append((work, current.set(work)))
+
+    def __exit__(self, *exc_info: object) -> None:
+        work, token = self._entered.pop()
+        try:
+            release_loans(work)
+        finally:
+            _leave(work, token)
+
+    async def __aenter__(self) -> None:
+        self.__enter__()
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        work, token = self._entered.pop()
+        try:
+            await release_in_its_thread(work)
+        finally:
+            _leave(work, token)
+
+
+def _leave(work: Scope, token: Token[Scope | None]) -> None:
+    """Go on with the outer work, which has to give back what an atomic block has kept."""
+    current.reset(token)
+    outer = current.get()
+    if outer is not None:
+        outer.borrowers |= {wrapper for wrapper in list(work.borrowers) if wrapper.in_atomic_block}
+
+
+async def release_in_its_thread(work: Scope) -> None:
+    """As `release_loans`, in the thread in which Django runs the queries of async code."""
+    work.ended = True  # first: who borrows from here on sees to it that it comes back
+    if work.borrowers:
+        await sync_to_async(release_loans, thread_sensitive=True)(work)
 
 
 @contextmanager
@@ -49,7 +155,7 @@ def released(using: str | None = None) -> Iterator[None]:
     would be lost.
     """
     for wrapper in _borrowers(using):
-        if wrapper.in_atomic_block or (wrapper.connection is not None and not wrapper.autocommit):
+        if wrapper.in_atomic_block or (held(wrapper) is not None and not wrapper.autocommit):
             raise TransactionManagementError(
                 f"released() cannot give the connection of {wrapper.alias!r} back inside a "
                 "transaction: end the transaction first, or move the slow work out of it."

@@ -73,6 +73,7 @@ class PoolOptions:
     strict: bool = False
     release: str = "request"
     leak_after: float = 0.0
+    max_hold_idle: float = 0.0
     reconnect_timeout: float = 300.0
     jitter: float = 0.1
     configure: ConnectionCB | None = None
@@ -81,7 +82,7 @@ class PoolOptions:
 
     def pool_kwargs(self) -> dict[str, Any]:
         """Return the keyword arguments of ``ConnectionPool``: all but what the backend does."""
-        backend_only = {"command_timeout", "release"}
+        backend_only = {"command_timeout", "max_hold_idle", "release"}
         names = [field.name for field in fields(self) if field.name not in backend_only]
         return {name: getattr(self, name) for name in names}
 
@@ -387,6 +388,7 @@ READERS: dict[str, Reader] = {
     "strict": _switch,
     "release": _release,
     "leak_after": _seconds,
+    "max_hold_idle": _seconds,
     "reconnect_timeout": _seconds,
     "jitter": _share,
     "configure": _or_none(_callable),

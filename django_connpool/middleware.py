@@ -5,24 +5,27 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any, cast
 
-from asgiref.sync import iscoroutinefunction, markcoroutinefunction, sync_to_async
+from asgiref.sync import iscoroutinefunction, markcoroutinefunction
 from django.http import FileResponse, HttpRequest
 from django.http.response import HttpResponseBase
 
-from . import scope
-from .borrowing import release_loans, warm
-from .scope import Scope
-
-# In the thread in which Django runs the queries of the current request.
-_release_in_its_thread = sync_to_async(release_loans, thread_sensitive=True)
+from . import scopes
+from .borrowing import (
+    release_between,
+    release_between_in_its_thread,
+    release_in_its_thread,
+    release_loans,
+    warm,
+)
+from .scopes import Scope
 
 
 class ConnectionPoolMiddleware:
     """Put it first: it should be the last to see the response, when nobody queries any more.
 
     Without it Django's own signals give back, but only after the response was sent, and a
-    slow client can take its time. A streaming body that queries borrows again, and what it
-    borrowed is given back at its end.
+    slow client can take its time. A streaming body that queries borrows again, and gives back
+    after each part, unless it is in a transaction or has a cursor open, and at its end.
     """
 
     sync_capable = True
@@ -38,7 +41,7 @@ class ConnectionPoolMiddleware:
     def __call__(self, request: HttpRequest) -> HttpResponseBase | Awaitable[HttpResponseBase]:
         if self.is_async:
             return self._handle(request)
-        with scope.entered(_name(request)) as work:
+        with scopes.entered(_name(request)) as work:
             try:
                 response = cast(HttpResponseBase, self.get_response(request))
             finally:
@@ -46,11 +49,11 @@ class ConnectionPoolMiddleware:
         return _releasing(response, work.note)
 
     async def _handle(self, request: HttpRequest) -> HttpResponseBase:
-        with scope.entered(_name(request)) as work:
+        with scopes.entered(_name(request)) as work:
             try:
                 response = await self.get_response(request)
             finally:
-                await _release_borrowers(work)
+                await release_in_its_thread(work)
         return _releasing(cast(HttpResponseBase, response), work.note)
 
 
@@ -58,13 +61,8 @@ def _name(request: HttpRequest) -> str:
     return f"{request.method} {request.path}"
 
 
-async def _release_borrowers(work: Scope) -> None:
-    if work.borrowers:
-        await _release_in_its_thread(work)
-
-
-def _releasing(response: HttpResponseBase, name: str) -> HttpResponseBase:
-    """Have a streaming response give back at the end of its body."""
+def _releasing(response: HttpResponseBase, name: str | None) -> HttpResponseBase:
+    """Have a streaming response give back after each part of its body and at its end."""
     # A file needs no database, and its server may have a faster way to send it.
     if not response.streaming or isinstance(response, FileResponse):
         return response
@@ -76,34 +74,38 @@ def _releasing(response: HttpResponseBase, name: str) -> HttpResponseBase:
     return response
 
 
-def _each(body: Iterator[bytes], name: str) -> Iterator[bytes]:
+def _each(body: Iterator[bytes], name: str | None) -> Iterator[bytes]:
     work = Scope(name)
     try:
         while True:
             # Entered for each part only: between two, this thread serves others.
-            token = scope.current.set(work)
+            token = scopes.current.set(work)
             try:
                 part = next(body)
+                if work.borrowers:
+                    release_between(work)
             except StopIteration:
                 return
             finally:
-                scope.current.reset(token)
+                scopes.current.reset(token)
             yield part
     finally:
         release_loans(work)
 
 
-async def _each_async(body: AsyncIterator[bytes], name: str) -> AsyncIterator[bytes]:
+async def _each_async(body: AsyncIterator[bytes], name: str | None) -> AsyncIterator[bytes]:
     work = Scope(name)
     try:
         while True:
-            token = scope.current.set(work)
+            token = scopes.current.set(work)
             try:
                 part = await anext(body)
+                if work.borrowers:
+                    await release_between_in_its_thread(work)
             except StopAsyncIteration:
                 return
             finally:
-                scope.current.reset(token)
+                scopes.current.reset(token)
             yield part
     finally:
-        await _release_borrowers(work)
+        await release_in_its_thread(work)

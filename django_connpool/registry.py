@@ -11,7 +11,7 @@ from weakref import WeakSet
 
 from django.db import connections
 
-from . import conf, identity, scope, signals
+from . import conf, identity, scopes, signals
 from .pool import ConnectionPool
 from .pool.maintenance import maintenance
 from .pool.pool import PING_AFTER
@@ -55,7 +55,7 @@ class Binding:
             open=True,
             keep_min=False,
             ping_after=PING_AFTER_WITH_HEALTH_CHECKS if health_checks else PING_AFTER,
-            describe=scope.note,
+            describe=scopes.note,
             **arguments,
         )
 
@@ -126,6 +126,12 @@ def find(wrapper: PooledDatabaseWrapperMixin) -> Binding | None:
     """The binding for the wrapper's settings as they are now, whoever has made it."""
     with _lock:
         return _bindings.get(identity.key(wrapper))
+
+
+def users(binding: Binding) -> list[PooledDatabaseWrapperMixin]:
+    """The database wrappers, of all threads, that have borrowed through a binding."""
+    with _lock:
+        return list(binding.wrappers)
 
 
 def close(binding: Binding, timeout: float = 5.0) -> None:

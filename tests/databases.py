@@ -100,7 +100,7 @@ def in_thread(work: Callable[[], Any]) -> Any:
     return in_threads([work])[0]
 
 
-def in_threads(works: list[Callable[[], Any]]) -> list[Any]:
+def in_threads(works: list[Callable[[], Any]], seconds: float = DEADLINE) -> list[Any]:
     """Do each piece of work in a thread of its own, all at the same time."""
     results: list[Any] = [None] * len(works)
     errors: list[BaseException] = []
@@ -117,7 +117,7 @@ def in_threads(works: list[Callable[[], Any]]) -> list[Any]:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(DEADLINE)
+        thread.join(seconds)
         assert not thread.is_alive(), "a thread hangs"
     if errors:
         raise errors[0]

@@ -116,6 +116,7 @@ def test_defaults() -> None:
         "strict": False,
         "release": "request",
         "leak_after": 0.0,
+        "max_hold_idle": 0.0,
         "reconnect_timeout": 300.0,
         "jitter": 0.1,
         "configure": None,
@@ -141,7 +142,11 @@ def test_pool_kwargs_are_arguments_of_the_pool() -> None:
     assert kwargs["max_size"] == 7
     assert kwargs["name"] == "shop"
     assert kwargs.keys() <= inspect.signature(ConnectionPool).parameters.keys()
-    assert conf.READERS.keys() - kwargs.keys() == {"command_timeout", "release"}
+    assert conf.READERS.keys() - kwargs.keys() == {
+        "command_timeout",
+        "max_hold_idle",
+        "release",
+    }
 
 
 @pytest.mark.parametrize(
@@ -293,6 +298,7 @@ CALLABLE = "It must be a callable, the dotted path of one, or None."
         ("max_uses", WHOLE_0, [-1, None, "x"]),
         ("max_connecting", WHOLE_1, [0, None, "x"]),
         ("timeout", ABOVE_0, [0, -0.5, None, True, "soon", "nan", math.nan, [], 10**400]),
+        ("max_hold_idle", SECONDS, [-1, None, True, "soon", "nan"]),
         ("leak_after", SECONDS, [-1, None, True, "soon", "nan", math.nan, [], 10**400]),
         ("reconnect_timeout", SECONDS, [-1, None]),
         ("max_idle", ABOVE_0, [0, -1, None, "nan"]),

@@ -193,14 +193,25 @@ def test_a_request_inside_a_view_gives_only_its_own_connection_back(
     assert (found["loans"]["spare"], found["loans"]["second"]) == (1, 0)
 
 
-def test_a_streaming_body_borrows_for_itself_and_gives_back_at_its_end(spare: Any) -> None:
+def test_a_streaming_body_holds_nothing_between_its_parts(spare: Any) -> None:
     request = Wsgi("/stream/")
+    body = iter(request.response)
+    for _ in range(3):
+        assert on_loan(spare) == 0
+        next(body)
+
+    assert on_loan(spare) == 0
+    request.response.close()
+
+
+def test_a_streaming_body_keeps_its_connection_while_it_reads_from_a_cursor(spare: Any) -> None:
+    request = Wsgi("/cursor_stream/")
     assert on_loan(spare) == 0
     body = iter(request.response)
     next(body)
     assert on_loan(spare) == 1
-    assert [loan["note"] for loan in spare.pool.snapshot()["loans"]] == ["GET /stream/"]
-    assert len(list(body)) == 2
+    assert [loan["note"] for loan in spare.pool.snapshot()["loans"]] == ["GET /cursor_stream/"]
+    assert list(body) == [b"2\n", b"3\n"]
 
     assert on_loan(spare) == 0
     request.response.close()
@@ -212,7 +223,7 @@ def test_a_streaming_body_that_is_left_in_the_middle_gives_back(
 ) -> None:
     # Without the signal that would give back in any case.
     monkeypatch.setattr("django.core.signals.request_finished.send", lambda **kwargs: [])
-    request = Wsgi("/stream/")
+    request = Wsgi("/cursor_stream/")
     next(iter(request.response))
     assert on_loan(spare) == 1
     request.response.close()

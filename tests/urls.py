@@ -17,6 +17,7 @@ urlpatterns = [
             views.async_stream,
             views.atomic,
             views.backend,
+            views.cursor_stream,
             views.fails,
             views.file,
             views.in_transaction,

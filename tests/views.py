@@ -67,6 +67,11 @@ def stream(request: HttpRequest) -> StreamingHttpResponse:
     return StreamingHttpResponse(_parts())
 
 
+def cursor_stream(request: HttpRequest) -> StreamingHttpResponse:
+    """Reads its parts from a server-side cursor, as `.iterator()` does."""
+    return StreamingHttpResponse(_rows())
+
+
 def stream_nothing(request: HttpRequest) -> StreamingHttpResponse:
     return StreamingHttpResponse(iter(["a", "b"]))
 
@@ -112,6 +117,13 @@ def _pid() -> int:
 def _parts() -> Iterator[str]:
     for _ in range(3):
         yield f"{pid(connections['spare'])}\n"
+
+
+def _rows() -> Iterator[str]:
+    with connections["spare"].chunked_cursor() as cursor:
+        cursor.execute("SELECT generate_series(1, 3)")
+        for (number,) in cursor:
+            yield f"{number}\n"
 
 
 async def _async_parts() -> AsyncIterator[str]:

@@ -8,16 +8,17 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
+from django.apps import apps
 from django.core.exceptions import ImproperlyConfigured
 from django.db.backends.base.base import NO_DB_ALIAS
 from django.db.backends.signals import connection_created
 from django.db.utils import ProgrammingError
 from django.utils.asyncio import async_unsafe
 
-from django_connpool import conf, registry, scope
+from django_connpool import conf, registry, scopes
 from django_connpool.pool import ConnectionPool, PoolClosed, reset, watch
 
-from . import creation, schema
+from . import creation, recall, schema
 from .opener import Opener
 
 if TYPE_CHECKING:
@@ -39,11 +40,15 @@ class PooledDatabaseWrapperMixin(_Base):
     physical connection, on a wrapper of its own: see `Opener`.
     """
 
+    keeps_pool = False  # whatever is said to `close_pool`; see contrib/celery.py
     is_opener = False  # opens physical connections for a pool, instead of borrowing
     _binding: registry.Binding | None = None
     bound_settings: Mapping[str, Any] | None = None  # as they were at the time of binding
     is_missed = False  # when it is collected, the registry looks which pools are still wanted
     _thread_sharing_count: int  # Django's
+    connection: Any = recall.Lent()  # found only when an instance has none: see recall.py
+    parked: Any = None  # the connection, while its owner has to ask for it
+    parked_at = 0.0  # since when, in monotonic seconds
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         this: Any = self
@@ -86,6 +91,10 @@ class PooledDatabaseWrapperMixin(_Base):
 
     def close_pool(self) -> None:
         """Close the pool, as Django does before it drops or copies a database."""
+        if not self.keeps_pool:
+            self._leave_pool()
+
+    def _leave_pool(self) -> None:
         if self.is_opener:  # Django's own code calls this while it sets the time zone
             return
         # Also one that only other threads' wrappers have used so far.
@@ -120,9 +129,13 @@ class PooledDatabaseWrapperMixin(_Base):
         if self._thread_sharing_count:
             connection._pool.outlive_thread(connection)
         self.isolation_level = connection.connpool_isolation_level
-        work = scope.current.get()
+        work = scopes.current.get()
         if work is not None:
             work.borrowers.add(self)
+            if work.ended:
+                recall.recaller.soon(self)
+        if binding.options.max_hold_idle:
+            recall.recaller.watch(binding)
         autocommit = self.settings_dict["AUTOCOMMIT"]
         # Asking the connection costs more than to know what the pool sees to.
         if autocommit and (binding.restores or connection.autocommit):
@@ -134,6 +147,8 @@ class PooledDatabaseWrapperMixin(_Base):
             if not connection.connpool_is_new:
                 binding.pool.reborn(connection)
         if connection.connpool_is_new:
+            if not apps.ready:  # an app that queries as it starts, in a thread that lives on
+                recall.recaller.soon(self)
             self._announce(binding, connection)
         self.run_on_commit = []
 
@@ -165,6 +180,12 @@ class PooledDatabaseWrapperMixin(_Base):
         self._binding = registry.bind(self, closed)
         return self._binding.pool.getconn()
 
+    def borrow_again(self) -> Any:
+        """Borrow in the middle of a step, after the connection it began with was recalled."""
+        with self.wrap_database_errors:
+            self.connect()
+        return self.connection
+
     def _forget_transaction(self) -> None:
         """What Django resets before connecting, for this loan."""
         self.in_atomic_block = False
@@ -182,6 +203,12 @@ class PooledDatabaseWrapperMixin(_Base):
         pool = self.pool
         return super().get_new_connection(conn_params) if pool is None else pool.getconn()
 
+    @async_unsafe
+    def close(self) -> None:
+        if "connection" not in vars(self):
+            recall.held(self)
+        super().close()
+
     def _close(self) -> Any:
         connection = self.connection
         pool = getattr(connection, "_pool", None)
@@ -189,7 +216,7 @@ class PooledDatabaseWrapperMixin(_Base):
             return self._close_own()
         # Forgotten first: whatever happens below, this wrapper cannot use it again.
         self.connection = None
-        work = scope.current.get()
+        work = scopes.current.get()
         if work is not None:
             work.borrowers.discard(self)
         try:
@@ -239,7 +266,7 @@ class PooledDatabaseWrapperMixin(_Base):
     @property
     def is_lent(self) -> bool:
         """Whether the connection at hand belongs to a pool."""
-        return getattr(self.connection, "_pool", None) is not None
+        return getattr(recall.held(self), "_pool", None) is not None
 
     def inc_thread_sharing(self) -> None:
         """As Django's; and what is on loan is not taken back with the thread that borrowed it."""
@@ -256,7 +283,7 @@ class PooledDatabaseWrapperMixin(_Base):
 
     def ensure_timezone(self) -> bool:
         """Django calls this when TIME_ZONE or USE_TZ changed: new loans come from a new pool."""
-        self.close_pool()
+        self._leave_pool()
         return bool(super().ensure_timezone())
 
 

@@ -10,6 +10,8 @@ from django_connpool import conf, identity
 from django_connpool.pool import parameters, watch
 from django_connpool.pool.statements import Judge
 
+from .closed_cursors import letting_go
+
 if TYPE_CHECKING:
     from .mixin import PooledDatabaseWrapperMixin
 
@@ -60,6 +62,8 @@ class Opener:
         except BaseException:
             connection.close()
             raise
+        if self.options.max_hold_idle:
+            connection.cursor_factory = letting_go(connection.cursor_factory)
         # For the first borrower's wrapper, which stands for this one from then on.
         connection.connpool_is_new = True
         connection.connpool_receivers = []  # those of connection_created that have heard of it

@@ -6,6 +6,7 @@ import atexit
 import ctypes
 import os
 import socket
+import sys
 import threading
 import weakref
 from functools import partial
@@ -16,6 +17,8 @@ from .maintenance import maintenance
 if TYPE_CHECKING:
     from .pool import ConnectionPool
 
+LAST = -100  # among multiprocessing's finalizers: those of the user may query
+
 _lock = threading.Lock()
 _pools: list[weakref.ref[ConnectionPool[Any]]] = []
 
@@ -25,6 +28,7 @@ def enrol(pool: ConnectionPool[Any]) -> None:
     with _lock:
         _pools[:] = [ref for ref in _pools if ref() is not None]
         _pools.append(weakref.ref(pool))
+    _mind_multiprocessing()
 
 
 def living() -> list[ConnectionPool[Any]]:
@@ -45,6 +49,21 @@ _RESUME = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p)(_resume)
 _resume_later = partial(ctypes.pythonapi.Py_AddPendingCall, _RESUME, None)
 
 
+def _mind_multiprocessing() -> None:
+    """Say goodbye in children of multiprocessing too: they end with os._exit()."""
+    util = sys.modules.get("multiprocessing.util")
+    if util is None:
+        return
+    # For children to come. They begin by forgetting the finalizers they inherited.
+    util.register_after_fork(maintenance, _leave_at_the_end)
+    if sys.modules["multiprocessing.process"].parent_process() is not None:
+        _leave_at_the_end(maintenance)
+
+
+def _leave_at_the_end(_: object) -> None:
+    sys.modules["multiprocessing.util"].Finalize(None, leave, exitpriority=LAST)
+
+
 def _before_fork() -> None:
     # Pending calls are made by the main thread, which may be blocked while another one forks.
     # That one is warned in any case: there are two threads at least.
@@ -63,10 +82,15 @@ def _after_fork_in_child() -> None:
         with grave:
             for pool in pools:
                 pool.abandon(grave)
+        _mind_multiprocessing()
 
 
 @atexit.register
-def _at_exit() -> None:
+def leave() -> None:
+    """Close what is idle, and from now on what is given back: the process is ending.
+
+    For processes that end without running exit handlers; the others need not care.
+    """
     for pool in living():
         pool.leave()
     maintenance.park()

@@ -161,7 +161,9 @@ class Birth:
 
     def differs(self, conn: Any) -> bool:
         """Whether the connection object is not as it was."""
-        if conn.__dict__ != self._attributes:
+        now = conn.__dict__
+        # While it is on loan it knows of its pool.
+        if now != {**self._attributes, "_pool": now["_pool"]}:
             return True
         if self._adapters is None:
             return False

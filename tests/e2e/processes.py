@@ -38,6 +38,15 @@ def run(folder: Path, *arguments: str, **environ: str) -> subprocess.CompletedPr
 @contextmanager
 def serving(folder: Path, port: int, *arguments: str, **environ: str) -> Iterator[Served]:
     """A server process on a port, which takes connections; killed at the end if it still runs."""
+    with running(folder, *arguments, **environ) as served:
+        served.port = port
+        wait_until(served.listens, f"{arguments} serves", SECONDS)
+        yield served
+
+
+@contextmanager
+def running(folder: Path, *arguments: str, **environ: str) -> Iterator[Served]:
+    """A process that goes on; killed at the end, with its children, if it still runs."""
     log = folder / "log"
     with log.open("w") as output:
         process = subprocess.Popen(
@@ -49,10 +58,8 @@ def serving(folder: Path, port: int, *arguments: str, **environ: str) -> Iterato
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-    served = Served(process, port, log)
     try:
-        wait_until(served.listens, f"{arguments} serves", SECONDS)
-        yield served
+        yield Served(process, 0, log)
     finally:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)

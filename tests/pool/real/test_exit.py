@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from tests.cluster import Cluster
-from tests.pool.real.helpers import DEADLINE, run_python, until
+from tests.pool.real.helpers import DEADLINE, ROOT, run_python, until
 
 SURPRISED = ("unexpected EOF", "could not receive data", "could not send data")
 
@@ -83,6 +87,46 @@ def test_a_process_that_ends_says_goodbye_for_all_its_connections(
     until(lambda: talkative_cluster.backends() == before)
     written = log.read_text()[start:]
     assert "disconnection: session time" in written
+    assert not surprises(written)
+
+
+@pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
+def test_a_child_of_multiprocessing_says_goodbye(
+    talkative_cluster: Cluster, method: str, tmp_path: Path
+) -> None:
+    log = talkative_cluster.folder / "log"
+    start, before = log.stat().st_size, talkative_cluster.backends()
+    script = tmp_path / "main.py"
+    script.write_text(
+        f"""
+import multiprocessing, sys
+from django_connpool.pool import ConnectionPool
+
+pool = ConnectionPool(sys.argv[1], min_size=0, max_size=4, kwargs={{"autocommit": True}})
+
+def work():
+    kept = pool.getconn()
+    with pool.connection() as conn:
+        conn.execute("SELECT 1")
+
+if __name__ == "__main__":
+    context = multiprocessing.get_context({method!r})
+    for _ in range(3):
+        child = context.Process(target=work)
+        child.start()
+        child.join()
+        assert child.exitcode == 0
+"""
+    )
+    subprocess.run(
+        [sys.executable, str(script), talkative_cluster.dsn()],
+        check=True,
+        timeout=60,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    until(lambda: talkative_cluster.backends() == before)
+    written = log.read_text()[start:]
+    assert written.count("disconnection: session time") >= 6
     assert not surprises(written)
 
 

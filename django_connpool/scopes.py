@@ -1,8 +1,8 @@
-"""What the running code is working on: a request, for now.
+"""What the running code is working on: a request, a task, or whatever its author calls it.
 
-It tells the reports what a loan is for, and the middleware whether there is anything to
-give back. It travels in a context variable, so that it follows the request into the thread
-in which an async view does its queries.
+It tells the reports what a loan is for, and whoever ends the work what there is to give
+back. It travels in a context variable, so that it follows a request into the threads in
+which an async view does its queries.
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ from typing import Any
 class Scope:
     """One piece of work: its name in reports, and who borrowed for it."""
 
-    __slots__ = ("borrowers", "note")
+    __slots__ = ("borrowers", "ended", "note")
 
-    def __init__(self, note: str) -> None:
+    def __init__(self, note: str | None) -> None:
         self.note = note
         self.borrowers: set[Any] = set()  # database wrappers that hold a connection
+        self.ended = False  # nobody will give back what is borrowed for it from now on
 
 
 current: ContextVar[Scope | None] = ContextVar("django_connpool_scope", default=None)

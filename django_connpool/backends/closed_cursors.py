@@ -1,0 +1,28 @@
+"""Cursors that let go of their connection when they are closed.
+
+A closed cursor stays in the variable of its `with` statement, and psycopg's keeps a reference
+to its connection. In a loop that goes on for ever that would count as somebody who uses it.
+"""
+
+from __future__ import annotations
+
+import weakref
+from functools import lru_cache
+from typing import Any
+
+# Each of them leads to the connection; a closed cursor uses none.
+_WAYS = ("_conn", "_query", "_tx")
+
+
+@lru_cache
+def letting_go(cursor_class: type) -> type:
+    """A subclass that, closed, refers to its connection weakly."""
+
+    def close(cursor: Any) -> None:
+        was_closed = cursor.closed
+        cursor_class.close(cursor)  # type: ignore[attr-defined]
+        if not was_closed and all(hasattr(cursor, name) for name in _WAYS):
+            cursor._conn = weakref.proxy(cursor._conn)
+            cursor._query = cursor._tx = None
+
+    return type(cursor_class.__name__, (cursor_class,), {"close": close})

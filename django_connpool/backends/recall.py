@@ -1,0 +1,288 @@
+"""Taking a connection back from a thread that lives on without using it.
+
+The hazard: the thread may begin a statement at any instruction. So nothing is taken that
+anybody could be about to use:
+
+1. A connection is *parked*: the maintenance thread moves it out of the wrapper's `__dict__`,
+   and leaves it there only if that was the last reference to it. Whoever is in the middle
+   of a statement, has a cursor, or is in an instruction that has just read the attribute
+   holds another one. From that moment there is one way to the connection, the wrapper's
+   attribute, and reading that now ends in `Lent.__get__`.
+2. What is parked cannot change, so now it is looked at: it must be in no transaction, in
+   autocommit mode and with no attribute changed. Otherwise it is put back.
+3. The owner's next look at the attribute takes it out of the parking place again. If the
+   pool has taken it meanwhile, the owner borrows another one, in the middle of its step:
+   a step begun with a connection at rest can as well be done with another at rest.
+
+1 to 3 exclude each other by a lock that the owner never meets while its connection is at
+hand: reading the attribute then costs what it always did. A connection that stays parked
+for so many seconds was idle for so many seconds.
+
+References are counted by CPython with its global lock; elsewhere nothing is recalled.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import threading
+import weakref
+from time import monotonic
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from django_connpool import registry
+from django_connpool.pool.maintenance import maintenance
+from django_connpool.pool.reset import IDLE
+from django_connpool.pool.slot import NEVER
+
+if TYPE_CHECKING:
+    from django_connpool.registry import Binding
+
+    from .mixin import PooledDatabaseWrapperMixin
+
+logger = logging.getLogger("django_connpool.pool")
+
+PAUSE = 0.2  # seconds of idleness after which a loan that nobody will give back is taken
+SOON = 0.05  # seconds to the first look at it
+SELDOM = 0.5  # seconds between two looks, when it is in use for long
+
+_MISSING = object()
+# Reentrant: a finalizer may run in the middle of a section below and use a wrapper.
+_lock = threading.RLock()
+
+
+class Lent:
+    """The class attribute `connection`: what is found when the wrapper itself has none.
+
+    Not a data descriptor, so that a connection in the wrapper's `__dict__` is found first.
+    """
+
+    def __get__(self, wrapper: PooledDatabaseWrapperMixin | None, owner: type) -> Any:
+        if wrapper is None:
+            return self
+        found = _unparked(wrapper)
+        return wrapper.borrow_again() if found is _MISSING else found
+
+
+def held(wrapper: PooledDatabaseWrapperMixin) -> Any:
+    """The connection in hand, or None, also when it was recalled. For the owner's thread."""
+    found = _unparked(wrapper)
+    if found is _MISSING:
+        wrapper.connection = found = None
+    return found
+
+
+def _unparked(wrapper: PooledDatabaseWrapperMixin) -> Any:
+    with _lock:
+        own = vars(wrapper)
+        found = own.get("connection", _MISSING)
+        if found is _MISSING and wrapper.parked is not None:
+            found = own["connection"] = wrapper.parked
+        wrapper.parked = None
+        return found
+
+
+def _count(reference: object) -> int:
+    return sys.getrefcount(reference)
+
+
+def _can_count() -> bool:
+    has_global_lock = getattr(sys, "_is_gil_enabled", bool)() or sys.version_info < (3, 13)
+    return sys.implementation.name == "cpython" and has_global_lock
+
+
+_COUNTS = _can_count()
+
+
+def _of_one_variable() -> int:
+    """What `_count` says of an object that one local variable refers to."""
+    only = object()
+    return _count(only) if _COUNTS else 0
+
+
+_ONE_VARIABLE = _of_one_variable()
+
+
+def _park(wrapper: PooledDatabaseWrapperMixin, now: float) -> None:
+    """Under the lock: put the connection where its owner has to ask for it, if it is at rest."""
+    own = vars(wrapper)
+    connection = own.pop("connection", _MISSING)
+    if connection is _MISSING:
+        return
+    at_rest = False
+    try:
+        at_rest = _count(connection) == _ONE_VARIABLE and _is_at_rest(wrapper, connection)
+    finally:
+        if at_rest:
+            wrapper.parked, wrapper.parked_at = connection, now
+        else:
+            # Unless the owner, who had read it before, has just set it to None.
+            own.setdefault("connection", connection)
+
+
+def is_at_rest(wrapper: PooledDatabaseWrapperMixin) -> bool:
+    """Whether nobody is in the middle of anything. For the owner's thread; others get a hint."""
+    connection = vars(wrapper).get("connection")
+    return bool(
+        _COUNTS
+        and connection is not None
+        and _count(connection) == _ONE_VARIABLE + 1  # and the wrapper's
+        and wrapper.is_pooled
+        and _is_at_rest(wrapper, connection)
+    )
+
+
+def _is_at_rest(wrapper: PooledDatabaseWrapperMixin, connection: Any) -> bool:
+    pgconn = connection.pgconn
+    slot = connection._slot
+    return bool(
+        pgconn.transaction_status == IDLE
+        and not pgconn.pipeline_status
+        # What it has set is for this thread to keep: a lock, a LISTEN, a temporary table.
+        and not slot.dirt()
+        and not (slot.birth.touch.touched and slot.birth.differs(connection))
+        and connection.autocommit
+        and not wrapper.in_atomic_block
+        and not wrapper.run_on_commit
+    )
+
+
+class Leftover(NamedTuple):
+    """A loan that nobody will give back; another one of the same wrapper is not meant."""
+
+    wrapper: weakref.ref[PooledDatabaseWrapperMixin]
+    slot: Any
+    since: float  # when it was lent
+    noted: float  # when it was left over
+
+    def is_over(self, wrapper: PooledDatabaseWrapperMixin | None) -> bool:
+        slot = None if wrapper is None else getattr(_in_hand(wrapper), "_slot", None)
+        return slot is not self.slot or slot.since != self.since
+
+
+def _in_hand(wrapper: PooledDatabaseWrapperMixin) -> Any:
+    """The connection, parked or not. For other threads than the owner's."""
+    return vars(wrapper).get("connection") or wrapper.parked
+
+
+class Recaller:
+    """Looks after loans that may be recalled, in the maintenance thread."""
+
+    has_orphans = False  # the maintenance thread asks everyone it serves
+
+    def __init__(self) -> None:
+        self.start_empty()
+
+    def start_empty(self) -> None:
+        """At first, and in a forked child."""
+        self._self: weakref.ref[Any] = weakref.ref(self)
+        self._leftovers: set[Leftover] = set()
+        self._watched: set[Binding] = set()
+
+    def soon(self, wrapper: PooledDatabaseWrapperMixin) -> None:
+        """Have the wrapper's loan given back as soon as its thread is not using it."""
+        slot = getattr(_in_hand(wrapper), "_slot", None)
+        if slot is None or not _COUNTS:
+            return
+        now = monotonic()
+        with _lock:
+            self._leftovers.add(Leftover(weakref.ref(wrapper), slot, slot.since, now))
+            maintenance.schedule(self._self, now + SOON)
+
+    def watch(self, binding: Binding) -> None:
+        """Have the loans of a binding with `max_hold_idle` given back when they lie idle."""
+        if binding in self._watched or not _COUNTS:
+            return
+        with _lock:
+            self._watched.add(binding)
+            maintenance.schedule(self._self, monotonic() + _interval(binding))
+
+    def tick(self) -> None:
+        """Called by the maintenance thread."""
+        now = monotonic()
+        taken: list[Any] = []
+        due = min(self._recall_leftovers(now, taken), self._recall_idle(now, taken))
+        with _lock:
+            if due < NEVER:
+                maintenance.schedule(self._self, due)
+            elif not self._leftovers and not self._watched:
+                maintenance.dismiss(self._self)
+        if taken:
+            # Cleaning a session can take long.
+            threading.Thread(
+                target=_give_back, args=(taken,), name="django-connpool-recall", daemon=True
+            ).start()
+
+    def _recall_leftovers(self, now: float, taken: list[Any]) -> float:
+        """Take what is at rest; return when to look again."""
+        due = NEVER
+        for leftover in list(self._leftovers):
+            with _lock:
+                wrapper = leftover.wrapper()
+                over = leftover.is_over(wrapper)
+                if over or wrapper is None or _take(wrapper, PAUSE, now, taken):
+                    self._leftovers.discard(leftover)
+                    continue
+            due = min(due, now + min(SELDOM, max(SOON, now - leftover.noted)))
+        return due
+
+    def _recall_idle(self, now: float, taken: list[Any]) -> float:
+        due = NEVER
+        for binding in list(self._watched):
+            # First, so that who borrows from here on sees to it that there is a next time.
+            with _lock:
+                self._watched.discard(binding)
+            lent = False
+            for wrapper in registry.users(binding):
+                with _lock:
+                    if getattr(_in_hand(wrapper), "_pool", None) is binding.pool:
+                        lent |= not _take(wrapper, binding.options.max_hold_idle, now, taken)
+            if lent:
+                with _lock:
+                    self._watched.add(binding)
+                due = min(due, now + _interval(binding))
+        return due
+
+
+def _take(
+    wrapper: PooledDatabaseWrapperMixin, seconds: float, now: float, taken: list[Any]
+) -> bool:
+    """Under the lock: take what has been parked for so long; else see that it is parked."""
+    if wrapper.parked is None:
+        _park(wrapper, now)
+        return False
+    if now - wrapper.parked_at < seconds:
+        return False
+    # From here on the owner borrows another one.
+    taken.append(wrapper.parked)
+    wrapper.parked = None
+    return True
+
+
+def _interval(binding: Binding) -> float:
+    return max(SOON, binding.options.max_hold_idle / 2)
+
+
+def _give_back(connections: list[Any]) -> None:
+    while connections:
+        connection = connections.pop()
+        pool = connection._pool
+        try:
+            pool.putconn(connection)
+        except Exception:
+            logger.exception("%s: taking a connection back failed", pool.name)
+
+
+recaller = Recaller()
+
+
+def _start_anew() -> None:
+    """In a forked child, where no other thread is left to give the lock back."""
+    global _lock
+    _lock = threading.RLock()
+    recaller.start_empty()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_start_anew)

@@ -1,0 +1,31 @@
+"""Django's tasks (6.0 and later): each gives back what it borrowed when it is finished.
+
+Whatever backend runs them, in a thread or a process of its own, sends these signals in it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .borrowing import scope
+
+_running: dict[str, scope] = {}  # by the id of the task's result
+
+
+def connect() -> None:
+    """Called once Django is set up, where it has tasks."""
+    from django.tasks.signals import task_finished, task_started
+
+    task_started.connect(_begin, dispatch_uid="django_connpool.begin")
+    task_finished.connect(_end, dispatch_uid="django_connpool.end")
+
+
+def _begin(task_result: Any, **kwargs: Any) -> None:
+    work = _running[task_result.id] = scope(f"{task_result.task.module_path}[{task_result.id}]")
+    work.__enter__()
+
+
+def _end(task_result: Any, **kwargs: Any) -> None:
+    work = _running.pop(task_result.id, None)
+    if work is not None:
+        work.__exit__(None, None, None)

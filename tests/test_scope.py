@@ -1,0 +1,273 @@
+"""Work under a name of its own, which gives back at its end: `django_connpool.scope`."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+import pytest
+from asgiref.sync import ThreadSensitiveContext, sync_to_async
+from django.db import connections, transaction
+from django.db.utils import OperationalError
+
+import django_connpool
+from tests.databases import DEADLINE, Databases, in_thread, on_loan, pid, value
+from tests.testproject.processes import wait_until
+
+T = TypeVar("T")
+
+
+@pytest.fixture
+def spare(databases: Databases) -> Any:
+    return databases.add(pool={"max_size": 2, "timeout": 5})
+
+
+def mine() -> int:
+    return pid(connections["spare"])
+
+
+def notes(wrapper: Any) -> list[str | None]:
+    return [loan["note"] for loan in wrapper.pool.snapshot()["loans"]]
+
+
+def run(work: Coroutine[Any, Any, T]) -> T:
+    """Run it as a request is run: with a thread for its queries that ends with it."""
+
+    async def main() -> T:
+        async with ThreadSensitiveContext():
+            return await work
+
+    return asyncio.run(main())
+
+
+def comes_back(wrapper: Any) -> None:
+    wait_until(lambda: on_loan(wrapper) == 0, "the connection is given back", DEADLINE)
+    assert wrapper.pool.get_stats()["loans_reclaimed"] == 0
+
+
+def test_it_names_the_loan_and_gives_it_back_at_its_end(spare: Any) -> None:
+    with django_connpool.scope("job 17"):
+        mine()
+        assert notes(spare) == ["job 17"]
+
+    assert on_loan(spare) == 0
+
+
+def test_the_timeout_of_others_names_it(databases: Databases) -> None:
+    spare = databases.add(pool={"max_size": 1, "timeout": 0.1})
+    with django_connpool.scope("job 17"):
+        mine()
+        with pytest.raises(OperationalError, match="job 17"):
+            in_thread(mine)
+    assert on_loan(spare) == 0
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, SystemExit])
+def test_it_gives_back_when_the_work_fails(spare: Any, error: type[BaseException]) -> None:
+    with pytest.raises(error), django_connpool.scope("job 17"):
+        mine()
+        raise error
+
+    assert on_loan(spare) == 0
+
+
+def test_what_was_borrowed_before_stays(spare: Any) -> None:
+    first = mine()
+    with django_connpool.scope("job 17"):
+        assert mine() == first
+
+    assert on_loan(spare) == 1
+    assert mine() == first
+
+
+def test_rows_that_are_being_read_can_each_have_a_scope(spare: Any) -> None:
+    with spare.chunked_cursor() as cursor:
+        cursor.execute("SELECT generate_series(1, 3)")
+        for number in range(1, 4):
+            assert cursor.fetchone() == (number,)
+            with django_connpool.scope(f"row {number}"):
+                assert value(spare, "SELECT 1") == 1
+
+
+def test_an_inner_one_gives_back_only_what_it_borrowed(spare: Any, databases: Databases) -> None:
+    other = databases.add("second")
+    with django_connpool.scope("outer"):
+        first = mine()
+        with django_connpool.scope("inner"):
+            pid(other)
+            assert notes(other) == ["inner"]
+        assert (on_loan(spare), on_loan(other)) == (1, 0)
+        assert mine() == first
+        with django_connpool.scope():
+            pid(other)
+            assert notes(other) == ["outer"]
+    assert (on_loan(spare), on_loan(other)) == (0, 0)
+
+
+def test_inside_atomic_the_connection_stays(spare: Any) -> None:
+    with transaction.atomic(using="spare"):
+        first = mine()
+        with django_connpool.scope("job 17"):
+            assert mine() == first
+        assert mine() == first
+        assert on_loan(spare) == 1
+
+
+def test_what_an_atomic_block_has_kept_the_outer_one_gives_back(spare: Any) -> None:
+    with django_connpool.scope("outer"):
+        with django_connpool.scope("inner"):
+            block = transaction.atomic(using="spare")
+            block.__enter__()
+            first = mine()
+        assert mine() == first
+        block.__exit__(None, None, None)
+        assert on_loan(spare) == 1
+    assert on_loan(spare) == 0
+
+
+def test_it_decorates_functions(spare: Any) -> None:
+    @django_connpool.scope("job 17")
+    def work(number: int, *, add: int) -> tuple[int, list[str | None]]:
+        """What it does."""
+        mine()
+        return number + add, notes(spare)
+
+    assert work(1, add=2) == (3, ["job 17"])
+    assert (work.__name__, work.__doc__) == ("work", "What it does.")
+    assert on_loan(spare) == 0
+
+
+def test_a_function_without_a_name_for_its_work_gives_its_own(spare: Any) -> None:
+    @django_connpool.scope()
+    def nightly() -> list[str | None]:
+        mine()
+        return notes(spare)
+
+    (note,) = nightly()
+    assert note is not None and note.endswith("nightly")
+
+
+def test_a_decorated_function_may_call_itself_and_run_in_several_threads(spare: Any) -> None:
+    together = threading.Barrier(2)
+
+    @django_connpool.scope("job")
+    def work(depth: int) -> None:
+        if depth:
+            work(depth - 1)
+        mine()
+        if not depth:
+            together.wait(DEADLINE)
+
+    with ThreadPoolExecutor(2) as executor:
+        for done in [executor.submit(work, 2) for _ in range(2)]:
+            done.result(DEADLINE)
+        assert on_loan(spare) == 0
+
+
+def test_async_code_gives_back_in_the_thread_that_holds_the_connection(spare: Any) -> None:
+    async def work() -> int:
+        async with django_connpool.scope("job 17"):
+            await sync_to_async(mine)()
+            assert notes(spare) == ["job 17"]
+        return on_loan(spare)
+
+    assert run(work()) == 0
+    assert spare.pool.get_stats()["loans_reclaimed"] == 0
+
+
+def test_it_decorates_coroutines(spare: Any) -> None:
+    @django_connpool.scope("job 17")
+    async def work() -> list[str | None]:
+        await sync_to_async(mine)()
+        return notes(spare)
+
+    async def main() -> tuple[list[str | None], int]:
+        return await work(), on_loan(spare)
+
+    assert run(main()) == (["job 17"], 0)
+
+
+def test_a_task_that_is_cancelled_gives_back(spare: Any) -> None:
+    borrowed = threading.Event()
+
+    async def work() -> None:
+        async with django_connpool.scope("job 17"):
+            await sync_to_async(mine)()
+            borrowed.set()
+            await asyncio.sleep(60)
+
+    async def main() -> int:
+        task = asyncio.create_task(work())
+        assert await asyncio.to_thread(borrowed.wait, DEADLINE)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        return on_loan(spare)
+
+    assert run(main()) == 0
+
+
+async def in_another_thread() -> None:
+    await asyncio.to_thread(mine)
+
+
+async def in_any_thread() -> None:
+    await sync_to_async(mine, thread_sensitive=False)()
+
+
+@pytest.mark.parametrize("borrow", [in_another_thread, in_any_thread])
+def test_other_threads_that_live_on_give_back_soon_after(
+    spare: Any, borrow: Callable[[], Any]
+) -> None:
+    async def main() -> None:
+        async with django_connpool.scope("job 17"):
+            await borrow()
+            assert on_loan(spare) == 1
+        await asyncio.to_thread(comes_back, spare)
+
+    run(main())
+
+
+def test_other_threads_that_are_busy_at_the_end_are_left_alone_until_they_are_done(
+    spare: Any,
+) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    def work() -> bool:
+        with transaction.atomic(using="spare"):
+            first = mine()
+            begun.set()
+            go_on.wait(DEADLINE)
+            return mine() == first
+
+    async def main() -> None:
+        async with django_connpool.scope("job 17"):
+            task = asyncio.create_task(asyncio.to_thread(work))
+            assert await asyncio.to_thread(begun.wait, DEADLINE)
+        assert on_loan(spare) == 1
+        go_on.set()
+        assert await task
+        await asyncio.to_thread(comes_back, spare)
+
+    run(main())
+
+
+def test_a_task_that_outlives_the_scope_it_was_begun_in_gives_back(spare: Any) -> None:
+    over = threading.Event()
+
+    def work() -> int:
+        over.wait(DEADLINE)
+        return mine()
+
+    async def main() -> None:
+        async with django_connpool.scope("job 17"):
+            task = asyncio.create_task(asyncio.to_thread(work))
+            await asyncio.sleep(0)
+        over.set()
+        assert await task
+        await asyncio.to_thread(comes_back, spare)
+
+    run(main())
