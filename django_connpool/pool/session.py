@@ -163,7 +163,8 @@ class Birth:
         """Whether the connection object is not as it was."""
         now = conn.__dict__
         # While it is on loan it knows of its pool.
-        if now != {**self._attributes, "_pool": now["_pool"]}:
+        passing = {name: now[name] for name in ("_pool", _DERIVED) if name in now}
+        if now != {**self._attributes, **passing}:
             return True
         if self._adapters is None:
             return False
@@ -180,11 +181,10 @@ class Birth:
         for name, value in self._attributes.items():
             if name != _DERIVED and (name not in now or now[name] != value):
                 now[name] = _copy(value)
-                now[_DERIVED] = self._attributes.get(_DERIVED)
+                if _DERIVED in self._attributes:
+                    now[_DERIVED] = self._attributes[_DERIVED]
         if self._adapters is not None:
             self._restore_inner(conn, self._adapters)
-        if _DERIVED in now:
-            self._attributes[_DERIVED] = now[_DERIVED]
 
     def _restore_inner(self, conn: Any, adapters: AdaptersMap) -> None:
         for name, value in zip(_OF_PREPARING, self._preparing, strict=True):

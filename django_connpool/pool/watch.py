@@ -248,7 +248,7 @@ class _Watched:
 
     def _start_query(self, query: Any = None) -> Any:
         watch: Watch = self._conn.__dict__.get("_watch", _NOBODYS)
-        if watch.loan != self._loan:
+        if watch.loan != self._loan and not self._closed:
             raise OperationalError(_STALE)
         watch.announced = not self._closed
         if query is not None:
