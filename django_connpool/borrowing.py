@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from contextvars import Token
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar, cast
@@ -30,8 +30,8 @@ def _borrowers(using: str | None) -> list[Any]:
 def release(using: str | None = None) -> None:
     """Give this thread's connections back now, of one alias or of all.
 
-    What is inside an atomic block stays: giving it back would end its transaction.
-    The next query borrows again.
+    What is inside an atomic block stays, since giving it back would end its transaction, and
+    what a `pinned()` block keeps. The next query borrows again.
     """
     _give_back(_borrowers(using))
 
@@ -72,7 +72,7 @@ async def release_between_in_its_thread(work: Scope) -> None:
 
 def _give_back(wrappers: list[Any]) -> None:
     for wrapper in wrappers:
-        if held(wrapper) is not None and not wrapper.in_atomic_block:
+        if held(wrapper) is not None and not wrapper.in_atomic_block and not wrapper.kept:
             wrapper.close()
 
 
@@ -162,6 +162,43 @@ def released(using: str | None = None) -> Iterator[None]:
             )
     release(using)
     yield
+
+
+@contextmanager
+def pinned(using: str | None = None) -> Iterator[None]:
+    """A block that keeps one connection, of one alias or for each, from its first query on.
+
+    For what belongs to a session and cannot be seen from outside, with `release` "transaction".
+    """
+    with ExitStack() as stack:
+        for wrapper in _pooled(using):
+            stack.enter_context(wrapper.keeping("by pinned()"))
+        yield
+
+
+@contextmanager
+def hold(mode: str, using: str | None = None) -> Iterator[None]:
+    """A block in which the option `release` is `mode`: "request" or "transaction".
+
+    Raises ValueError for another mode.
+    """
+    if mode not in ("request", "transaction"):
+        raise ValueError(f'hold() takes "request" or "transaction", not {mode!r}')
+    before = [(wrapper, wrapper.mode) for wrapper in _pooled(using)]
+    for wrapper, _ in before:
+        wrapper.set_mode(mode == "transaction")
+    try:
+        yield
+    finally:
+        for wrapper, was in before:
+            wrapper.set_mode(was)
+            wrapper.release_if_free()
+
+
+def _pooled(using: str | None) -> list[Any]:
+    """This thread's database wrappers of one alias, or of all that are pooled."""
+    aliases = connections if using is None else [using]
+    return [wrapper for wrapper in map(connections.__getitem__, aliases) if is_pooled(wrapper)]
 
 
 def warm() -> None:

@@ -358,10 +358,8 @@ def _switch(value: Any) -> bool:
 
 def _release(value: Any) -> str:
     word = _word(value)
-    if word == "transaction":
-        raise ValueError('This version gives back at the end of a request only: use "request".')
-    if word != "request":
-        raise ValueError('It must be "request".')
+    if word not in {"request", "transaction"}:
+        raise ValueError('It must be "request" or "transaction".')
     return word
 
 

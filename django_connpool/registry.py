@@ -40,6 +40,7 @@ class Binding:
         self.timezone_name = wrapper.timezone_name
         # Whether every loan begins with the connection's attributes as they were at its birth.
         self.restores = options.reset in ("auto", "always")
+        self.releases_early = options.release == "transaction"
         self.wrappers: WeakSet[PooledDatabaseWrapperMixin] = WeakSet()
         self.aliases: set[str] = set()
         self.configured: set[str] = set()  # those of them that DATABASES had, and had like this

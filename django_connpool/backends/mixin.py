@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from asyncio import _get_running_loop
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from weakref import WeakSet
 
 from django.apps import apps
@@ -19,15 +19,11 @@ from django_connpool import conf, registry, scopes
 from django_connpool.pool import ConnectionPool, PoolClosed, reset, watch
 
 from . import creation, recall, schema
+from .early import EarlyCursor, EarlyReleaseMixin
 from .opener import Opener
 
-if TYPE_CHECKING:
-    from django.db.backends.postgresql.base import DatabaseWrapper as _Base
-else:
-    _Base = object
 
-
-class PooledDatabaseWrapperMixin(_Base):
+class PooledDatabaseWrapperMixin(EarlyReleaseMixin):
     """Borrows a connection where its base class opens one, and gives back where it closes.
 
     A pooled engine of another package's wrapper is made by inheriting from this first:
@@ -89,6 +85,14 @@ class PooledDatabaseWrapperMixin(_Base):
         self._binding = registry.bind(self, binding)
         return self._binding
 
+    def set_mode(self, releases_early: bool | None) -> None:
+        """Release early or not, whatever the option says; None leaves it to the option."""
+        self.mode = releases_early
+        binding = self._binding
+        self.releases_early = binding is not None and binding.releases_early
+        if releases_early is not None:
+            self.releases_early = releases_early
+
     def close_pool(self) -> None:
         """Close the pool, as Django does before it drops or copies a database."""
         if not self.keeps_pool:
@@ -126,6 +130,7 @@ class PooledDatabaseWrapperMixin(_Base):
         except PoolClosed:
             connection = self._borrow_from_next(binding)
         self.connection = connection
+        self.releases_early = binding.releases_early if self.mode is None else self.mode
         if self._thread_sharing_count:
             connection._pool.outlive_thread(connection)
         self.isolation_level = connection.connpool_isolation_level
@@ -141,7 +146,11 @@ class PooledDatabaseWrapperMixin(_Base):
         if autocommit and (binding.restores or connection.autocommit):
             self.autocommit = True
         else:
-            self.set_autocommit(autocommit)
+            self.is_connecting = True
+            try:
+                self.set_autocommit(autocommit)
+            finally:
+                self.is_connecting = False
         if connection.connpool_receivers != connection_created.receivers:
             _note_receivers(connection)
             if not connection.connpool_is_new:
@@ -162,13 +171,20 @@ class PooledDatabaseWrapperMixin(_Base):
             binding.pool.reborn(connection)
 
     def create_cursor(self, name: str | None = None) -> Any:
-        # Django makes named cursors of a class of its own, past the connection's.
+        cursor = self.plain_cursor(name)
+        early = self.releases_early and getattr(self.connection, "_pool", None) is not None
+        return EarlyCursor(self, cursor, name) if early else cursor
+
+    def plain_cursor(self, name: str | None = None) -> Any:
+        """A cursor of psycopg's, set up as Django wants it, on the connection at hand."""
         cursor = super().create_cursor(name)
+        # Django makes named cursors of a class of its own, past the connection's.
         return watch.watch_cursor(cursor) if name else cursor
 
-    def _rollback(self) -> Any:
+    def _rollback(self) -> None:
         with watch.rolling_back(self.connection):
-            return super()._rollback()  # type: ignore[misc]
+            super()._rollback()  # type: ignore[misc]
+        self._release_without_autocommit()
 
     @async_unsafe
     def _refuse_event_loops(self) -> None:
@@ -214,20 +230,24 @@ class PooledDatabaseWrapperMixin(_Base):
         pool = getattr(connection, "_pool", None)
         if pool is None:
             return self._close_own()
+        if not self.settings_dict["AUTOCOMMIT"]:
+            # Every loan ends in a transaction here: no reason for the pool to warn.
+            reset.leave_transaction(connection)
+        self.by_hand = False
+        self.give_back(connection)
+        return None
+
+    def give_back(self, connection: Any) -> None:
         # Forgotten first: whatever happens below, this wrapper cannot use it again.
         self.connection = None
         work = scopes.current.get()
         if work is not None:
             work.borrowers.discard(self)
         try:
-            if not self.settings_dict["AUTOCOMMIT"]:
-                # Every loan ends in a transaction here: no reason for the pool to warn.
-                reset.leave_transaction(connection)
-            pool.putconn(connection)
+            connection._pool.putconn(connection)
         except self.Database.Error:
             with self.wrap_database_errors:
                 raise
-        return None
 
     def _close_own(self) -> Any:
         """Close a connection no pool knows; Django's own code would look for its pool.
@@ -256,7 +276,7 @@ class PooledDatabaseWrapperMixin(_Base):
             return
         if getattr(connection, "_pool", None) is None:
             super().close_if_unusable_or_obsolete()
-        elif not self.in_atomic_block:
+        elif not self.in_atomic_block and not self.kept:
             self.close()
 
     def is_usable(self) -> bool:
@@ -316,6 +336,7 @@ def _forget_loans() -> None:
         wrapper._binding = None  # bound again, the child's pool is announced
         if wrapper.is_lent:
             wrapper.connection = None
+            wrapper.by_hand = False
             if wrapper.in_atomic_block:
                 # The parent's transaction cannot go on here: Django then says so.
                 wrapper.closed_in_transaction = wrapper.needs_rollback = True

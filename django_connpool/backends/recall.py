@@ -145,6 +145,8 @@ def _is_at_rest(wrapper: PooledDatabaseWrapperMixin, connection: Any) -> bool:
         and connection.autocommit
         and not wrapper.in_atomic_block
         and not wrapper.run_on_commit
+        and not wrapper.kept
+        and not wrapper.by_hand
     )
 
 

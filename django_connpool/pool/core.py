@@ -192,6 +192,7 @@ def _loan(slot: Slot, now: float) -> dict[str, Any]:
         "thread": explain.thread_name(thread),
         "thread_id": thread,
         "note": slot.note,
+        "pinned": slot.pinned,
         "backend_pid": slot.backend_pid,
         "transaction": TransactionStatus(slot.pgconn.transaction_status).name,
     }

@@ -49,7 +49,7 @@ class Line(Core):
         """Under the lock: bring a fit connection to rest: the first in line, idle, or closed."""
         conn.__dict__["_pool"] = None
         slot.conn = conn
-        slot.note = None
+        slot.note = slot.pinned = None
         watch = slot.watch
         watch.loan += 1
         watch.last = None

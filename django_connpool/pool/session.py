@@ -159,11 +159,11 @@ class Birth:
         """The object is as it was: begin to notice."""
         self.touch.touched = not self._noticed
 
-    def differs(self, conn: Any) -> bool:
-        """Whether the connection object is not as it was."""
+    def differs(self, conn: Any, *but: str) -> bool:
+        """Whether the connection object is not as it was, but for some attributes."""
         now = conn.__dict__
         # While it is on loan it knows of its pool.
-        passing = {name: now[name] for name in ("_pool", _DERIVED) if name in now}
+        passing = {name: now[name] for name in ("_pool", _DERIVED, *but) if name in now}
         if now != {**self._attributes, **passing}:
             return True
         if self._adapters is None:

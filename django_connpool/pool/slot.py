@@ -78,6 +78,7 @@ class Slot:
         "note",
         "opened_at",
         "pgconn",
+        "pinned",
         "pool",
         "reason",
         "ref",
@@ -125,6 +126,7 @@ class Slot:
         self.thread = 0
         self.loans: Loans | None = None  # what else that thread has borrowed
         self.note: str | None = None
+        self.pinned: str | None = None  # why it lasts longer than a transaction, if it should not
         self.code: CodeType | None = None  # where it was borrowed
         self.line = 0
         self.reported = False  # held longer than `leak_after`, and said so

@@ -41,6 +41,7 @@ class Loan(TypedDict):
     thread: str
     thread_id: int
     note: str | None
+    pinned: str | None  # why it is kept, with `release` "transaction"
     backend_pid: int
     transaction: str
 

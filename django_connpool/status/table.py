@@ -134,7 +134,7 @@ def _loans(loans: Sequence[Loan], width: int) -> Iterator[str]:
             f"backend {loan['backend_pid']}",
             _TRANSACTIONS.get(loan["transaction"], loan["transaction"].lower()),
             shorten(loan["thread"], 26),
-            loan.get("note") or "no request",
+            _purpose(loan),
         )
         for loan in sorted(loans, key=lambda loan: -loan["held"])
     ]
@@ -144,6 +144,13 @@ def _loans(loans: Sequence[Loan], width: int) -> Iterator[str]:
         known += [text.ljust(w) for text, w in zip(middle, widths[1:], strict=False)]
         line = _INDENT * 2 + _GAP.join(["on loan " + known[0], *known[1:]]) + _GAP
         yield line + shorten(note, width - len(line))
+
+
+def _purpose(loan: Loan) -> str:
+    """What it is for; and, with `release` "transaction", why it is kept."""
+    note = loan.get("note") or "no request"
+    pinned = loan.get("pinned")
+    return f"{note}, pinned: {pinned}" if pinned else note
 
 
 def _servers(server: dict[str, Activity | Unavailable], width: int) -> Iterator[str]:

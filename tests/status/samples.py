@@ -18,6 +18,7 @@ def loan(**changes: Any) -> dict[str, Any]:
         "thread": "ThreadPoolExecutor-0_3",
         "thread_id": 140_000_000_000_001,
         "note": "GET /shop/orders/",
+        "pinned": None,
         "backend_pid": 4801,
         "transaction": "INTRANS",
         **changes,

@@ -1,0 +1,233 @@
+"""`release: "transaction"`: a connection is held no longer than something depends on it.
+
+In autocommit mode that is until the answer to a statement has been read; psycopg reads all of
+it at once, so that rows are fetched from memory when the connection has long been given back.
+In a transaction it is until the outermost block ends. A session that was given state stays
+with its borrower until the request ends: what sees changes for cleaning sees them here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from psycopg import InterfaceError
+from psycopg.pq import TransactionStatus
+
+from django_connpool.pool.statements import DIRT, SEQUENCES, kinds
+
+if TYPE_CHECKING:
+    from django.db.backends.postgresql.base import DatabaseWrapper as _Base
+else:
+    _Base = object
+
+# What is remembered of sequences is no reason to hold on: every INSERT with a serial key would be.
+PINNING = DIRT & ~SEQUENCES
+_OVER = (TransactionStatus.IDLE, TransactionStatus.UNKNOWN)
+_REMEMBERED = frozenset({"arraysize", "format", "itersize", "row_factory"})
+
+
+class EarlyReleaseMixin(_Base):
+    """What a database wrapper does differently while `releases_early` is set."""
+
+    releases_early = False
+    mode: bool | None = None  # of `hold()` blocks: whether to release early, whatever the option
+    kept = 0  # blocks, streams and copies under way that need this very connection
+    by_hand = False  # somebody has asked for the connection itself
+    is_connecting = False
+
+    def ensure_connection(self) -> None:
+        """As Django's. Who calls it is about to use `connection.connection`, so it is kept."""
+        if self.connection is None:
+            super().ensure_connection()
+            if self.releases_early:
+                self.by_hand = True
+                self._pin("taken by ensure_connection()")
+
+    def connect_for_a_statement(self) -> None:
+        """Borrow, if there is no connection at hand, for no longer than necessary."""
+        if self.connection is None:
+            super().ensure_connection()
+
+    def _cursor(self, name: str | None = None) -> Any:
+        self.connect_for_a_statement()
+        return super()._cursor(name)  # type: ignore[misc]
+
+    def get_autocommit(self) -> bool:
+        if self.releases_early and self.connection is None and self.settings_dict["AUTOCOMMIT"]:
+            return True  # of whatever is borrowed next
+        self.connect_for_a_statement()
+        return super().get_autocommit()
+
+    def set_autocommit(self, *args: Any, **kwargs: Any) -> None:
+        self.connect_for_a_statement()
+        super().set_autocommit(*args, **kwargs)
+
+    def _set_autocommit(self, autocommit: bool) -> None:
+        super()._set_autocommit(autocommit)  # type: ignore[misc]
+        if self.releases_early and autocommit and not self.is_connecting:
+            # The transaction is over. What comes now are the hooks of on_commit().
+            self.autocommit = True
+            self.release_if_free()
+
+    def _commit(self) -> None:
+        super()._commit()  # type: ignore[misc]
+        self._release_without_autocommit()
+
+    def _release_without_autocommit(self) -> None:
+        """After the end of a transaction, where AUTOCOMMIT is False and there are only those."""
+        if self.releases_early and not self.settings_dict["AUTOCOMMIT"]:
+            self.release_if_free()
+
+    def release_if_free(self) -> None:
+        """Give the connection back unless something depends on it."""
+        connection = self.connection
+        if (
+            connection is None
+            or not self.releases_early
+            or self.in_atomic_block
+            or self.kept
+            or self.by_hand
+            or connection._pool is None
+            or connection.pgconn.transaction_status not in _OVER
+            or connection.pgconn.pipeline_status
+            or connection.autocommit != self.settings_dict["AUTOCOMMIT"]
+        ):
+            return
+        slot = connection._slot
+        if dirt := slot.watch.dirt & PINNING:
+            self._pin(", ".join(kinds(dirt)))
+        elif slot.birth.touch.touched and slot.birth.differs(connection, "_autocommit"):
+            self._pin("the connection object was changed")
+        else:
+            self.give_back(connection)
+
+    def _pin(self, why: str) -> None:
+        """Note for the status why this loan lasts longer than a transaction."""
+        slot = getattr(self.connection, "_slot", None)
+        if slot is not None:
+            slot.pinned = why
+
+    def give_back(self, connection: Any) -> None:
+        raise NotImplementedError
+
+    @contextmanager
+    def keeping(self, why: str) -> Iterator[None]:
+        """Keep the connection that is at hand, or is borrowed in this block, until its end."""
+        self.kept += 1
+        try:
+            self._pin(why)
+            yield
+        finally:
+            self.kept -= 1
+            self.release_if_free()
+
+
+class EarlyCursor:
+    """Stands for a psycopg cursor, whichever connection the next statement is run on.
+
+    What is set on it, is set on the next one as well.
+    """
+
+    __slots__ = ("_closed", "_cursor", "_name", "_set", "_wrapper")
+
+    _wrapper: Any
+    _cursor: Any
+    _name: str | None
+    _closed: bool
+    _set: dict[str, Any]
+
+    def __init__(self, wrapper: Any, cursor: Any, name: str | None) -> None:
+        put = object.__setattr__
+        put(self, "_wrapper", wrapper)
+        put(self, "_cursor", cursor)
+        put(self, "_name", name)
+        put(self, "_closed", False)
+        put(self, "_set", {})
+
+    def _present(self) -> Any:
+        """The psycopg cursor to use now, on a connection that is at hand."""
+        if self._closed:
+            raise InterfaceError("the cursor is closed")
+        wrapper = self._wrapper
+        wrapper.connect_for_a_statement()
+        cursor, connection = self._cursor, wrapper.connection
+        if cursor._conn is not connection or cursor._loan != connection._watch.loan:
+            cursor = wrapper.plain_cursor(self._name)
+            for name, value in self._set.items():
+                setattr(cursor, name, value)
+            object.__setattr__(self, "_cursor", cursor)
+        return cursor
+
+    def execute(self, *args: Any, **kwargs: Any) -> EarlyCursor:
+        cursor = self._present()
+        try:
+            cursor.execute(*args, **kwargs)
+        finally:
+            self._wrapper.release_if_free()
+        return self
+
+    def executemany(self, *args: Any, **kwargs: Any) -> None:
+        cursor = self._present()
+        try:
+            cursor.executemany(*args, **kwargs)
+        finally:
+            self._wrapper.release_if_free()
+
+    def stream(self, *args: Any, **kwargs: Any) -> Iterator[Any]:
+        with self._wrapper.keeping("a stream"):
+            yield from self._present().stream(*args, **kwargs)
+
+    @contextmanager
+    def copy(self, *args: Any, **kwargs: Any) -> Iterator[Any]:
+        with self._wrapper.keeping("a copy"), self._present().copy(*args, **kwargs) as copy:
+            yield copy
+
+    def close(self) -> None:
+        if not self._closed:
+            object.__setattr__(self, "_closed", True)
+            try:
+                self._cursor.close()
+            finally:
+                self._wrapper.release_if_free()
+
+    @property
+    def connection(self) -> Any:
+        return self._present().connection
+
+    @property
+    def closed(self) -> bool:
+        return self._closed
+
+    def fetchone(self) -> Any:
+        return self._cursor.fetchone()
+
+    def fetchmany(self, *args: Any, **kwargs: Any) -> Any:
+        return self._cursor.fetchmany(*args, **kwargs)
+
+    def fetchall(self) -> Any:
+        return self._cursor.fetchall()
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._cursor)
+
+    def __next__(self) -> Any:
+        return next(self._cursor)
+
+    def __enter__(self) -> EarlyCursor:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._cursor, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(self._cursor, name, value)
+        if name in _REMEMBERED:
+            self._set[name] = value
+
+    def __repr__(self) -> str:
+        return repr(self._cursor)
