@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 _lock = threading.Lock()
 _pools: list[weakref.ref[ConnectionPool[Any]]] = []
+_parked = False  # the main thread has stopped the maintenance thread, to fork
 
 
 def enrol(pool: ConnectionPool[Any]) -> None:
@@ -32,9 +33,14 @@ def living() -> list[ConnectionPool[Any]]:
 
 
 def _resume(_: int | None) -> int:
-    maintenance.resume()
-    for pool in living():
-        pool.rest_if_unused()
+    global _parked
+    # After a fork in another thread the main thread comes here in the middle of anything, with
+    # any lock held; and there is nothing to do.
+    if _parked:
+        _parked = False
+        maintenance.resume()
+        for pool in living():
+            pool.rest_if_unused()
     return 0
 
 
@@ -46,15 +52,18 @@ _resume_later = partial(ctypes.pythonapi.Py_AddPendingCall, _RESUME, None)
 
 
 def _before_fork() -> None:
+    global _parked
     # Pending calls are made by the main thread, which may be blocked while another one forks.
     # That one is warned in any case: there are two threads at least.
     if threading.get_ident() == threading.main_thread().ident:
         maintenance.park()
+        _parked = True
 
 
 def _after_fork_in_child() -> None:
-    global _lock
+    global _lock, _parked
     _lock = threading.Lock()
+    _parked = False
     maintenance.forget()
     pools = living()
     if pools:

@@ -480,8 +480,6 @@ def a_loan_given_back_twice(pool: ConnectionPool[Any]) -> Iterator[Step]:
             pool.putconn(conn)
 
     yield step
-    with suppress(ValueError):
-        pool.putconn(conn)
 
 
 @contextmanager
