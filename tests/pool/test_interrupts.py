@@ -33,6 +33,7 @@ from django_connpool.pool.slot import IDLE
 from .fake import FakeServer, fake_pool
 
 POOL_CODE = str(Path(django_connpool.pool.__file__).parent)
+FINALIZERS = {"__del__", "connection_died", "_wake_maintenance"}
 DEADLINE = 10.0  # seconds until something that does not happen is called a failure
 
 
@@ -79,7 +80,7 @@ def _is_safe(frame: FrameType) -> bool:
     so never between the last instruction of the body and the release of the lock. And what
     strikes a finalizer goes nowhere.
     """
-    if frame.f_code.co_name == "__del__":
+    if FINALIZERS & {entry.partition(":")[0] for entry in _trail(frame).split(" < ")}:
         return True
     line = linecache.getline(frame.f_code.co_filename, frame.f_lineno).strip()
     if line == "try:":
@@ -525,6 +526,29 @@ def tick(pool: ConnectionPool[Any]) -> Any:
 
 
 @contextmanager
+def close(pool: ConnectionPool[Any]) -> Iterator[Step]:
+    conns = [pool.getconn() for _ in range(pool.max_size)]
+    pool.suspend()
+    pool.putconn(conns.pop())
+    told: list[BaseException] = []
+
+    def wait() -> None:
+        try:
+            pool.getconn(timeout=DEADLINE)
+        except PoolClosed as error:
+            told.append(error)
+
+    waiter = threading.Thread(target=wait, daemon=True)
+    waiter.start()
+    until(lambda: pool._queue)
+    yield lambda pool: pool.close()
+    pool.close()  # who was interrupted tries again
+    waiter.join(DEADLINE / 2)
+    assert told, "somebody waits for a pool that is closed"
+    give_back(*conns)
+
+
+@contextmanager
 def resume(pool: ConnectionPool[Any]) -> Iterator[Step]:
     give_back(*[pool.getconn() for _ in range(pool.max_size)])
     pool.suspend()
@@ -641,6 +665,7 @@ SCENES = [
     drain,
     resize,
     tick,
+    close,
     resume,
 ]
 
