@@ -28,7 +28,7 @@ import django_connpool.pool
 from django_connpool.pool import ConnectionPool, PoolClosed, PoolTimeout, TooManyRequests, outage
 from django_connpool.pool.lending import Lending
 from django_connpool.pool.maintenance import maintenance
-from django_connpool.pool.slot import IDLE
+from django_connpool.pool.slot import IDLE, ON_LOAN
 
 from .fake import FakeServer, fake_pool
 
@@ -752,6 +752,84 @@ def test_an_exit_at_some_lines_loses_nothing(scene: Any) -> None:
     n = 1
     while interrupted(scene, n, SystemExit):
         n += 7
+    assert n > 10
+
+
+class Handler(Interrupter):
+    """Calls `handle` at the n-th line, as the interpreter calls a signal handler."""
+
+    def __init__(self, n: int, handle: Callable[[], None]) -> None:
+        super().__init__(n, BaseException)
+        self.handle = handle
+
+    def _trace(self, frame: FrameType, event: str, _: Any) -> Any:
+        if not frame.f_code.co_filename.startswith(POOL_CODE):
+            return None
+        if event == "line":
+            self.left -= 1
+            if not self.left:
+                sys.settrace(None)
+                self.where = _trail(frame)
+                self.handle()
+                return None
+        return self._trace
+
+
+def handled(scene: Any, n: int, keeps: bool) -> str:
+    """Play a scene with a signal handler that borrows at its n-th line; say where that was."""
+    server = FakeServer()
+    server.bound = lambda: 2
+    pool = fake_pool(server)
+    kept: list[Any] = []
+
+    def handle() -> None:
+        with suppress(OperationalError):  # the pool itself was interrupted, or has none to spare
+            kept.append(pool.getconn(timeout=0))
+            if not keeps:
+                pool.putconn(kept.pop())
+
+    handler = Handler(n, handle)
+    try:
+        with scene(pool) as step, handler:
+            step(pool)
+        del step
+        assert len({slot for slot in pool._slots if slot.state in ON_LOAN}) == len(kept)
+        for conn in kept:
+            conn.execute()
+        give_back(*kept)
+        kept.clear()
+        assert_sound(pool, server)
+    except Exception as failure:
+        raise AssertionError(f"after a signal handler at {handler.where}") from failure
+    return handler.where
+
+
+def borrow_two(pool: ConnectionPool[Any]) -> Any:
+    """While a handler may have one of the two."""
+
+    def step(pool: ConnectionPool[Any]) -> None:
+        with suppress(PoolTimeout):
+            one = pool.getconn(timeout=0)
+            one.execute()
+            with suppress(PoolTimeout):
+                two = pool.getconn(timeout=0)
+                assert two is not one
+                pool.putconn(two)
+            pool.putconn(one)
+
+    return many_idle(pool, step)
+
+
+@pytest.mark.parametrize("keeps", [False, True], ids=["borrows", "keeps"])
+@pytest.mark.parametrize(
+    "scene",
+    [an_idle_connection, dead_connections, borrow_two, a_session_to_clean, a_block, check, tick],
+    ids=lambda scene: scene.__name__,
+)
+def test_a_signal_handler_may_borrow_at_any_line(scene: Any, keeps: bool) -> None:
+    n = 1
+    while handled(scene, n, keeps):
+        n += 1
     assert n > 10
 
 
