@@ -113,14 +113,16 @@ def test_a_connection_that_its_borrower_broke_is_replaced(make_pool: MakePool) -
 
 
 def test_what_cannot_be_used_again_serves_those_in_line_by_a_new_one(make_pool: MakePool) -> None:
-    pool = make_pool(max_size=1)
-    conn = pool.getconn()
-    waiter = Borrower(pool)
-    until_waiting(pool, 1)
-    conn.close()
-    pool.putconn(conn)
-    assert waiter.got()
-    waiter.give_back()
+    pool = make_pool(max_size=2)
+    conns = [pool.getconn(), pool.getconn()]
+    waiters = [Borrower(pool) for _ in range(5)]
+    until_waiting(pool, 5)
+    for conn in conns:
+        conn.close()
+        pool.putconn(conn)
+    for waiter in waiters:
+        waiter.give_back()
+    assert all(waiter.got() for waiter in waiters)
 
 
 def test_what_a_borrower_set_on_the_connection_object_is_set_back(make_pool: MakePool) -> None:
