@@ -17,10 +17,11 @@ PING = b""
 )
 def test_a_ping_is_sent_after_a_long_idle_only(check: Any, idle_for: float, pings: int) -> None:
     clock = FakeClock()
-    with working_pool(FakeServer(), check=check) as pool:
-        conn = pool.getconn()
+    day = 86400.0
+    with working_pool(FakeServer(), check=check, max_lifetime=day, max_idle=day) as pool:
+        clock.now = pool._clock()  # the maintenance thread's own
         pool._clock = clock
-        conn._slot.retire_at = clock() + 36000
+        conn = pool.getconn()
         pool.putconn(conn)
         clock.now += idle_for
         assert pool.getconn() is conn
