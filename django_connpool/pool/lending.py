@@ -61,7 +61,9 @@ class Lending(Upkeep, Generic[CT]):
         """
         slot = None
         try:
-            if not self._idle:  # whoever stands in line looks again, under the lock
+            # Whoever stands in line looks again, under the lock. And a signal handler must not
+            # take a slot that the code it interrupted has in hand.
+            if not self._idle or self._lock._is_owned():
                 return self._getconn_slowly(timeout, None)
             with self._lock:
                 if self._serving and self._idle and (last := self._idle[-1]).state is IDLE:

@@ -116,8 +116,9 @@ class Line(Core):
         return bool(self._queue)
 
     def _let_go(self, waiter: Waiter) -> None:
-        self._queue.leave(waiter)
+        # In this order: after an interrupt it is in line and found again, or awake and leaves.
         waiter.wake()
+        self._queue.leave(waiter)
 
     def _serve_line(self) -> None:
         """Under the lock: hand idle connections to those in line."""
@@ -156,12 +157,13 @@ class Line(Core):
         """Under the lock: a slot that is nobody's any more on the way out.
 
         The order matters to an interrupt between the lines: a slot that is CLOSING but in
-        no collection is put there by `_put_back` or `_mend_idle`.
+        no collection is put there by the next try, by `_put_back` or by `_mend_idle`.
         """
-        if slot.state in (CLOSING, GONE):
+        if slot.state is GONE:
             return
-        slot.reason = reason
-        slot.state = CLOSING
+        if slot.state is not CLOSING:
+            slot.reason = reason
+            slot.state = CLOSING
         self._send_to_close(slot)
 
     def _send_to_close(self, slot: Slot) -> None:

@@ -38,10 +38,15 @@ class Maintenance:
         # Called in the thread at every wake-up with the time; each says when it wants to be
         # called next, on the monotonic clock. They outlive a fork.
         self.chores: list[Callable[[float], float]] = []
-        self.forget()
+        self._begin()
 
     def forget(self) -> None:
         """Start anew: in a forked child, where the thread does not exist any more."""
+        for end in self._wake_up or ():
+            os.close(end)
+        self._begin()
+
+    def _begin(self) -> None:
         self._lock = threading.Lock()
         self._deadlines: dict[weakref.ref[ConnectionPool[Any]], float] = {}
         self._watches: dict[Any, Callable[[], None]] = {}

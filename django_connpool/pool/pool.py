@@ -211,8 +211,9 @@ class ConnectionPool(Lending[CT]):
         seconds for the closing of what was idle. Closing twice does nothing.
         """
         with self._lock:
-            if self._closed:
+            if self._closed and not self._winding_up:  # not open yet
                 return
+            # Again, when it was closed before: an interrupt may have struck in the middle.
             self._closed = self._winding_up = True
             self._serving = self._suspended = False
             for waiter in list(self._queue):
@@ -224,16 +225,22 @@ class ConnectionPool(Lending[CT]):
 
     def _close_idle(self, timeout: float) -> None:
         """Close what is idle, here and now: say goodbye to all, then wait for all."""
-        with self._lock:
-            self._retire_all(POOL_CLOSED)
-            slots = list(self._to_close)
-            self._to_close.clear()
-        deadline = self._clock() + timeout
-        for slot in slots:
-            say_goodbye(slot.conn, slot.pgconn)
-        for slot in slots:
-            await_end(slot.end, deadline - self._clock())
-            self._free(slot)
+        slots: list[Slot] = []
+        try:
+            with self._lock:
+                self._retire_all(POOL_CLOSED)
+                slots += self._to_close
+                self._to_close.clear()
+            deadline = self._clock() + timeout
+            for slot in slots:
+                say_goodbye(slot.conn, slot.pgconn)
+            for slot in slots:
+                await_end(slot.end, deadline - self._clock())
+                self._free(slot)
+        except BaseException:
+            with self._lock:
+                self._put_back_jobs(slots)
+            raise
 
     def leave(self) -> None:
         """The process is ending: close what is idle, and what comes back from now on."""

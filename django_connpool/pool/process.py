@@ -21,6 +21,7 @@ LAST = -100  # among multiprocessing's finalizers: those of the user may query
 
 _lock = threading.Lock()
 _pools: list[weakref.ref[ConnectionPool[Any]]] = []
+_parked = False  # the main thread has stopped the maintenance thread, to fork
 
 
 def enrol(pool: ConnectionPool[Any]) -> None:
@@ -36,9 +37,14 @@ def living() -> list[ConnectionPool[Any]]:
 
 
 def _resume(_: int | None) -> int:
-    maintenance.resume()
-    for pool in living():
-        pool.rest_if_unused()
+    global _parked
+    # After a fork in another thread the main thread comes here in the middle of anything, with
+    # any lock held; and there is nothing to do.
+    if _parked:
+        _parked = False
+        maintenance.resume()
+        for pool in living():
+            pool.rest_if_unused()
     return 0
 
 
@@ -65,15 +71,18 @@ def _leave_at_the_end(_: object) -> None:
 
 
 def _before_fork() -> None:
+    global _parked
     # Pending calls are made by the main thread, which may be blocked while another one forks.
     # That one is warned in any case: there are two threads at least.
     if threading.get_ident() == threading.main_thread().ident:
         maintenance.park()
+        _parked = True
 
 
 def _after_fork_in_child() -> None:
-    global _lock
+    global _lock, _parked
     _lock = threading.Lock()
+    _parked = False
     maintenance.forget()
     pools = living()
     if pools:

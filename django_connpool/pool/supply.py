@@ -18,7 +18,7 @@ from .closing import await_end, end_of, say_goodbye
 from .growth import patience, worth_opening
 from .line import Line
 from .maintenance import maintenance
-from .outage import Outage, again, one_line
+from .outage import FIRST_RETRY, Outage, again, one_line
 from .probe import LastWords
 from .session import Birth
 from .slot import AT_ONCE, CLOSING, OPENING, Slot
@@ -123,7 +123,9 @@ class Supply(Line):
                 self._forget_attempt(slot)
             elif slot.state is CLOSING and slot not in self._to_close:
                 self._to_close.append(slot)
-        self._schedule(self._clock())
+            else:
+                continue
+            self._schedule(self._clock())
 
     def _should_open(self) -> bool:
         """Under the lock: is one more attempt to connect wanted, allowed, and possible?"""
@@ -272,6 +274,8 @@ class Supply(Line):
                     self._outage = Outage(error, now)
                 else:
                     self._outage.another(error, now, asked=bool(self._queue))
+            else:  # not the server's fault; but what ends its thread may do so again
+                self._schedule(now + FIRST_RETRY)
             self._judge(answered=True)
             self._dismiss_if_done()
         logger.warning("%s: connecting failed: %s", self.name, one_line(error))

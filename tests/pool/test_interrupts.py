@@ -28,11 +28,12 @@ import django_connpool.pool
 from django_connpool.pool import ConnectionPool, PoolClosed, PoolTimeout, TooManyRequests, outage
 from django_connpool.pool.lending import Lending
 from django_connpool.pool.maintenance import maintenance
-from django_connpool.pool.slot import IDLE
+from django_connpool.pool.slot import IDLE, ON_LOAN
 
 from .fake import FakeServer, fake_pool
 
 POOL_CODE = str(Path(django_connpool.pool.__file__).parent)
+FINALIZERS = {"__del__", "connection_died", "_wake_maintenance"}
 DEADLINE = 10.0  # seconds until something that does not happen is called a failure
 
 
@@ -79,7 +80,7 @@ def _is_safe(frame: FrameType) -> bool:
     so never between the last instruction of the body and the release of the lock. And what
     strikes a finalizer goes nowhere.
     """
-    if frame.f_code.co_name == "__del__":
+    if FINALIZERS & {entry.partition(":")[0] for entry in _trail(frame).split(" < ")}:
         return True
     line = linecache.getline(frame.f_code.co_filename, frame.f_lineno).strip()
     if line == "try:":
@@ -368,6 +369,7 @@ def what_a_thread_that_ended_left(pool: ConnectionPool[Any]) -> Iterator[Step]:
         borrow = threading.Thread(target=lambda: kept.extend([pool.getconn(), pool.getconn()]))
         borrow.start()
         borrow.join()
+        del kept[0]  # of which there are two things to say then
         yield borrow_and_give_back
     maintenance.poke()
 
@@ -526,8 +528,6 @@ def a_loan_given_back_twice(pool: ConnectionPool[Any]) -> Iterator[Step]:
             pool.putconn(conn)
 
     yield step
-    with suppress(ValueError):
-        pool.putconn(conn)
 
 
 @contextmanager
@@ -570,6 +570,29 @@ def tick(pool: ConnectionPool[Any]) -> Any:
         pool.tick()
 
     return many_idle(pool, step)
+
+
+@contextmanager
+def close(pool: ConnectionPool[Any]) -> Iterator[Step]:
+    conns = [pool.getconn() for _ in range(pool.max_size)]
+    pool.suspend()
+    pool.putconn(conns.pop())
+    told: list[BaseException] = []
+
+    def wait() -> None:
+        try:
+            pool.getconn(timeout=DEADLINE)
+        except PoolClosed as error:
+            told.append(error)
+
+    waiter = threading.Thread(target=wait, daemon=True)
+    waiter.start()
+    until(lambda: pool._queue)
+    yield lambda pool: pool.close()
+    pool.close()  # who was interrupted tries again
+    waiter.join(DEADLINE / 2)
+    assert told, "somebody waits for a pool that is closed"
+    give_back(*conns)
 
 
 @contextmanager
@@ -695,6 +718,7 @@ SCENES = [
     drain,
     resize,
     tick,
+    close,
     resume,
 ]
 
@@ -782,6 +806,84 @@ def test_an_exit_at_some_lines_loses_nothing(scene: Any) -> None:
     n = 1
     while interrupted(scene, n, SystemExit):
         n += 7
+    assert n > 10
+
+
+class Handler(Interrupter):
+    """Calls `handle` at the n-th line, as the interpreter calls a signal handler."""
+
+    def __init__(self, n: int, handle: Callable[[], None]) -> None:
+        super().__init__(n, BaseException)
+        self.handle = handle
+
+    def _trace(self, frame: FrameType, event: str, _: Any) -> Any:
+        if not frame.f_code.co_filename.startswith(POOL_CODE):
+            return None
+        if event == "line":
+            self.left -= 1
+            if not self.left:
+                sys.settrace(None)
+                self.where = _trail(frame)
+                self.handle()
+                return None
+        return self._trace
+
+
+def handled(scene: Any, n: int, keeps: bool) -> str:
+    """Play a scene with a signal handler that borrows at its n-th line; say where that was."""
+    server = FakeServer()
+    server.bound = lambda: 2
+    pool = fake_pool(server)
+    kept: list[Any] = []
+
+    def handle() -> None:
+        with suppress(OperationalError):  # the pool itself was interrupted, or has none to spare
+            kept.append(pool.getconn(timeout=0))
+            if not keeps:
+                pool.putconn(kept.pop())
+
+    handler = Handler(n, handle)
+    try:
+        with scene(pool) as step, handler:
+            step(pool)
+        del step
+        assert len({slot for slot in pool._slots if slot.state in ON_LOAN}) == len(kept)
+        for conn in kept:
+            conn.execute()
+        give_back(*kept)
+        kept.clear()
+        assert_sound(pool, server)
+    except Exception as failure:
+        raise AssertionError(f"after a signal handler at {handler.where}") from failure
+    return handler.where
+
+
+def borrow_two(pool: ConnectionPool[Any]) -> Any:
+    """While a handler may have one of the two."""
+
+    def step(pool: ConnectionPool[Any]) -> None:
+        with suppress(PoolTimeout):
+            one = pool.getconn(timeout=0)
+            one.execute()
+            with suppress(PoolTimeout):
+                two = pool.getconn(timeout=0)
+                assert two is not one
+                pool.putconn(two)
+            pool.putconn(one)
+
+    return many_idle(pool, step)
+
+
+@pytest.mark.parametrize("keeps", [False, True], ids=["borrows", "keeps"])
+@pytest.mark.parametrize(
+    "scene",
+    [an_idle_connection, dead_connections, borrow_two, a_session_to_clean, a_block, check, tick],
+    ids=lambda scene: scene.__name__,
+)
+def test_a_signal_handler_may_borrow_at_any_line(scene: Any, keeps: bool) -> None:
+    n = 1
+    while handled(scene, n, keeps):
+        n += 1
     assert n > 10
 
 

@@ -53,6 +53,22 @@ def test_a_connection_whose_configure_raises_is_closed_and_the_next_one_is_tried
     assert backends() == 1
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_configure_that_ends_its_thread_is_tried_again(
+    make_pool: MakePool, backends: Callable[[], int]
+) -> None:
+    exits = [SystemExit(), SystemExit()]
+
+    def configure(conn: Any) -> None:
+        if exits:
+            raise exits.pop()
+
+    pool = make_pool(max_size=1, configure=configure)
+    assert len(pids_of(pool, 1)) == 1
+    assert backends() == 1
+    assert pool.get_stats()["connections_errors"] == 2
+
+
 def test_a_connection_that_configure_leaves_in_a_transaction_is_closed(
     make_pool: MakePool, backends: Callable[[], int], logged: Logged
 ) -> None:

@@ -271,6 +271,52 @@ def test_the_parents_maintenance_goes_on_after_a_fork_in_any_thread(dsn: str) ->
     )
 
 
+def test_a_fork_in_another_thread_does_not_reach_into_what_the_main_thread_is_doing(
+    dsn: str,
+) -> None:
+    run_python(
+        COMMON
+        + """
+    from django_connpool.pool.maintenance import maintenance
+
+    ask(pool)
+    signal.alarm(30)
+    thread = threading.Thread(target=lambda: reap(in_child(lambda: None)))
+    with maintenance._lock:
+        thread.start()
+        until(lambda: not thread.is_alive())
+    ask(pool)
+    """,
+        dsn,
+        warnings="ignore",
+    )
+
+
+def test_a_child_keeps_nothing_of_its_parents_maintenance(dsn: str) -> None:
+    run_python(
+        COMMON
+        + """
+    from django_connpool.pool.maintenance import maintenance
+
+    ask(pool)
+    pipe = maintenance._wake_up
+    before = {fd: os.readlink(f"/proc/self/fd/{fd}") for fd in pipe}
+
+    def work():
+        for fd, file in before.items():
+            try:
+                assert os.readlink(f"/proc/self/fd/{fd}") != file
+            except FileNotFoundError:
+                pass
+        ask(pool)
+
+    reap(in_child(work))
+    ask(pool)
+    """,
+        dsn,
+    )
+
+
 def test_a_process_with_pools_can_fork_without_a_warning_about_threads(dsn: str) -> None:
     run_python(
         COMMON

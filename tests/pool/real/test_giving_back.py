@@ -11,7 +11,15 @@ from psycopg.pq import TransactionStatus
 from django_connpool.pool import PoolTimeout
 from tests.cluster import Server
 from tests.pool.real.conftest import MakePool
-from tests.pool.real.helpers import Borrower, pid, pids_of, until, until_idle, until_waiting
+from tests.pool.real.helpers import (
+    Borrower,
+    pid,
+    pids_of,
+    run_python,
+    until,
+    until_idle,
+    until_waiting,
+)
 
 Logged = Callable[[str], list[str]]
 CLOSE_RETURNS = tuple(map(int, psycopg.__version__.split(".")[:2])) >= (3, 3)
@@ -112,15 +120,44 @@ def test_a_connection_that_its_borrower_broke_is_replaced(make_pool: MakePool) -
     assert pids_of(pool, 1) != [before]
 
 
+def test_ctrl_c_in_the_middle_of_a_query_costs_no_place(dsn: str) -> None:
+    printed = run_python(
+        """
+    import os, signal, sys, threading, time
+    from django_connpool.pool import ConnectionPool
+
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    pool = ConnectionPool(sys.argv[1], min_size=0, max_size=1)
+
+    def interrupt(pgconn):
+        while pgconn.transaction_status != 1:  # active
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    try:
+        with pool.connection() as conn:
+            threading.Thread(target=interrupt, args=(conn.pgconn,)).start()
+            conn.execute("SELECT pg_sleep(600)")
+    except KeyboardInterrupt:
+        with pool.connection(timeout=20) as conn:
+            print(conn.execute("SELECT 42").fetchone())
+    """,
+        dsn,
+    )
+    assert printed == "(42,)\n"
+
+
 def test_what_cannot_be_used_again_serves_those_in_line_by_a_new_one(make_pool: MakePool) -> None:
-    pool = make_pool(max_size=1)
-    conn = pool.getconn()
-    waiter = Borrower(pool)
-    until_waiting(pool, 1)
-    conn.close()
-    pool.putconn(conn)
-    assert waiter.got()
-    waiter.give_back()
+    pool = make_pool(max_size=2)
+    conns = [pool.getconn(), pool.getconn()]
+    waiters = [Borrower(pool) for _ in range(5)]
+    until_waiting(pool, 5)
+    for conn in conns:
+        conn.close()
+        pool.putconn(conn)
+    for waiter in waiters:
+        waiter.give_back()
+    assert all(waiter.got() for waiter in waiters)
 
 
 def test_what_a_borrower_set_on_the_connection_object_is_set_back(make_pool: MakePool) -> None:

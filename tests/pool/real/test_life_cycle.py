@@ -265,6 +265,62 @@ def test_drain_replaces_idle_ones_now_and_loans_when_given_back(make_pool: MakeP
     assert set(pids_of(pool, 3)) == new
 
 
+def test_drain_fills_the_pool_again(make_pool: MakePool) -> None:
+    pool = make_pool(min_size=3, max_size=3)
+    pool.wait()
+    old = set(pids_of(pool, 3))
+    pool.drain()
+    until(lambda: pool.get_stats()["connections_num"] == 6)
+    until_idle(pool, 3)
+    assert not old & set(pids_of(pool, 3))
+
+
+def test_what_takes_long_to_close_holds_nobody_up(make_pool: MakePool) -> None:
+    pool = make_pool(max_size=3)
+    loan, *others = [pool.getconn() for _ in range(3)]
+    loan.close()
+    with held_back_closing(pool):
+        pool.putconn(loan)
+        for conn in others:
+            pool.putconn(conn)
+        assert len(set(pids_of(pool, 2))) == 2
+        assert pool.snapshot()["closing"] == 1
+
+
+def test_a_pool_may_be_closed_by_many_while_others_borrow(
+    make_pool: MakePool, backends: Callable[[], int]
+) -> None:
+    pool = make_pool(max_size=4)
+    together = threading.Barrier(16, timeout=DEADLINE)
+    errors: list[BaseException] = []
+
+    def borrow() -> None:
+        try:
+            together.wait()
+            while True:
+                with pool.connection() as conn:
+                    conn.execute("SELECT 1")
+        except PoolClosed:
+            pass
+        except BaseException as error:
+            errors.append(error)
+
+    def close() -> None:
+        together.wait()
+        until(lambda: pool.get_stats()["requests_num"] > 50)
+        pool.close()
+
+    threads = [threading.Thread(target=work) for work in [borrow] * 8 + [close] * 8]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(2 * DEADLINE)
+        assert not thread.is_alive()
+    assert errors == []
+    until(lambda: backends() == 0)
+    until(lambda: pool.snapshot()["size"] == 0)
+
+
 def test_drain_replaces_what_was_being_opened_at_the_moment(
     make_pool: MakePool, backends: Callable[[], int]
 ) -> None:

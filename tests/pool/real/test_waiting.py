@@ -156,6 +156,19 @@ def test_a_borrower_that_gave_up_swallows_nothing(make_pool: MakePool) -> None:
     until_idle(pool, 1)
 
 
+def test_those_who_lose_a_race_wait_as_long_as_they_said(make_pool: MakePool) -> None:
+    pool = make_pool(max_size=3, timeout=DEADLINE)
+    holders = [holder_of(pool) for _ in range(3)]
+    began = time.monotonic()
+    losers = [Borrower(pool, timeout=0.2) for _ in range(10)]
+    for loser in losers:
+        assert isinstance(loser.failed(), PoolTimeout)
+    assert time.monotonic() - began >= 0.2
+    assert pool.get_stats()["requests_wait_ms"] >= 10 * 199
+    for holder in holders:
+        holder.give_back()
+
+
 def test_borrowers_that_give_up_at_the_very_moment_they_are_served_lose_nothing(
     make_pool: MakePool,
 ) -> None:
@@ -291,6 +304,28 @@ def test_slow_jobs_make_the_pool_grow(make_pool: MakePool) -> None:
     assert len({borrower.got() for borrower in borrowers}) == 5
     for borrower in borrowers:
         borrower.give_back()
+
+
+def test_a_pool_that_was_saturated_while_connecting_was_slow_is_as_good_as_new(
+    make_pool: MakePool, backends: Callable[[], int]
+) -> None:
+    pool = make_pool(max_size=10, configure=lambda conn: time.sleep(0.05))
+    served: list[int] = []
+
+    def work() -> None:
+        with pool.connection() as conn:
+            conn.execute("SELECT pg_sleep(0.005)")
+            served.append(conn.info.backend_pid)
+
+    threads = [threading.Thread(target=work) for _ in range(50)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(2 * DEADLINE)
+    assert len(served) == 50
+    assert backends() <= 10
+    until(lambda: pool.snapshot()["idle"] == pool.snapshot()["size"])
+    assert len(set(pids_of(pool, 10))) == 10
 
 
 def test_many_threads_share_few_connections_and_nobody_is_left_out(
