@@ -184,8 +184,11 @@ def _sweep_in_time(now: float) -> float:
 maintenance.chores.append(_sweep_in_time)
 
 
-def close_database(settings_dict: Mapping[str, Any], name: str) -> None:
-    """Close every pool of one database: nothing may be connected to what is dropped or copied."""
+def close_database(settings_dict: Mapping[str, Any], name: str) -> list[Binding]:
+    """Close every pool of one database: nothing may be connected to what is dropped or copied.
+
+    Returns their bindings: loans that are out finish in peace.
+    """
     place = ("HOST", "PORT")
     with _lock:
         doomed = [
@@ -196,6 +199,7 @@ def close_database(settings_dict: Mapping[str, Any], name: str) -> None:
         ]
     for binding in doomed:
         close(binding)
+    return doomed
 
 
 def live() -> list[tuple[tuple[str, ...], ConnectionPool[Any]]]:

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
 
+from django.db import DatabaseError
+
 from django_connpool import registry
+from django_connpool.pool import explain
+
+from . import recall
 
 
 class PooledDatabaseCreationMixin:
@@ -17,20 +24,35 @@ class PooledDatabaseCreationMixin:
     connection: Any
 
     def _create_test_db(self, *args: Any, **kwargs: Any) -> Any:
-        self._close_pools(self._get_test_db_name())  # type: ignore[attr-defined]
-        return super()._create_test_db(*args, **kwargs)  # type: ignore[misc]
+        with self._unused(self._get_test_db_name()):  # type: ignore[attr-defined]
+            return super()._create_test_db(*args, **kwargs)  # type: ignore[misc]
 
     def _clone_test_db(self, *args: Any, **kwargs: Any) -> Any:
         self.connection.close()
-        self._close_pools(self.connection.settings_dict["NAME"])
-        return super()._clone_test_db(*args, **kwargs)  # type: ignore[misc]
+        with self._unused(self.connection.settings_dict["NAME"]):
+            return super()._clone_test_db(*args, **kwargs)  # type: ignore[misc]
 
     def _destroy_test_db(self, test_database_name: str, verbosity: int) -> Any:
-        self._close_pools(test_database_name)
-        return super()._destroy_test_db(test_database_name, verbosity)  # type: ignore[misc]
+        with self._unused(test_database_name):
+            return super()._destroy_test_db(test_database_name, verbosity)  # type: ignore[misc]
 
-    def _close_pools(self, name: str) -> None:
-        registry.close_database(self.connection.settings_dict, name)
+    @contextmanager
+    def _unused(self, name: str) -> Iterator[None]:
+        """Do something to a database that nobody may use; say who does, when that fails."""
+        bindings = registry.close_database(self.connection.settings_dict, name)
+        for binding in bindings:
+            recall.take_back(binding)
+        try:
+            yield
+        except DatabaseError as error:
+            loans = [loan for each in bindings for loan in each.pool.snapshot()["loans"]]
+            if not loans:
+                raise
+            raise type(error)(
+                f"{error}\nConnections of this process to it are on loan to "
+                f"{explain.holders(loans)}. End such threads, or have them call "
+                "django_connpool.release(), before the tests end."
+            ) from error
 
 
 @lru_cache

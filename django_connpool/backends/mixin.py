@@ -196,6 +196,18 @@ class PooledDatabaseWrapperMixin(EarlyReleaseMixin):
         self._binding = registry.bind(self, closed)
         return self._binding.pool.getconn()
 
+    @async_unsafe
+    def ensure_connection(self) -> None:
+        """Borrow unless there is a connection, or the one at hand has died between two steps.
+
+        Not in a transaction: its first half is lost, and whoever runs it has to be told.
+        """
+        if self.errors_occurred and self.autocommit and not self.in_atomic_block:
+            connection = recall.held(self)
+            if getattr(connection, "_pool", None) is not None and connection.closed:
+                self.close()
+        super().ensure_connection()
+
     def borrow_again(self) -> Any:
         """Borrow in the middle of a step, after the connection it began with was recalled."""
         with self.wrap_database_errors:

@@ -266,6 +266,18 @@ def _interval(binding: Binding) -> float:
     return max(SOON, binding.options.max_hold_idle / 2)
 
 
+def take_back(binding: Binding) -> None:
+    """Take back, here and now, all loans of a binding that nobody is using."""
+    taken: list[Any] = []
+    now = monotonic()
+    for wrapper in registry.users(binding):
+        for _ in range(2):  # it is parked, it is taken
+            with _lock:
+                if _COUNTS and getattr(_in_hand(wrapper), "_pool", None) is binding.pool:
+                    _take(wrapper, 0.0, now, taken)
+    _give_back(taken)
+
+
 def _give_back(connections: list[Any]) -> None:
     while connections:
         connection = connections.pop()

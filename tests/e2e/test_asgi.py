@@ -18,7 +18,7 @@ from tests.e2e.conftest import TINY
 from tests.e2e.processes import Served
 from tests.testproject.processes import wait_until
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.e2e, pytest.mark.ways, pytest.mark.timeout(240)]
 
 Environ = Callable[..., dict[str, str]]
 SIZE = 4

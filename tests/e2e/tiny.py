@@ -18,6 +18,7 @@ INSTALLED_APPS = ["django_connpool", "tiny"]
 MIDDLEWARE = ["django_connpool.middleware.ConnectionPoolMiddleware"]
 ROOT_URLCONF = "tiny.urls"
 SECRET_KEY = "tiny"
+STATIC_URL = "static/"
 DEBUG = True
 ALLOWED_HOSTS = ["*"]
 USE_TZ = True

@@ -15,7 +15,8 @@ LOGGING = {"version": 1, "disable_existing_loggers": False}
 import os
 os.environ["DJANGO_SETTINGS_MODULE"] = "ways"
 from django.core.asgi import get_asgi_application
-application = get_asgi_application()
+from django_connpool.contrib.asgi import saying_goodbye
+application = saying_goodbye(get_asgi_application())
 """,
     "wsgi.py": """
 import os
