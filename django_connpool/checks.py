@@ -8,12 +8,13 @@ from typing import Any
 
 from django.apps import AppConfig
 from django.conf import settings
-from django.core.checks import CheckMessage, Error, Warning
+from django.core.checks import CheckMessage, Error, Tags, Warning
 from django.core.checks import register as register_check
 from django.db import connections
 from django.utils.module_loading import import_string
 
 from django_connpool import conf
+from django_connpool.functions import hiding_state
 
 TAG = "connpool"
 BACKENDS = "django_connpool.backends."
@@ -42,6 +43,8 @@ def register() -> None:
     """Add the checks to Django's registry; to do it again changes nothing."""
     # Not under Tags.database: those checks run only for databases named with --database.
     register_check(check_pools, TAG)
+    # This one under it: it has to ask the server.
+    register_check(check_functions, Tags.database)
 
 
 def check_pools(
@@ -56,6 +59,41 @@ def check_pools(
         messages.extend(_check_entry(f'DATABASES["{alias}"]', entry))
     messages.extend(_check_middleware(settings.MIDDLEWARE))
     return messages
+
+
+def check_functions(
+    app_configs: Sequence[AppConfig] | None = None,
+    databases: Sequence[str] | None = None,
+    **kwargs: Any,
+) -> list[CheckMessage]:
+    """Look for functions that give state to a session where no statement shows it.
+
+    Only of the databases that `manage.py check --database ALIAS` names: it asks their servers.
+    """
+    return [
+        message
+        for alias in databases or ()
+        if _is_pooled(connections.settings[alias])
+        for message in _check_functions(alias)
+    ]
+
+
+def _check_functions(alias: str) -> Iterator[CheckMessage]:
+    if conf.problems(connections.settings[alias]):  # told by the other check
+        return
+    options = conf.parse(connections.settings[alias])
+    if options is None or options.reset != "auto":
+        return
+    with connections[alias].cursor() as cursor:
+        names = hiding_state(cursor, options.reset_functions)
+    if names:
+        yield Warning(
+            "These functions give state to the session that calls them, and it is not cleaned: "
+            f"{', '.join(names)}.",
+            hint="Name them in the pool option 'reset_functions', or set 'reset' to 'always'.",
+            obj=f'DATABASES["{alias}"]',
+            id="django_connpool.W005",
+        )
 
 
 def _is_pooled(entry: Mapping[str, Any]) -> bool:

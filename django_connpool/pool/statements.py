@@ -158,12 +158,18 @@ class Judge:
             bits = _by_first_word(statement)
             several |= bool(number and (bits or statement.strip()))
             found |= bits
-        for match in self._telling.finditer(text):
-            found |= _closer_look(match, text)
+        found |= self.words(text)
         if found & SETTINGS and _SEED.search(text):
             found |= FOREVER
         if several and found & DIRT:
             found |= STICKS | ENDS
+        return found
+
+    def words(self, text: str) -> int:
+        """What the words in a text tell, wherever they stand."""
+        found = 0
+        for match in self._telling.finditer(text):
+            found |= _closer_look(match, text)
         return found
 
 
