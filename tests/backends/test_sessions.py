@@ -100,6 +100,26 @@ def test_a_role_that_does_not_exist_is_the_servers_own_error(databases: Database
         pid(wrapper)
 
 
+def test_a_role_given_at_connect_or_assumed_is_there_again_after_cleaning(
+    databases: Databases, role: str
+) -> None:
+    given = databases.add("given", pool={"max_size": 1}, options={"options": f"-c role={role}"})
+    assumed = databases.add("assumed", pool={"max_size": 1}, options={"assume_role": role})
+    for wrapper in (given, assumed):
+        first = pid(wrapper)
+        for change in (
+            "SET ROLE NONE",
+            "RESET ROLE",
+            "SET SESSION AUTHORIZATION DEFAULT",
+            "RESET ALL",
+        ):
+            wrapper.cursor().execute(change)
+            wrapper.close()
+            assert value(wrapper, "SELECT current_user") == role
+            wrapper.close()
+        assert pid(wrapper) == first
+
+
 def test_a_zone_that_changes_under_a_loan_is_never_served_after(databases: Databases) -> None:
     wrapper = databases.add(pool={"max_size": 2}, TIME_ZONE=None)
     with override_settings(USE_TZ=False, TIME_ZONE="Asia/Tokyo"):

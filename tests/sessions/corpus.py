@@ -270,6 +270,9 @@ STATEMENTS: dict[str, Change] = {
     "dumper": lambda wrapper: wrapper.connection.adapters.register_dumper(Ham, HamDumper),
     "loader": lambda wrapper: wrapper.connection.adapters.register_loader("int4", HamLoader),
     "type": lambda wrapper: TypeInfo("spam", 987654, 987655).register(wrapper.connection),
+    "type alone": lambda wrapper: wrapper.connection.adapters.types.add(
+        TypeInfo("spam", 987654, 0)
+    ),
     "an attribute": lambda wrapper: setattr(wrapper.connection, "spam", 1),
 }
 
