@@ -28,18 +28,18 @@ def work():
 def leak():
     kept.append(pool.getconn())
 
-pool = ConnectionPool(dsn, min_size=0, max_size=4, timeout=30, kwargs={"autocommit": True})
-greenlets = [gevent.spawn(work) for _ in range(100)]
-for greenlet in random.sample(greenlets, 20):
-    gevent.spawn_later(random.random() / 10, greenlet.kill)
-gevent.joinall(greenlets, timeout=30)
+pool = ConnectionPool(dsn, min_size=0, max_size=10, timeout=60, kwargs={"autocommit": True})
+greenlets = [gevent.spawn(work) for _ in range(500)]
+for greenlet in random.sample(greenlets, 100):
+    gevent.spawn_later(random.random() / 2, greenlet.kill)
+gevent.joinall(greenlets, timeout=60)
 assert all(greenlet.dead for greenlet in greenlets)
 done = sum(greenlet.value is None and greenlet.successful() for greenlet in greenlets)
-assert done >= 80, done
-assert most <= 4, most
-gevent.joinall([gevent.spawn(leak) for _ in range(12)], timeout=30)
-assert len(kept) == 12, len(kept)
-borrowed = [pool.getconn() for _ in range(4)]
+assert done >= 400, done
+assert most <= 10, most
+gevent.joinall([gevent.spawn(leak) for _ in range(30)], timeout=30)
+assert len(kept) == 30, len(kept)
+borrowed = [pool.getconn() for _ in range(10)]
 print("whole")
 """
 
