@@ -1,0 +1,127 @@
+"""What a pooled request costs more than one over a connection that stays open."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+import django
+import pytest
+from django.db import transaction
+
+from tests.databases import Databases, value
+
+# Python functions called in a request with one query, over those of a persistent connection of
+# Django's own. Lower it when you make the borrow leaner; a change that needs more says why.
+EXTRA_CALLS = {(4, 2): 0, (5, 1): 0, (5, 2): 0, (6, 0): 0, (6, 1): 0}
+
+
+@pytest.fixture
+def persistent(databases: Databases) -> Any:
+    engine = "django.db.backends.postgresql"
+    return databases.add("persistent", engine=engine, CONN_MAX_AGE=None)
+
+
+@pytest.fixture
+def pooled(databases: Databases) -> Any:
+    return databases.add(pool={"max_size": 2})
+
+
+def one_query(wrapper: Any) -> None:
+    value(wrapper, "SELECT 1")
+
+
+def no_query(wrapper: Any) -> None:
+    """A view that needs no database."""
+
+
+def one_atomic_query(wrapper: Any) -> None:
+    with transaction.atomic(using=wrapper.alias):
+        one_query(wrapper)
+
+
+def two_queries(wrapper: Any) -> None:
+    one_query(wrapper)
+    one_query(wrapper)
+
+
+VIEWS = [no_query, one_query, one_atomic_query, two_queries]
+
+
+def handle(wrapper: Any, view: Callable[[Any], None]) -> None:
+    """What Django's signal handlers do to a connection in a request, and the view."""
+    wrapper.close_if_unusable_or_obsolete()
+    view(wrapper)
+    wrapper.close_if_unusable_or_obsolete()
+
+
+def python_calls(work: Callable[[], None]) -> int:
+    calls = 0
+
+    def count(frame: FrameType, event: str, arg: Any) -> None:
+        nonlocal calls
+        calls += event == "call"
+
+    before = sys.getprofile()
+    sys.setprofile(count)
+    try:
+        work()
+    finally:
+        sys.setprofile(before)
+    return calls
+
+
+def round_trips(wrapper: Any, view: Callable[[Any], None]) -> int:
+    """How often a request has the server answer, by libpq's own record of what was sent."""
+    wrapper.ensure_connection()
+    pgconn = wrapper.connection.pgconn
+    with tempfile.TemporaryFile() as record:
+        pgconn.trace(record.fileno())
+        try:
+            wrapper.close_if_unusable_or_obsolete()
+            handle(wrapper, view)
+        finally:
+            pgconn.untrace()
+        record.seek(0)
+        lines = record.read().decode().splitlines()
+    sent = [fields for line in lines if (fields := line.split("\t"))[1] == "F"]
+    return sum(fields[3].rstrip() in ("Query", "Sync") for fields in sent)
+
+
+def test_a_request_makes_no_more_python_calls_than_are_pinned_here(
+    persistent: Any, pooled: Any
+) -> None:
+    calls = []
+    for wrapper in (persistent, pooled):
+        for _ in range(3):  # what is done once only
+            handle(wrapper, one_query)
+        calls.append(python_calls(lambda wrapper=wrapper: handle(wrapper, one_query)))
+
+    assert calls[1] - calls[0] <= EXTRA_CALLS[django.VERSION[:2]]
+
+
+def test_a_request_without_a_query_borrows_nothing(pooled: Any) -> None:
+    handle(pooled, one_query)
+    before = pooled.pool.get_stats()["requests_num"]
+    handle(pooled, no_query)
+
+    assert pooled.pool.get_stats()["requests_num"] == before
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_a_request_makes_no_more_round_trips_than_over_a_connection_that_stays_open(
+    persistent: Any, pooled: Any, view: Callable[[Any], None]
+) -> None:
+    expected = {no_query: 0, one_query: 1, one_atomic_query: 3, two_queries: 2}[view]
+
+    assert round_trips(persistent, view) == expected
+    assert round_trips(pooled, view) == expected
+
+
+def test_a_round_trip_is_counted_when_there_is_one(databases: Databases) -> None:
+    wrapper = databases.add("asking", pool={"max_size": 1, "check": "always"})
+
+    assert round_trips(wrapper, one_query) > 1
