@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from asyncio import _get_running_loop
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
@@ -41,6 +42,7 @@ class PooledDatabaseWrapperMixin(_Base):
     is_opener = False  # opens physical connections for a pool, instead of borrowing
     _binding: registry.Binding | None = None
     bound_settings: Mapping[str, Any] | None = None  # as they were at the time of binding
+    _thread_sharing_count: int  # Django's
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         this: Any = self
@@ -94,9 +96,10 @@ class PooledDatabaseWrapperMixin(_Base):
 
     # -- Borrowing and giving back --------------------------------------------------------
 
-    @async_unsafe
     def connect(self) -> None:
         """Borrow a connection. Does what Django's own `connect` does, and nothing twice."""
+        if _get_running_loop() is not None:
+            self._refuse_event_loops()
         binding = self._binding
         # What follows from the settings is done again only when they have changed.
         if binding is None or not binding.suits(self):
@@ -131,6 +134,10 @@ class PooledDatabaseWrapperMixin(_Base):
             connection.connpool_is_new = False
             connection_created.send(sender=self.__class__, connection=self)
         self.run_on_commit = []
+
+    @async_unsafe
+    def _refuse_event_loops(self) -> None:
+        """Raise SynchronousOnlyOperation. Around `connect` this would cost an exception each time."""
 
     def _borrow_from_next(self, closed: registry.Binding) -> Any:
         """Borrow when the pool was closed since we were bound to it, by whoever."""

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import datetime
 import threading
 from collections.abc import Callable, Iterator
@@ -8,7 +9,8 @@ from typing import Any
 import pytest
 from django.contrib.postgres.operations import HStoreExtension
 from django.contrib.postgres.signals import get_hstore_oids, register_type_handlers
-from django.db import OperationalError, connections, transaction
+from django.core.exceptions import SynchronousOnlyOperation
+from django.db import DataError, OperationalError, connections, transaction
 from django.db.backends.signals import connection_created
 from django.db.migrations.state import ProjectState
 from django.test import override_settings
@@ -77,6 +79,25 @@ def test_every_connection_has_the_assumed_role_also_when_the_pool_grows(
 
     assert {user for user, _ in found} == {role}
     assert len({backend for _, backend in found}) == 4
+
+
+def test_the_assumed_role_is_there_again_after_a_reconnect(
+    databases: Databases, role: str, cluster: Server
+) -> None:
+    wrapper = databases.add(pool={"max_size": 1}, options={"assume_role": role})
+    first = pid(wrapper)
+    wrapper.close()
+    cluster.terminate(first)
+
+    assert pid(wrapper) != first
+    assert value(wrapper, "SELECT current_user") == role
+
+
+def test_a_role_that_does_not_exist_is_the_servers_own_error(databases: Databases) -> None:
+    wrapper = databases.add(pool={"max_size": 1}, options={"assume_role": "nobody_at_all"})
+
+    with pytest.raises(DataError, match='role "nobody_at_all" does not exist'):
+        pid(wrapper)
 
 
 def test_a_zone_that_changes_under_a_loan_is_never_served_after(databases: Databases) -> None:
@@ -384,6 +405,30 @@ def test_keepalives_are_asked_for_where_the_settings_say_nothing(databases: Data
     assert used["keepalives_idle"] == "7"
     assert used["keepalives_interval"] == "10"
     assert used["connect_timeout"] == "3"
+
+
+def test_connecting_in_an_event_loop_is_refused(databases: Databases) -> None:
+    wrapper = databases.add()
+
+    async def connect() -> None:
+        wrapper.connect()
+
+    with pytest.raises(SynchronousOnlyOperation):
+        asyncio.run(connect())
+    assert wrapper.connection is None
+
+
+def test_a_mirror_reads_the_test_database_through_the_pool_of_the_alias_it_mirrors(
+    databases: Databases,
+) -> None:
+    wrapper = databases.add(pool={"max_size": 2})
+    options = wrapper.settings_dict["OPTIONS"]
+    replica = databases.add("replica", NAME="elsewhere", options=options, TEST={"MIRROR": "spare"})
+    replica.creation.set_as_test_mirror(wrapper.settings_dict)
+
+    assert value(replica, "SELECT current_database()") == wrapper.settings_dict["NAME"]
+    assert replica.pool is wrapper.pool
+    assert pid(replica) != pid(wrapper)
 
 
 def test_close_all_gives_everything_back(databases: Databases, cluster: Server) -> None:
