@@ -137,7 +137,7 @@ class PooledDatabaseWrapperMixin(_Base):
 
     @async_unsafe
     def _refuse_event_loops(self) -> None:
-        """Raise SynchronousOnlyOperation. Around `connect` this would cost an exception each time."""
+        """Raise SynchronousOnlyOperation. Around `connect` it would cost an exception each time."""
 
     def _borrow_from_next(self, closed: registry.Binding) -> Any:
         """Borrow when the pool was closed since we were bound to it, by whoever."""

@@ -42,3 +42,4 @@ def _unpack(sdist: Path, cache: Path, folder: Path) -> None:
     # Its name is Django-4.2 or django-5.1; and only a folder that is whole gets the final one.
     (top,) = (path for path in unpacking.iterdir() if path.name.lower() == folder.name)
     top.rename(folder)
+    unpacking.rmdir()
