@@ -146,8 +146,9 @@ def test_the_pool_of_a_deleted_alias_is_made_anew_for_a_wrapper_that_goes_on(spa
 
 
 def test_the_pool_of_an_alias_nobody_configured_goes_with_its_last_wrapper(
-    spare: Any, cluster: Server
+    spare: Any, cluster: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(registry, "SWEEP_EVERY", 3600.0)
     wrappers = [spare.copy("dynamic") for _ in range(2)]
     for wrapper in wrappers:
         wrapper.settings_dict["OPTIONS"]["application_name"] = "databases-dynamic"

@@ -212,6 +212,10 @@ class PooledDatabaseWrapperMixin(_Base):
         elif not self.in_atomic_block:
             self.close()
 
+    def is_usable(self) -> bool:
+        # Django 4.2 does not look: with it, what is closed is still there to be asked.
+        return self.connection is not None and super().is_usable()
+
     @property
     def is_lent(self) -> bool:
         """Whether the connection at hand belongs to a pool."""
