@@ -62,7 +62,7 @@ def test_every_explanation_is_complete() -> None:
 
 
 def test_an_explanation_without_a_reason_is_refused() -> None:
-    with pytest.raises(ValueError, match="no reason for some.test"):
+    with pytest.raises(ValueError, match="no reason"):
         list(explained.read("some.test | 6.1 | request | "))
 
 

@@ -32,13 +32,14 @@ def main() -> int:
     arguments = _parse()
     CACHE.mkdir(exist_ok=True)
     suite = source.suite(CACHE)
-    chosen = () if arguments.all else tuple(arguments.labels) or tuple(labels.existing(suite))
-    choice = Choice(suite, chosen, 1 if arguments.serial else len(os.sched_getaffinity(0)))
-    told = "all tests" if arguments.all else ", ".join(chosen)
+    processes = 1 if arguments.serial else len(os.sched_getaffinity(0))
     print(f"Django {django.get_version()}, psycopg {psycopg.__version__}, ", end="")
-    print(f"Python {platform.python_version()}, {choice.processes} process(es): {told}")
+    print(f"Python {platform.python_version()}, {processes} process(es)")
     with server.running() as (started, description):
         print(f"on {description}", flush=True)
+        chosen = _labels(arguments, suite, started)
+        print(f"tests: {', '.join(chosen) or 'all'}", flush=True)
+        choice = Choice(suite, chosen, processes)
         try:
             stock = run(choice, STOCK, started, CACHE)
             found = [_compare(choice, mode, started, stock) for mode in MODES[arguments.mode]]
@@ -48,6 +49,17 @@ def main() -> int:
     failed = sum(comparison.failed for comparison in found)
     print(f"\n{sum(comparison.passed for comparison in found)} passed, {failed} failed")
     return 1 if failed else 0
+
+
+def _labels(arguments: argparse.Namespace, suite: Path, started: server.Server) -> tuple[str, ...]:
+    """The tests to run; none for all."""
+    if arguments.all or arguments.labels:
+        return () if arguments.all else tuple(arguments.labels)
+    chosen = labels.existing(suite)
+    if server.has_extensions(started):
+        return chosen
+    print(f"{labels.NEEDS_EXTENSIONS} is left out: this server has no extensions")
+    return tuple(label for label in chosen if label != labels.NEEDS_EXTENSIONS)
 
 
 def _compare(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -52,7 +53,7 @@ def report(mode: str, found: Comparison, stock: Outcomes, ours: Outcomes) -> Non
     if found.failed_alike:
         print(f"\n{mode}: failed with both engines, so nothing was learned from them:")
         for test in found.failed_alike:
-            print(f"    {test}: {_last_line(stock[test]['why'])}")
+            print(f"    {test}: {_error(stock[test]['why'])}")
     if found.explained:
         print(f"\n{mode}: ended otherwise, as explained: {', '.join(found.explained)}")
     for test in found.stale:
@@ -64,5 +65,7 @@ def report(mode: str, found: Comparison, stock: Outcomes, ours: Outcomes) -> Non
         print("    " + (with_ours["why"] or with_stock["why"]).rstrip().replace("\n", "\n    "))
 
 
-def _last_line(text: str) -> str:
-    return text.rstrip().rpartition("\n")[2]
+def _error(text: str) -> str:
+    """The line of a traceback that names the error."""
+    errors = re.findall(r"^[\w.]+(?:Error|Exception|Exit)\b.*", text, re.MULTILINE)
+    return errors[-1] if errors else "no traceback"

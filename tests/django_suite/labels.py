@@ -55,6 +55,10 @@ CONNECTIONS = (
 )
 
 
-def existing(suite: Path) -> list[str]:
+# Its database cannot be made on a server that comes without PostgreSQL's own extensions.
+NEEDS_EXTENSIONS = "postgres_tests"
+
+
+def existing(suite: Path) -> tuple[str, ...]:
     """Those of them that this version of Django has."""
-    return [label for label in CONNECTIONS if (suite / label).is_dir()]
+    return tuple(label for label in CONNECTIONS if (suite / label).is_dir())

@@ -34,7 +34,13 @@ def running() -> Iterator[tuple[Server, str]]:
 
 
 def has_icu(server: Server) -> bool:
-    return bool(server.execute("SELECT 1 FROM pg_collation WHERE collprovider = 'i' LIMIT 1"))
+    # Since PostgreSQL 17 there is one collation of this provider even where it was left out.
+    return bool(server.execute("SELECT 1 FROM pg_collation WHERE collname = 'sv-x-icu'"))
+
+
+def has_extensions(server: Server) -> bool:
+    """Whether it comes with PostgreSQL's own extensions."""
+    return bool(server.execute("SELECT 1 FROM pg_available_extensions WHERE name = 'bloom'"))
 
 
 def _describe(server: Server) -> str:
