@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import django
+
 from tests.cluster import Server
 
 INSIDE = Path(__file__).parent / "inside"
@@ -96,7 +98,8 @@ def _databases(mode: str, server: Server) -> dict[str, Any]:
     if mode != STOCK:
         options = {**options, "pool": {"release": mode}}
     entry = {**place, "ENGINE": ENGINES[mode], "OPTIONS": options}
-    name = f"connpool_suite_{mode}"
+    # Two versions may be at work on one server at the same time.
+    name = f"connpool_suite_{''.join(map(str, django.VERSION[:2]))}_{mode}"
     return {
         "default": {**entry, "NAME": name},
         "other": {**entry, "NAME": f"{name}_other"},
