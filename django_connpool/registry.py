@@ -73,8 +73,10 @@ class Binding:
         self.aliases.add(wrapper.alias)
         if self._is_configured(wrapper.alias):
             self.configured.add(wrapper.alias)
-        elif wrapper not in self.wrappers:
+        elif not wrapper.is_missed:
+            # Once for each wrapper, however often its settings change.
             weakref.finalize(wrapper, _note_departure).atexit = False
+            wrapper.is_missed = True
         self.wrappers.add(wrapper)
 
     def is_wanted(self) -> bool:

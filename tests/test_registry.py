@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gc
+import weakref
 from typing import Any
 
 import pytest
@@ -164,6 +165,17 @@ def test_the_pool_of_an_alias_nobody_configured_goes_with_its_last_wrapper(
     gc.collect()
     wait_until(lambda: pool.closed, "its pool is closed")
     wait_until(lambda: cluster.backends(application_name="databases-dynamic") == 0, "it is gone")
+
+
+def test_a_wrapper_whose_settings_change_without_end_leaves_nothing_behind(spare: Any) -> None:
+    dynamic = spare.copy("dynamic")
+    before = len(registry.live()), len(weakref.finalize._registry)  # type: ignore[attr-defined]
+    for number in range(50):
+        dynamic.settings_dict["OPTIONS"]["application_name"] = f"databases-{number}"
+        assert dynamic.pool is not None
+
+    assert len(registry.live()) <= before[0] + 1
+    assert len(weakref.finalize._registry) <= before[1] + 1  # type: ignore[attr-defined]
 
 
 def test_a_wrapper_of_no_configured_alias_does_not_cost_others_their_pool(

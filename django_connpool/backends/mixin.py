@@ -42,6 +42,7 @@ class PooledDatabaseWrapperMixin(_Base):
     is_opener = False  # opens physical connections for a pool, instead of borrowing
     _binding: registry.Binding | None = None
     bound_settings: Mapping[str, Any] | None = None  # as they were at the time of binding
+    is_missed = False  # when it is collected, the registry looks which pools are still wanted
     _thread_sharing_count: int  # Django's
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
