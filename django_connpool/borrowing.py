@@ -38,7 +38,7 @@ def release_loans(work: Scope) -> None:
 def _give_back(wrappers: list[Any]) -> None:
     for wrapper in wrappers:
         if wrapper.connection is not None and not wrapper.in_atomic_block:
-            wrapper.close()
+            wrapper.give_back()
 
 
 @contextmanager
