@@ -73,7 +73,7 @@ async def release_between_in_its_thread(work: Scope) -> None:
 def _give_back(wrappers: list[Any]) -> None:
     for wrapper in wrappers:
         if held(wrapper) is not None and not wrapper.in_atomic_block and not wrapper.kept:
-            wrapper.close()
+            wrapper.give_back()
 
 
 class scope:

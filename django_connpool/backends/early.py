@@ -101,7 +101,7 @@ class EarlyReleaseMixin(_Base):
         elif slot.birth.touch.touched and slot.birth.differs(connection, "_autocommit"):
             self._pin("the connection object was changed")
         else:
-            self.give_back(connection)
+            self._hand_back(connection)
 
     def _pin(self, why: str) -> None:
         """Note for the status why this loan lasts longer than a transaction."""
@@ -109,7 +109,7 @@ class EarlyReleaseMixin(_Base):
         if slot is not None:
             slot.pinned = why
 
-    def give_back(self, connection: Any) -> None:
+    def _hand_back(self, connection: Any) -> None:
         raise NotImplementedError
 
     @contextmanager

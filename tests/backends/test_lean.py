@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 import tempfile
 from collections.abc import Callable
@@ -10,13 +11,15 @@ from typing import Any
 
 import django
 import pytest
-from django.db import transaction
+from django.core.exceptions import SynchronousOnlyOperation
+from django.db import DatabaseError, transaction
+from django.db.backends.base.base import BaseDatabaseWrapper
 
-from tests.databases import Databases, value
+from tests.databases import Databases, in_thread, value
 
 # Python functions called in a request with one query, over those of a persistent connection of
 # Django's own. Lower it when you make the borrow leaner; a change that needs more says why.
-EXTRA_CALLS = {(4, 2): 19, (5, 1): 17, (5, 2): 17, (6, 0): 17, (6, 1): 17}
+EXTRA_CALLS = {(4, 2): 21, (5, 1): 19, (5, 2): 19, (6, 0): 19, (6, 1): 19}
 
 
 @pytest.fixture
@@ -101,6 +104,45 @@ def test_a_request_makes_no_more_python_calls_than_are_pinned_here(
         calls.append(python_calls(lambda wrapper=wrapper: handle(wrapper, one_query)))
 
     assert calls[1] - calls[0] <= EXTRA_CALLS[django.VERSION[:2]]
+
+
+def test_an_override_of_close_is_not_passed_by(pooled: Any, monkeypatch: Any) -> None:
+    seen = []
+
+    def close(self: Any) -> None:
+        seen.append(self)
+        BaseDatabaseWrapper.close(self)
+
+    one_query(pooled)
+    with monkeypatch.context() as patch:
+        patch.setattr(type(pooled), "close", close)
+        pooled.close_if_unusable_or_obsolete()
+    one_query(pooled)
+    with monkeypatch.context() as patch:
+        patch.setattr(pooled, "close", lambda: close(pooled))
+        pooled.close_if_unusable_or_obsolete()
+
+    assert seen == [pooled, pooled]
+    assert pooled.connection is None
+
+
+def test_the_end_of_a_request_in_another_thread_is_refused_as_ever(pooled: Any) -> None:
+    one_query(pooled)
+    with pytest.raises(DatabaseError, match="can only be used in that same thread"):
+        in_thread(pooled.close_if_unusable_or_obsolete)
+
+    assert pooled.connection is not None
+
+
+def test_the_end_of_a_request_in_an_event_loop_is_refused_as_ever(pooled: Any) -> None:
+    one_query(pooled)
+
+    async def end() -> None:
+        pooled.close_if_unusable_or_obsolete()
+
+    with pytest.raises(SynchronousOnlyOperation):
+        asyncio.run(end())
+    assert pooled.connection is not None
 
 
 def test_a_request_without_a_query_borrows_nothing(pooled: Any) -> None:
