@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from django_connpool import conf, identity
-from django_connpool.pool import parameters, watch
+from django_connpool.pool import watch
+from django_connpool.pool.parameters import completed
 from django_connpool.pool.statements import Judge
 
 from .closed_cursors import letting_go
@@ -54,8 +55,14 @@ class Opener:
         Raises what Django would: psycopg's errors, or ImproperlyConfigured.
         """
         wrapper = self._wrapper()
-        connection = wrapper.get_new_connection(self._parameters(wrapper))
+        parameters = self._parameters(wrapper)
+        factory = parameters.get("cursor_factory")
+        if factory is not None:
+            parameters["cursor_factory"] = watch.telling(factory)
+        connection = wrapper.get_new_connection(parameters)
         try:
+            if factory is not None and connection.cursor_factory is watch.telling(factory):
+                connection.cursor_factory = factory
             watch.set_watch(connection, self.judge)
             with watch.recording(connection):
                 self._initialize(wrapper, connection)
@@ -86,9 +93,7 @@ class Opener:
         wrapper.connection = None
 
     def _parameters(self, wrapper: PooledDatabaseWrapperMixin) -> dict[str, Any]:
-        asked = parameters.completed(
-            "", wrapper.get_connection_params(), self.options.command_timeout
-        )
+        asked = completed("", wrapper.get_connection_params(), self.options.command_timeout)
         if "service" not in asked and "PGCONNECT_TIMEOUT" not in os.environ:
             asked.setdefault("connect_timeout", CONNECT_TIMEOUT)
         return asked

@@ -104,8 +104,8 @@ _BLANK = re.compile(r"(?:[ \t\n\r\f\v(]|--[^\n\r]*)+")
 _COMMENT_EDGE = re.compile(r"/\*|\*/")
 _WORD = re.compile(r"[A-Za-z_]+")
 
-_LONGEST_REMEMBERED = 8192  # characters
-_MOST_REMEMBERED = 2000  # statements
+_LONGEST_REMEMBERED = 4096  # characters
+_MOST_REMEMBERED = 1000  # statements
 
 
 class Judge:

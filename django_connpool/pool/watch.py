@@ -185,6 +185,8 @@ def set_watch(conn: Any, judge: Judge) -> None:
         return
     if getattr(conn, "_watch", None) is None:
         conn._watch = Watch(judge)  # type: ignore[attr-defined]
+        if conn.__dict__.pop("_was_used", False):
+            conn._watch.born = None  # type: ignore[attr-defined]
         conn._start_query = _checking(conn)  # type: ignore[method-assign]
     conn.cursor_factory = watched(conn.cursor_factory)  # type: ignore[arg-type]
     conn.server_cursor_factory = watched(conn.server_cursor_factory)  # type: ignore[arg-type]
@@ -306,6 +308,15 @@ class _WatchedNamed(_Watched):
         return super()._close_gen()  # type: ignore[misc]
 
 
+class _Telling:
+    """In front of a cursor class: tells that a connection was used that has no watch yet."""
+
+    def __init__(self, connection: Any, *args: Any, **kwargs: Any) -> None:
+        super().__init__(connection, *args, **kwargs)  # type: ignore[call-arg]
+        if "_watch" not in connection.__dict__:
+            connection.__dict__["_was_used"] = True
+
+
 class _Recorded:
     """In front of a watched cursor class, while a session is being born."""
 
@@ -328,6 +339,15 @@ def watched(cursor_class: type) -> type:
         return cursor_class
     front = _WatchedNamed if hasattr(cursor_class, "_declare_gen") else _Watched
     return _with_front(front, cursor_class)
+
+
+@lru_cache(maxsize=256)
+def telling(cursor_class: type) -> type:
+    """The cursor class, telling that it was used before its connection had a watch.
+
+    What was set that way cannot be repeated: such a session is not cleaned but replaced.
+    """
+    return _with_front(_Telling, cursor_class)
 
 
 @lru_cache(maxsize=256)

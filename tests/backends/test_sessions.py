@@ -402,6 +402,17 @@ def test_a_wrapper_of_another_package_is_pooled_by_inheriting(
     assert cluster.backends(application_name=value(wrapper, "SHOW application_name")) == 1
 
 
+def test_what_another_wrapper_sets_while_it_connects_is_never_missing(databases: Databases) -> None:
+    wrapper = databases.add(engine="tests.backends.eager", pool={"max_size": 1})
+    first = pid(wrapper)
+    for change in ("SELECT 1", "RESET ALL", "SELECT 1"):
+        assert value(wrapper, "SHOW work_mem") == "9MB"
+        wrapper.cursor().execute(change)
+        wrapper.close()
+    assert value(wrapper, "SHOW work_mem") == "9MB"
+    assert pid(wrapper) != first  # it was replaced when it was changed
+
+
 def test_connection_parameters_are_asked_for_at_each_physical_connection(
     databases: Databases, cluster: Server
 ) -> None:
