@@ -23,6 +23,7 @@ from .statements import (
     HELD,
     LOCKS,
     PREPARED,
+    ROLES,
     SEQUENCES,
     SETTINGS,
     TEMP,
@@ -37,8 +38,8 @@ SEND_TIMEOUT = 1.0  # seconds
 _UNDO = (
     (CURSORS | HELD, b"CLOSE ALL"),
     # First of all back to the user who may do the rest, and to the limits of time that hold.
-    (SETTINGS, b"RESET SESSION AUTHORIZATION"),
-    (SETTINGS, b"RESET ROLE"),  # done by the former, but that is not documented
+    (ROLES, b"RESET SESSION AUTHORIZATION"),
+    (ROLES, b"RESET ROLE"),  # done by the former, but that is not documented
     (SETTINGS, b"RESET ALL"),
     (CHANNELS, b"UNLISTEN *"),
     (LOCKS, b"SELECT pg_catalog.pg_advisory_unlock_all()"),

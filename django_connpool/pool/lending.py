@@ -113,7 +113,8 @@ class Lending(Upkeep, Generic[CT]):
 
     def _is_fit(self, slot: Slot, now: float, timeout: float | None) -> bool:
         """Whether an idle connection may be served; when not, it is on its way out."""
-        if slot.cleaning is not None and not self._came_clean(slot, timeout):
+        cleaned = slot.cleaning is not None
+        if cleaned and not self._came_clean(slot, timeout):
             return False
         if now >= slot.retire_at:
             self._discard(slot, EXPIRED)
@@ -121,6 +122,8 @@ class Lending(Upkeep, Generic[CT]):
         if not is_alive(slot):
             self._discard_dead(slot)
             return False
+        if cleaned:  # which was as good as a ping
+            return not callable(self._check) or self._passes_check(slot, timeout)
         return now < slot.vet_at or self._passes_check(slot, timeout)
 
     def _came_clean(self, slot: Slot, timeout: float | None) -> bool:
@@ -327,7 +330,8 @@ class Lending(Upkeep, Generic[CT]):
                     )
                 )
             ):
-                complaint = self._complaint(slot, conn)
+                if not reset.is_at_rest(conn):
+                    complaint = self._complaint(slot, conn)
                 unfit = self._tidy(slot, conn)
             if unfit:
                 self._discard(slot, unfit, conn)
@@ -353,7 +357,7 @@ class Lending(Upkeep, Generic[CT]):
 
     def _tidy(self, slot: Slot, conn: Any) -> str:
         """Make the session fit for the next borrower; why not, when it must be closed."""
-        if not reset.leave_transaction(conn):
+        if not reset.is_at_rest(conn) and not reset.leave_transaction(conn):
             return UNUSABLE
         try:
             if self._restores:
@@ -389,8 +393,6 @@ class Lending(Upkeep, Generic[CT]):
             if getattr(conn, "broken", False):
                 with self._lock:
                     self._condemn()
-            return ""
-        if reset.is_at_rest(conn):
             return ""
         in_transaction = status in reset.IN_TRANSACTION
         last = slot.watch.text_of_last()

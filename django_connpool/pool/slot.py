@@ -8,7 +8,7 @@ from types import CodeType
 from typing import TYPE_CHECKING, Any
 
 from .session import Birth, reported
-from .statements import SETTINGS
+from .statements import ROLES, SETTINGS
 
 if TYPE_CHECKING:
     import psycopg
@@ -140,7 +140,7 @@ class Slot:
         """What its borrower may have left in the session, as far as can be told from outside."""
         watch = self.watch
         if watch.last is not None and reported(self.pgconn) != self.birth.reported:
-            return watch.dirt | SETTINGS
+            return watch.dirt | SETTINGS | ROLES
         return watch.dirt
 
     def bury(self) -> None:

@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from typing import Any
 
 # Dirt: kinds of state, each of which cleaning.py knows how to undo.
-SETTINGS = 1 << 0  # SET, set_config(), roles
+SETTINGS = 1 << 0  # SET, set_config()
 CHANNELS = 1 << 1  # LISTEN
 LOCKS = 1 << 2  # session-level advisory locks
 TEMP = 1 << 3  # temporary tables, views, functions, ...
@@ -25,7 +25,8 @@ PREPARED = 1 << 5  # PREPARE
 SEQUENCES = 1 << 6  # nextval() and setval() are remembered for currval()
 FOREVER = 1 << 7  # LOAD and others that end with the session only
 HELD = 1 << 8  # psycopg's named cursors, as long as one is open
-ANYTHING = SETTINGS | CHANNELS | LOCKS | TEMP | CURSORS | PREPARED | SEQUENCES
+ROLES = 1 << 9  # of the settings, those that say who the session is
+ANYTHING = SETTINGS | ROLES | CHANNELS | LOCKS | TEMP | CURSORS | PREPARED | SEQUENCES
 DIRT = ANYTHING | FOREVER | HELD
 
 # Marks: what else has to be known about a statement.
@@ -36,6 +37,7 @@ RECALLS = 1 << 19  # it asks what the session remembers of sequences
 
 KINDS = {
     SETTINGS: "settings",
+    ROLES: "roles",
     CHANNELS: "channels",
     LOCKS: "advisory locks",
     TEMP: "temporary objects",
@@ -78,6 +80,8 @@ _LOCAL_SET_CONFIG = re.compile(
     r"\bset_config\s*\(\s*(?:'[^']*'|%s)\s*,\s*(?:'[^']*'|%s|%\(\w+\)s|\$\d+)\s*,\s*true\s*\)",
     re.IGNORECASE | re.ASCII,
 )
+_NAMED_SET_CONFIG = re.compile(r"\bset_config\s*\(\s*'[^']*'\s*,", re.IGNORECASE | re.ASCII)
+_ROLE = re.compile(r"role|authorization|pg_settings", re.IGNORECASE | re.ASCII)
 _INTO_TEMP = re.compile(r"\binto\s+(?:(?:local|global)\s+)?temp", re.IGNORECASE | re.ASCII)
 _INTO_AND_TEMP = re.compile(r"\binto\b.*\btemp", re.IGNORECASE | re.ASCII | re.DOTALL)
 _UPDATES_SETTINGS = re.compile(r"\bupdate\b.*pg_settings", re.IGNORECASE | re.ASCII | re.DOTALL)
@@ -161,6 +165,8 @@ class Judge:
         found |= self.words(text)
         if found & SETTINGS and _SEED.search(text):
             found |= FOREVER
+        if found & SETTINGS and _may_set_role(text):
+            found |= ROLES
         if several and found & DIRT:
             found |= STICKS | ENDS
         return found
@@ -191,6 +197,12 @@ def _settings(word: str, text: str) -> int:
     ):
         return 0
     return SETTINGS
+
+
+def _may_set_role(text: str) -> bool:
+    """Whether what is set may be a role: all names of settings must stand there to deny it."""
+    names_all = len(_SET_CONFIG.findall(text)) == len(_NAMED_SET_CONFIG.findall(text))
+    return bool(not names_all or _ROLE.search(text))
 
 
 def _temporary(word: str, text: str) -> int:

@@ -13,6 +13,7 @@ from django_connpool.pool.statements import (
     LOCKS,
     PREPARED,
     RECALLS,
+    ROLES,
     SEQUENCES,
     SETTINGS,
     STICKS,
@@ -39,6 +40,11 @@ DIRTY = {
     "/* set_config('a', 'b', true) */ SELECT set_config('a', 'b', false)": SETTINGS,
     "SELECT set_limit(0.3)": SETTINGS,
     "UPDATE pg_settings SET setting = 1": SETTINGS | WRITES,
+    "SET ROLE a": SETTINGS | ROLES,
+    "SET SESSION AUTHORIZATION a": SETTINGS | ROLES,
+    "SELECT set_config('Role', 'a', false)": SETTINGS | ROLES,
+    "SELECT set_config(%s, 'a', false)": SETTINGS | ROLES,
+    "SELECT set_config(lower('ROL') || 'E', 'a', false)": SETTINGS | ROLES,
     "LISTEN a": CHANNELS,
     "UNLISTEN *": CHANNELS,
     "select Pg_Try_Advisory_Lock_Shared(1)": LOCKS,
@@ -118,6 +124,11 @@ def test_what_does_not_is_let_pass(text: str) -> None:
 )
 def test_what_else_is_known_of_a_statement(text: str, marks: int) -> None:
     assert judge(text) & marks == marks
+
+
+def test_only_what_may_be_a_role_counts_as_one() -> None:
+    for text in ("SET a = 1", "RESET ALL", "SELECT set_config('app.a', %s, false)"):
+        assert judge(text) & (SETTINGS | ROLES) == SETTINGS
 
 
 def test_a_single_set_is_undone_by_a_rollback() -> None:
