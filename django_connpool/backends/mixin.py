@@ -103,7 +103,7 @@ class PooledDatabaseWrapperMixin(EarlyReleaseMixin):
             return
         # Also one that only other threads' wrappers have used so far.
         bindings = {self._binding, registry.find(self)}
-        self._binding = None
+        self._binding = self.resumes = None
         for binding in bindings:
             if binding is not None:
                 registry.close(binding)
@@ -129,6 +129,30 @@ class PooledDatabaseWrapperMixin(EarlyReleaseMixin):
             connection = binding.pool.getconn()
         except PoolClosed:
             connection = self._borrow_from_next(binding)
+        self._take(binding, connection)
+        self.run_on_commit = []
+
+    def resume(self, binding: registry.Binding) -> None:
+        """Borrow again in the middle of some work, as if the connection had been held.
+
+        So the settings are not looked at, and hooks that wait for a commit go on waiting.
+        """
+        if _get_running_loop() is not None:
+            self._refuse_event_loops()
+        try:
+            connection = binding.pool.getconn()
+        except PoolClosed:
+            self.resumes = None  # what follows finds the pool that is now the right one
+            self.connect_for_a_statement()
+        except self.Database.Error:
+            with self.wrap_database_errors:
+                raise
+        else:
+            self._forget_transaction()
+            self._take(binding, connection)
+
+    def _take(self, binding: registry.Binding, connection: Any) -> None:
+        """Make a connection that was just borrowed the one at hand."""
         self.connection = connection
         self.releases_early = binding.releases_early if self.mode is None else self.mode
         if self._thread_sharing_count:
@@ -159,7 +183,6 @@ class PooledDatabaseWrapperMixin(EarlyReleaseMixin):
             if not apps.ready:  # an app that queries as it starts, in a thread that lives on
                 recall.recaller.soon(self)
             self._announce(binding, connection)
-        self.run_on_commit = []
 
     def _announce(self, binding: registry.Binding, connection: Any) -> None:
         """Send `connection_created`: what its receivers set up is there for every borrower."""
@@ -221,6 +244,7 @@ class PooledDatabaseWrapperMixin(EarlyReleaseMixin):
 
     @async_unsafe
     def close(self) -> None:
+        self.resumes = None
         if "connection" not in vars(self):
             recall.held(self)
         super().close()
@@ -271,6 +295,7 @@ class PooledDatabaseWrapperMixin(EarlyReleaseMixin):
 
         Not inside an atomic block, which a request handled inside a test is in.
         """
+        self.resumes = None
         connection = self.connection
         if connection is None:
             return
@@ -333,7 +358,7 @@ def _require_psycopg(driver: Any) -> None:
 def _forget_loans() -> None:
     """In a forked child: its parent's connections are not its own."""
     for wrapper in list(_wrappers):
-        wrapper._binding = None  # bound again, the child's pool is announced
+        wrapper._binding = wrapper.resumes = None  # bound again, the child's pool is announced
         if wrapper.is_lent:
             wrapper.connection = None
             wrapper.by_hand = False
