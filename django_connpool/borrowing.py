@@ -185,9 +185,9 @@ def hold(mode: str, using: str | None = None) -> Iterator[None]:
     if mode not in ("request", "transaction"):
         raise ValueError(f'hold() takes "request" or "transaction", not {mode!r}')
     before = [(wrapper, wrapper.mode) for wrapper in _pooled(using)]
-    for wrapper, _ in before:
-        wrapper.set_mode(mode == "transaction")
     try:
+        for wrapper, _ in before:
+            wrapper.set_mode(mode == "transaction")
         yield
     finally:
         for wrapper, was in before:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from asyncio import _get_running_loop
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 from weakref import WeakSet
 
@@ -262,16 +263,25 @@ class PooledDatabaseWrapperMixin(EarlyReleaseMixin):
         return None
 
     def give_back(self, connection: Any) -> None:
-        # Forgotten first: whatever happens below, this wrapper cannot use it again.
-        self.connection = None
-        work = scopes.current.get()
-        if work is not None:
-            work.borrowers.discard(self)
+        pool, loan = connection._pool, watch.of(connection).loan
         try:
-            connection._pool.putconn(connection)
+            # Forgotten first: whatever happens below, this wrapper cannot use it again.
+            self.connection = None
+            work = scopes.current.get()
+            if work is not None:
+                work.borrowers.discard(self)
+            pool.putconn(connection)
         except self.Database.Error:
             with self.wrap_database_errors:
                 raise
+        except BaseException:
+            # An interrupt. A cursor that is still open would keep the loan alive. It can be
+            # over, and the connection somebody else's.
+            self.connection = None
+            if watch.of(connection).loan == loan:
+                with suppress(ValueError):
+                    pool.putconn(connection)
+            raise
 
     def _close_own(self) -> Any:
         """Close a connection no pool knows; Django's own code would look for its pool.
