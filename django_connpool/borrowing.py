@@ -42,6 +42,8 @@ def release_loans(work: Scope) -> None:
     This thread's at once; other threads' as soon as they are not using them.
     """
     work.ended = True  # first: who borrows from here on sees to it that it comes back
+    for wrapper in work.resumers:
+        wrapper.resumes = None
     if not work.borrowers:
         return
     mine = [wrapper for wrapper in _borrowers(None) if wrapper in work.borrowers]
@@ -143,6 +145,8 @@ def _leave(work: Scope, token: Token[Scope | None]) -> None:
 async def release_in_its_thread(work: Scope) -> None:
     """As `release_loans`, in the thread in which Django runs the queries of async code."""
     work.ended = True  # first: who borrows from here on sees to it that it comes back
+    for wrapper in work.resumers:
+        wrapper.resumes = None
     if work.borrowers:
         await sync_to_async(release_loans, thread_sensitive=True)(work)
 
@@ -185,9 +189,9 @@ def hold(mode: str, using: str | None = None) -> Iterator[None]:
     if mode not in ("request", "transaction"):
         raise ValueError(f'hold() takes "request" or "transaction", not {mode!r}')
     before = [(wrapper, wrapper.mode) for wrapper in _pooled(using)]
-    for wrapper, _ in before:
-        wrapper.set_mode(mode == "transaction")
     try:
+        for wrapper, _ in before:
+            wrapper.set_mode(mode == "transaction")
         yield
     finally:
         for wrapper, was in before:

@@ -56,7 +56,7 @@ class Binding:
             open=True,
             keep_min=False,
             ping_after=PING_AFTER_WITH_HEALTH_CHECKS if health_checks else PING_AFTER,
-            describe=scopes.note,
+            describe=scopes.current.get,
             **arguments,
         )
 

@@ -16,21 +16,20 @@ from typing import Any
 class Scope:
     """One piece of work: its name in reports, and who borrowed for it."""
 
-    __slots__ = ("borrowers", "ended", "note")
+    __slots__ = ("borrowers", "ended", "note", "resumers")
 
     def __init__(self, note: str | None) -> None:
-        self.note = note
+        self.note = note  # its name; see __str__
         self.borrowers: set[Any] = set()  # database wrappers that hold a connection
+        self.resumers: set[Any] = set()  # those that go on as if they held one
         self.ended = False  # nobody will give back what is borrowed for it from now on
+
+    def __str__(self) -> str:
+        """What a pool calls a loan that is made for it."""
+        return self.note or ""
 
 
 current: ContextVar[Scope | None] = ContextVar("django_connpool_scope", default=None)
-
-
-def note() -> str | None:
-    """The name of the work in progress, for the loan that is being made."""
-    scope = current.get()
-    return None if scope is None else scope.note
 
 
 @contextmanager

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 from psycopg import InterfaceError
 from psycopg.pq import TransactionStatus
 
+from django_connpool import scopes
+from django_connpool.pool.session import reported
 from django_connpool.pool.statements import DIRT, SEQUENCES, kinds
 
 if TYPE_CHECKING:
@@ -32,26 +34,27 @@ class EarlyReleaseMixin(_Base):
     """What a database wrapper does differently while `releases_early` is set."""
 
     releases_early = False
+    _binding: Any
     mode: bool | None = None  # of `hold()` blocks: whether to release early, whatever the option
     kept = 0  # blocks, streams and copies under way that need this very connection
     by_hand = False  # somebody has asked for the connection itself
     is_connecting = False
-
-    def ensure_connection(self) -> None:
-        """As Django's. Who calls it is about to use `connection.connection`, so it is kept."""
-        if self.connection is None:
-            super().ensure_connection()
-            if self.releases_early:
-                self.by_hand = True
-                self._pin("taken by ensure_connection()")
+    resumes: Any = None  # the binding from whose pool it goes on, having given back early
 
     def connect_for_a_statement(self) -> None:
         """Borrow, if there is no connection at hand, for no longer than necessary."""
         if self.connection is None:
-            super().ensure_connection()
+            if self.resumes is None or self.in_atomic_block:
+                super().ensure_connection()  # Django's: this is not by hand
+            else:
+                self.resume(self.resumes)
+
+    def resume(self, binding: Any) -> None:
+        raise NotImplementedError
 
     def _cursor(self, name: str | None = None) -> Any:
-        self.connect_for_a_statement()
+        if self.connection is None:
+            self.connect_for_a_statement()
         return super()._cursor(name)  # type: ignore[misc]
 
     def get_autocommit(self) -> bool:
@@ -100,8 +103,20 @@ class EarlyReleaseMixin(_Base):
             self._pin(", ".join(kinds(dirt)))
         elif slot.birth.touch.touched and slot.birth.differs(connection, "_autocommit"):
             self._pin("the connection object was changed")
+        elif slot.watch.last is not None and reported(connection.pgconn) != slot.birth.reported:
+            self._pin("settings")  # set by a function; the server tells of some
         else:
+            slot.watch.last = None  # which says that there is nothing left to ask the server
+            if self.resumes is None:
+                self._will_resume()
             self._hand_back(connection)
+
+    def _will_resume(self) -> None:
+        """Go on from the same pool until the work that is under way ends."""
+        self.resumes = self._binding
+        work = scopes.current.get()
+        if work is not None:
+            work.resumers.add(self)
 
     def _pin(self, why: str) -> None:
         """Note for the status why this loan lasts longer than a transaction."""
@@ -130,34 +145,40 @@ class EarlyCursor:
     What is set on it, is set on the next one as well.
     """
 
-    __slots__ = ("_closed", "_cursor", "_name", "_set", "_wrapper")
+    __slots__ = ("_closed", "_cursor", "_loan", "_name", "_set", "_wrapper")
 
     _wrapper: Any
     _cursor: Any
+    _loan: int  # of its connection, which may have been lent to others and come back
     _name: str | None
     _closed: bool
-    _set: dict[str, Any]
+    _set: dict[str, Any] | None
 
     def __init__(self, wrapper: Any, cursor: Any, name: str | None) -> None:
         put = object.__setattr__
         put(self, "_wrapper", wrapper)
         put(self, "_cursor", cursor)
+        put(self, "_loan", cursor._conn._watch.loan)
         put(self, "_name", name)
         put(self, "_closed", False)
-        put(self, "_set", {})
+        put(self, "_set", None)
 
     def _present(self) -> Any:
         """The psycopg cursor to use now, on a connection that is at hand."""
         if self._closed:
             raise InterfaceError("the cursor is closed")
         wrapper = self._wrapper
-        wrapper.connect_for_a_statement()
-        cursor, connection = self._cursor, wrapper.connection
-        if cursor._conn is not connection or cursor._loan != connection._watch.loan:
+        connection = wrapper.connection
+        if connection is None:
+            wrapper.connect_for_a_statement()
+            connection = wrapper.connection
+        cursor = self._cursor
+        if cursor._conn is not connection or self._loan != connection._watch.loan:
             cursor = wrapper.plain_cursor(self._name)
-            for name, value in self._set.items():
+            for name, value in (self._set or {}).items():
                 setattr(cursor, name, value)
             object.__setattr__(self, "_cursor", cursor)
+            object.__setattr__(self, "_loan", connection._watch.loan)
         return cursor
 
     def execute(self, *args: Any, **kwargs: Any) -> EarlyCursor:
@@ -187,10 +208,12 @@ class EarlyCursor:
     def close(self) -> None:
         if not self._closed:
             object.__setattr__(self, "_closed", True)
+            wrapper = self._wrapper
             try:
                 self._cursor.close()
             finally:
-                self._wrapper.release_if_free()
+                if wrapper.connection is not None:
+                    wrapper.release_if_free()
 
     @property
     def connection(self) -> Any:
@@ -227,7 +250,7 @@ class EarlyCursor:
     def __setattr__(self, name: str, value: Any) -> None:
         setattr(self._cursor, name, value)
         if name in _REMEMBERED:
-            self._set[name] = value
+            object.__setattr__(self, "_set", {**(self._set or {}), name: value})
 
     def __repr__(self) -> str:
         return repr(self._cursor)

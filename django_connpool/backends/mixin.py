@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from asyncio import _get_running_loop
 from collections.abc import Mapping
+from contextlib import suppress
 from threading import get_ident
 from typing import Any
 from weakref import WeakSet
@@ -105,7 +106,7 @@ class PooledDatabaseWrapperMixin(EarlyReleaseMixin):
             return
         # Also one that only other threads' wrappers have used so far.
         bindings = {self._binding, registry.find(self)}
-        self._binding = None
+        self._binding = self.resumes = None
         for binding in bindings:
             if binding is not None:
                 registry.close(binding)
@@ -131,6 +132,30 @@ class PooledDatabaseWrapperMixin(EarlyReleaseMixin):
             connection = binding.pool.getconn()
         except PoolClosed:
             connection = self._borrow_from_next(binding)
+        self._take(binding, connection)
+        self.run_on_commit = []
+
+    def resume(self, binding: registry.Binding) -> None:
+        """Borrow again in the middle of some work, as if the connection had been held.
+
+        So the settings are not looked at, and hooks that wait for a commit go on waiting.
+        """
+        if _get_running_loop() is not None:
+            self._refuse_event_loops()
+        try:
+            connection = binding.pool.getconn()
+        except PoolClosed:
+            self.resumes = None  # what follows finds the pool that is now the right one
+            self.connect_for_a_statement()
+        except self.Database.Error:
+            with self.wrap_database_errors:
+                raise
+        else:
+            self._forget_transaction()
+            self._take(binding, connection)
+
+    def _take(self, binding: registry.Binding, connection: Any) -> None:
+        """Make a connection that was just borrowed the one at hand."""
         self.connection = connection
         self.releases_early = binding.releases_early if self.mode is None else self.mode
         if self._thread_sharing_count:
@@ -161,7 +186,6 @@ class PooledDatabaseWrapperMixin(EarlyReleaseMixin):
             if not apps.ready:  # an app that queries as it starts, in a thread that lives on
                 recall.recaller.soon(self)
             self._announce(binding, connection)
-        self.run_on_commit = []
 
     def _announce(self, binding: registry.Binding, connection: Any) -> None:
         """Send `connection_created`: what its receivers set up is there for every borrower."""
@@ -173,7 +197,10 @@ class PooledDatabaseWrapperMixin(EarlyReleaseMixin):
             binding.pool.reborn(connection)
 
     def create_cursor(self, name: str | None = None) -> Any:
-        cursor = self.plain_cursor(name)
+        cursor = super().create_cursor(name)
+        # Django makes named cursors of a class of its own, past the connection's.
+        if name:
+            cursor = watch.watch_cursor(cursor)
         early = self.releases_early and getattr(self.connection, "_pool", None) is not None
         return EarlyCursor(self, cursor, name) if early else cursor
 
@@ -198,17 +225,22 @@ class PooledDatabaseWrapperMixin(EarlyReleaseMixin):
         self._binding = registry.bind(self, closed)
         return self._binding.pool.getconn()
 
-    @async_unsafe
     def ensure_connection(self) -> None:
         """Borrow unless there is a connection, or the one at hand has died between two steps.
 
         Not in a transaction: its first half is lost, and whoever runs it has to be told.
+        Who calls this is about to use `connection.connection`, so it is not released early.
         """
         if self.errors_occurred and self.autocommit and not self.in_atomic_block:
             connection = recall.held(self)
             if getattr(connection, "_pool", None) is not None and connection.closed:
                 self.close()
+        had_none = self.connection is None
+        # Django's own also where there is nothing to do: test tools patch it to forbid queries.
         super().ensure_connection()
+        if had_none and self.releases_early:
+            self.by_hand = True
+            self._pin("taken by ensure_connection()")
 
     def borrow_again(self) -> Any:
         """Borrow in the middle of a step, after the connection it began with was recalled."""
@@ -235,6 +267,7 @@ class PooledDatabaseWrapperMixin(EarlyReleaseMixin):
 
     @async_unsafe
     def close(self) -> None:
+        self.resumes = None
         if "connection" not in vars(self):
             recall.held(self)
         super().close()
@@ -252,16 +285,25 @@ class PooledDatabaseWrapperMixin(EarlyReleaseMixin):
         return None
 
     def _hand_back(self, connection: Any) -> None:
-        # Forgotten first: whatever happens below, this wrapper cannot use it again.
-        self.connection = None
-        work = scopes.current.get()
-        if work is not None:
-            work.borrowers.discard(self)
+        pool, loan = connection._pool, watch.of(connection).loan
         try:
-            connection._pool.putconn(connection)
+            # Forgotten first: whatever happens below, this wrapper cannot use it again.
+            self.connection = None
+            work = scopes.current.get()
+            if work is not None:
+                work.borrowers.discard(self)
+            pool.putconn(connection)
         except self.Database.Error:
             with self.wrap_database_errors:
                 raise
+        except BaseException:
+            # An interrupt. A cursor that is still open would keep the loan alive. It can be
+            # over, and the connection somebody else's.
+            self.connection = None
+            if watch.of(connection).loan == loan:
+                with suppress(ValueError):
+                    pool.putconn(connection)
+            raise
 
     def _close_own(self) -> Any:
         """Close a connection no pool knows; Django's own code would look for its pool.
@@ -285,6 +327,7 @@ class PooledDatabaseWrapperMixin(EarlyReleaseMixin):
 
         Not inside an atomic block, which a request handled inside a test is in.
         """
+        self.resumes = None
         own = vars(self)
         connection = own["connection"] if "connection" in own else recall.held(self)
         if connection is None:
@@ -370,7 +413,7 @@ def _require_psycopg(driver: Any) -> None:
 def _forget_loans() -> None:
     """In a forked child: its parent's connections are not its own."""
     for wrapper in list(_wrappers):
-        wrapper._binding = None  # bound again, the child's pool is announced
+        wrapper._binding = wrapper.resumes = None  # bound again, the child's pool is announced
         if wrapper.is_lent:
             wrapper.connection = None
             wrapper.by_hand = False

@@ -69,7 +69,7 @@ class Core:
     _check: CheckParam
     _reset: ResetParam
     _reconnect_failed: ConnectFailedCB | None
-    _describe: Callable[[], str | None] | None
+    _describe: Callable[[], object] | None
     _ping_after: float
     _restores: bool  # sessions that were changed, when given back
     _tidies_always: bool  # every session, not only one that looks changed
@@ -191,7 +191,7 @@ def _loan(slot: Slot, now: float) -> dict[str, Any]:
         "held": max(0.0, now - (slot.since if lent else slot.idle_since)),
         "thread": explain.thread_name(thread),
         "thread_id": thread,
-        "note": slot.note,
+        "note": (slot.note and str(slot.note)) or None,
         "pinned": slot.pinned,
         "backend_pid": slot.backend_pid,
         "transaction": TransactionStatus(slot.pgconn.transaction_status).name,

@@ -57,7 +57,8 @@ class ConnectionPool(Lending[CT]):
     `leak_after`: seconds after which a loan is reported in the log; 0 is never.
     `command_timeout`: longest a statement may run, given to the server at connect.
     `keep_min`: False opens `min_size` only once `warm` is called.
-    `describe`: called at each borrow; its string tells in reports what the loan is for.
+    `describe`: called at each borrow; what it returns tells in reports, by its str(), what
+    the loan is for.
 
     All times are seconds. Raises ValueError for sizes and times that make no sense.
     """
@@ -92,7 +93,7 @@ class ConnectionPool(Lending[CT]):
         command_timeout: float | None = None,
         ping_after: float = PING_AFTER,
         keep_min: bool = True,
-        describe: Callable[[], str | None] | None = None,
+        describe: Callable[[], object] | None = None,
     ) -> None:
         self.conninfo = conninfo
         self.kwargs = kwargs

@@ -125,7 +125,7 @@ class Slot:
         self.since = 0.0
         self.thread = 0
         self.loans: Loans | None = None  # what else that thread has borrowed
-        self.note: str | None = None
+        self.note: object = None  # what it is for, as text by str()
         self.pinned: str | None = None  # why it lasts longer than a transaction, if it should not
         self.code: CodeType | None = None  # where it was borrowed
         self.line = 0
@@ -154,7 +154,8 @@ class Slot:
 
     def purpose(self) -> str:
         """What it was borrowed for, as text that may follow a name; empty when not known."""
-        return f" ({self.note})" if self.note else ""
+        note = str(self.note or "")
+        return f" ({note})" if note else ""
 
     def __repr__(self) -> str:
         return f"<Slot {self.state} backend {self.backend_pid or '-'}>"

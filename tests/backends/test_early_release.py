@@ -1,15 +1,18 @@
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import pytest
+from django.core.exceptions import SynchronousOnlyOperation
 from django.db import DatabaseError, InterfaceError, connection, transaction
 from django.db.transaction import TransactionManagementError
 from django.db.utils import OperationalError
 from django.test.utils import CaptureQueriesContext
+from psycopg import ClientCursor
 
 import django_connpool
 from tests.cluster import Server
@@ -391,3 +394,63 @@ def test_two_aliases_nest_with_one_connection_each(databases: Databases) -> None
 
 def test_other_databases_are_not_touched() -> None:
     assert connection.releases_early is False
+
+
+def test_settings_that_change_are_noticed_by_the_next_request(early: Any) -> None:
+    first = early.pool
+    value(early, "SELECT 1")
+    early.settings_dict["OPTIONS"]["pool"]["timeout"] = 7
+    early.close_if_unusable_or_obsolete()
+    assert value(early, "SELECT 1") == 1
+    assert early.pool is not first
+    assert early.pool.timeout == 7
+
+
+def test_a_pool_that_was_closed_is_replaced_in_the_middle_of_a_request(early: Any) -> None:
+    first = early.pool
+    value(early, "SELECT 1")
+    first.close()
+    assert value(early, "SELECT 1") == 1
+    assert early.pool is not first
+
+
+def test_what_the_pool_raises_in_the_middle_of_a_request_is_djangos(early: Any) -> None:
+    from django.db import connections
+
+    value(early, "SELECT 1")
+    early.pool.timeout = 0.05
+    early.pool.suspend()
+    with pytest.raises(OperationalError, match="no connection became free"):
+        value(early, "SELECT 1")
+    early.pool.resume()
+    assert in_thread(lambda: value(connections[early.alias], "SELECT 1")) == 1
+
+
+def test_hooks_wait_for_autocommit_where_it_is_off(databases: Databases) -> None:
+    early = databases.add(pool={"max_size": 1, "release": "transaction"}, AUTOCOMMIT=False)
+    seen: list[int] = []
+    with transaction.atomic(using=early.alias):
+        value(early, "SELECT 1")
+        transaction.on_commit(lambda: seen.append(1), using=early.alias)
+    early.commit()
+    assert not held(early)
+    assert seen == []
+    early.set_autocommit(True)
+    assert seen == [1]
+
+
+def test_a_connection_with_another_class_of_cursors_is_used_by_django_too(early: Any) -> None:
+    early.ensure_connection()
+    early.connection.cursor_factory = ClientCursor
+    assert value(early, "SELECT %s", [1]) == 1
+
+
+def test_async_code_is_refused_in_the_middle_of_a_request(early: Any) -> None:
+    value(early, "SELECT 1")
+
+    async def view() -> None:
+        value(early, "SELECT 1")
+
+    with pytest.raises(SynchronousOnlyOperation):
+        asyncio.run(view())
+    assert not held(early)

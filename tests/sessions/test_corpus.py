@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 from django.db import connections
 
-from tests.databases import Databases, pid, value
+from tests.databases import Databases, in_thread, pid, value
 from tests.sessions.corpus import (
     HARMLESS,
     HIDDEN,
@@ -152,3 +153,42 @@ def test_within_one_request_what_a_view_sets_stays(
         return value(wrapper, "SELECT current_setting('app.tenant') || x FROM t")
 
     assert request_to("used", view) == "421"
+
+
+@pytest.mark.parametrize("name", SEEN)
+def test_released_early_it_is_the_owners_for_the_request_and_nobody_elses(
+    name: str, databases: Databases, request_to: RequestTo, fresh: State
+) -> None:
+    # Two connections each, so that another thread can ask at any moment, without waiting.
+    for mode in ("transaction", "request"):
+        pool = {"max_size": 2, "release": mode}
+        databases.add(mode, pool=pool, options={"application_name": ""})
+    kept: list[Any] = []
+
+    def ask_in_another_thread(alias: str) -> list[str]:
+        def ask() -> list[str]:
+            try:
+                return leaks(connections[alias], fresh)
+            finally:
+                connections[alias].close()
+
+        return list(in_thread(ask))
+
+    def view(wrapper: Any) -> tuple[list[str], list[str], list[str]]:
+        kept.append(apply(wrapper, SEEN[name]))
+        before = ask_in_another_thread(wrapper.alias)
+        mine = leaks(wrapper, fresh)
+        return before, mine, ask_in_another_thread(wrapper.alias)
+
+    before, mine, after = request_to("transaction", view)
+    _, expected, _ = request_to("request", view)
+    assert before == after == []
+    assert _but_sequences(mine) == _but_sequences(expected)
+    kept.clear()
+    assert request_to("transaction", lambda wrapper: leaks(wrapper, fresh)) == []
+
+
+def _but_sequences(found: list[str]) -> list[str]:
+    """What sequences remember is no reason to hold on: see docs/release.md."""
+    anyones = [re.sub(r"pg_temp_\d+", "pg_temp", each) for each in found]
+    return [each for each in anyones if not each.startswith("sequences")]
