@@ -158,7 +158,7 @@ class EarlyCursor:
         put = object.__setattr__
         put(self, "_wrapper", wrapper)
         put(self, "_cursor", cursor)
-        put(self, "_loan", cursor._conn._watch.loan)
+        put(self, "_loan", cursor._conn._slot.watch.loan)
         put(self, "_name", name)
         put(self, "_closed", False)
         put(self, "_set", None)
@@ -173,12 +173,12 @@ class EarlyCursor:
             wrapper.connect_for_a_statement()
             connection = wrapper.connection
         cursor = self._cursor
-        if cursor._conn is not connection or self._loan != connection._watch.loan:
+        if cursor._conn is not connection or self._loan != connection._slot.watch.loan:
             cursor = wrapper.plain_cursor(self._name)
             for name, value in (self._set or {}).items():
                 setattr(cursor, name, value)
             object.__setattr__(self, "_cursor", cursor)
-            object.__setattr__(self, "_loan", connection._watch.loan)
+            object.__setattr__(self, "_loan", connection._slot.watch.loan)
         return cursor
 
     def execute(self, *args: Any, **kwargs: Any) -> EarlyCursor:

@@ -285,7 +285,8 @@ class PooledDatabaseWrapperMixin(EarlyReleaseMixin):
         return None
 
     def _hand_back(self, connection: Any) -> None:
-        pool, loan = connection._pool, watch.of(connection).loan
+        pool, session = connection._pool, connection._slot.watch
+        loan = session.loan
         try:
             # Forgotten first: whatever happens below, this wrapper cannot use it again.
             self.connection = None
@@ -300,7 +301,7 @@ class PooledDatabaseWrapperMixin(EarlyReleaseMixin):
             # An interrupt. A cursor that is still open would keep the loan alive. It can be
             # over, and the connection somebody else's.
             self.connection = None
-            if watch.of(connection).loan == loan:
+            if session.loan == loan:
                 with suppress(ValueError):
                     pool.putconn(connection)
             raise
