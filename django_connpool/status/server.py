@@ -19,6 +19,7 @@ BACKLOG = 16
 # The answer is sent by the thread that looks after all pools: a client that does not read it
 # must not hold that thread up.
 SEND_TIMEOUT_SECONDS = 0.25
+ACCEPT_PAUSE = 0.1  # seconds
 
 
 class Listener:
@@ -38,7 +39,12 @@ class Listener:
         """Send one document to one client. Never raises."""
         try:
             client, _ = self._socket.accept()
+        except BlockingIOError:  # it went away before it was accepted
+            return
         except OSError:
+            # Out of descriptors, perhaps. The client still waits, so the socket is still readable,
+            # and the thread would come back here at once for as long as that lasts.
+            time.sleep(ACCEPT_PAUSE)
             return
         with client:
             try:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -55,6 +56,25 @@ def test_the_socket_is_not_inherited_by_programs(status_dir: Path) -> None:
     server.start()
     assert server._listener is not None
     assert not server._listener._socket.get_inheritable()
+
+
+def test_without_descriptors_it_does_not_spin(
+    status_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.start()
+    listener = server._listener
+    assert listener is not None
+
+    class Exhausted:
+        def accept(self) -> None:
+            raise OSError(errno.EMFILE, "too many open files")
+
+    pauses: list[float] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(listener, "_socket", Exhausted())
+        patch.setattr(server.time, "sleep", pauses.append)
+        listener.answer()
+    assert pauses == [server.ACCEPT_PAUSE]
 
 
 def test_stopping_removes_the_socket(status_dir: Path) -> None:
