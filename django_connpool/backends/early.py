@@ -39,20 +39,27 @@ class EarlyReleaseMixin(_Base):
     kept = 0  # blocks, streams and copies under way that need this very connection
     by_hand = False  # somebody has asked for the connection itself
     is_connecting = False
+    is_for_a_statement = False  # what is borrowed now is not meant to be used by hand
     resumes: Any = None  # the binding from whose pool it goes on, having given back early
 
     def connect_for_a_statement(self) -> None:
         """Borrow, if there is no connection at hand, for no longer than necessary."""
         if self.connection is None:
-            if self.resumes is None or self.in_atomic_block:
-                super().ensure_connection()  # Django's: this is not by hand
-            else:
+            if self.resumes is not None and not self.in_atomic_block:
                 self.resume(self.resumes)
+                return
+            self.is_for_a_statement = True
+            try:
+                self.ensure_connection()
+            finally:
+                self.is_for_a_statement = False
 
     def resume(self, binding: Any) -> None:
         raise NotImplementedError
 
     def _cursor(self, name: str | None = None) -> Any:
+        if self.errors_occurred:
+            self.close_if_health_check_failed()
         if self.connection is None:
             self.connect_for_a_statement()
         return super()._cursor(name)  # type: ignore[misc]
@@ -64,6 +71,8 @@ class EarlyReleaseMixin(_Base):
         return super().get_autocommit()
 
     def set_autocommit(self, *args: Any, **kwargs: Any) -> None:
+        if self.errors_occurred:
+            self.close_if_health_check_failed()
         self.connect_for_a_statement()
         super().set_autocommit(*args, **kwargs)
 

@@ -134,6 +134,11 @@ class PooledDatabaseWrapperMixin(EarlyReleaseMixin):
             connection = self._borrow_from_next(binding)
         self._take(binding, connection)
         self.run_on_commit = []
+        if self.releases_early and not self.is_for_a_statement:
+            # Django's ensure_connection() was called from outside: whoever does that is about to
+            # use `connection.connection`.
+            self.by_hand = True
+            self._pin("taken by ensure_connection()")
 
     def resume(self, binding: registry.Binding) -> None:
         """Borrow again in the middle of some work, as if the connection had been held.
@@ -225,27 +230,14 @@ class PooledDatabaseWrapperMixin(EarlyReleaseMixin):
         self._binding = registry.bind(self, closed)
         return self._binding.pool.getconn()
 
-    def ensure_connection(self) -> None:
-        """Borrow unless there is a connection, or the one at hand has died between two steps.
-
-        Not in a transaction: its first half is lost, and whoever runs it has to be told.
-        Who calls this is about to use `connection.connection`, so it is not released early.
-        """
-        if self.errors_occurred and self.autocommit and not self.in_atomic_block:
-            connection = recall.held(self)
-            if getattr(connection, "_pool", None) is not None and connection.closed:
-                self.close()
-        had_none = self.connection is None
-        # Django's own also where there is nothing to do: test tools patch it to forbid queries.
-        super().ensure_connection()
-        if had_none and self.releases_early:
-            self.by_hand = True
-            self._pin("taken by ensure_connection()")
-
     def borrow_again(self) -> Any:
         """Borrow in the middle of a step, after the connection it began with was recalled."""
-        with self.wrap_database_errors:
-            self.connect()
+        self.is_for_a_statement = True
+        try:
+            with self.wrap_database_errors:
+                self.connect()
+        finally:
+            self.is_for_a_statement = False
         return self.connection
 
     def _forget_transaction(self) -> None:
@@ -318,7 +310,14 @@ class PooledDatabaseWrapperMixin(EarlyReleaseMixin):
         return None
 
     def close_if_health_check_failed(self) -> None:
-        # Called for each cursor. Without a connection there is nothing to check.
+        """Called for each cursor: give back what has died in hand between two steps.
+
+        Not in a transaction: its first half is lost, and whoever runs it has to be told.
+        """
+        if self.errors_occurred and self.autocommit and not self.in_atomic_block:
+            connection = recall.held(self)
+            if getattr(connection, "_pool", None) is not None and connection.closed:
+                self.close()
         connection = self.connection
         if connection is not None and getattr(connection, "_pool", None) is None:
             super().close_if_health_check_failed()
