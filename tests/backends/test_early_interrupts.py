@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import linecache
-import sys
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -17,34 +16,15 @@ from django.db import DatabaseError, transaction
 import django_connpool
 from django_connpool.backends import early, mixin
 from tests.databases import Databases, in_thread, value
+from tests.interrupter import Interrupter
 
 CODE = {str(Path(module.__file__ or "")) for module in (early, mixin)}
 
 
-class Interrupter:
-    """Raises KeyboardInterrupt at the n-th line of the code under test that this thread runs."""
-
-    def __init__(self, n: int) -> None:
-        self.left = n
-        self.where = ""
-
-    def __enter__(self) -> Interrupter:
-        sys.settrace(self._trace)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        sys.settrace(None)
-
-    def _trace(self, frame: FrameType, event: str, _: Any) -> Any:
-        if frame.f_code.co_filename not in CODE:
-            return None
-        if event == "line" and not _is_safe(frame):
-            self.left -= 1
-            if not self.left:
-                sys.settrace(None)
-                self.where = f"{frame.f_code.co_name}:{frame.f_lineno}"
-                raise KeyboardInterrupt
-        return self._trace
+def interrupter(n: int) -> Interrupter:
+    return Interrupter(
+        n, KeyboardInterrupt, lambda frame: frame.f_code.co_filename in CODE, _is_safe
+    )
 
 
 def _is_safe(frame: FrameType) -> bool:
@@ -114,21 +94,21 @@ def test_no_loan_stays_behind(scene: Callable[[Any], None], databases: Databases
         return value(connections[wrapper.alias], "SELECT 1")
 
     for n in range(1, 2000):
-        interrupter = Interrupter(n)
+        interrupt = interrupter(n)
         struck = False
-        with interrupter:
+        with interrupt:
             try:
                 scene(wrapper)
             except (KeyboardInterrupt, DatabaseError):  # Django's own, of the rest of a block
                 struck = True
-        if not interrupter.where:
+        if not interrupt.where:
             break
         if struck:
             gc.collect()
         # Django ends a block for which an interrupt was no reason to clean up; so does a new test.
         wrapper.in_atomic_block = False
         wrapper.close_if_unusable_or_obsolete()
-        where = interrupter.where
+        where = interrupt.where
         assert wrapper.kept == 0, where
         wrapper.set_mode(None)  # as it would be left by one that strikes when it is put back
         assert wrapper.connection is None, where

@@ -29,6 +29,7 @@ from django_connpool.pool import ConnectionPool, PoolClosed, PoolTimeout, TooMan
 from django_connpool.pool.lending import Lending
 from django_connpool.pool.maintenance import maintenance
 from django_connpool.pool.slot import IDLE, ON_LOAN
+from tests.interrupter import Interrupter, trail
 
 from .fake import FakeServer, fake_pool
 
@@ -37,40 +38,12 @@ FINALIZERS = {"__del__", "connection_died", "_wake_maintenance"}
 DEADLINE = 10.0  # seconds until something that does not happen is called a failure
 
 
-class Interrupter:
-    """Raises `error` at the n-th line of the pool's code that this thread runs."""
-
-    def __init__(self, n: int, error: type[BaseException]) -> None:
-        self.left = n
-        self.error = error
-        self.where = ""
-
-    def __enter__(self) -> Interrupter:
-        sys.settrace(self._trace)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        sys.settrace(None)
-
-    def _trace(self, frame: FrameType, event: str, _: Any) -> Any:
-        if not frame.f_code.co_filename.startswith(POOL_CODE):
-            return None
-        if event == "line" and not _is_safe(frame):
-            self.left -= 1
-            if not self.left:
-                sys.settrace(None)
-                self.where = _trail(frame)
-                raise self.error
-        return self._trace
+def interrupter(n: int, error: type[BaseException]) -> Interrupter:
+    return Interrupter(n, error, _is_of_the_pool, _is_safe)
 
 
-def _trail(frame: FrameType | None) -> str:
-    """The lines of the pool's code that are running, innermost first."""
-    trail = []
-    while frame is not None and frame.f_code.co_filename.startswith(POOL_CODE):
-        trail.append(f"{frame.f_code.co_name}:{frame.f_lineno}")
-        frame = frame.f_back
-    return " < ".join(trail)
+def _is_of_the_pool(frame: FrameType) -> bool:
+    return frame.f_code.co_filename.startswith(POOL_CODE)
 
 
 def _is_safe(frame: FrameType) -> bool:
@@ -80,7 +53,7 @@ def _is_safe(frame: FrameType) -> bool:
     so never between the last instruction of the body and the release of the lock. And what
     strikes a finalizer goes nowhere.
     """
-    if FINALIZERS & {entry.partition(":")[0] for entry in _trail(frame).split(" < ")}:
+    if FINALIZERS & {entry.partition(":")[0] for entry in trail(frame, _is_of_the_pool)}:
         return True
     line = linecache.getline(frame.f_code.co_filename, frame.f_lineno).strip()
     if line == "try:":
@@ -629,11 +602,11 @@ def interrupted(scene: Any, n: int, error: type[BaseException]) -> str:
         mend(*args)
 
     pool._put_back = put_back  # type: ignore[method-assign]
-    interrupter = Interrupter(n, error)
+    interrupt = interrupter(n, error)
     try:
         with scene(pool) as step:
             try:
-                with interrupter:
+                with interrupt:
                     step(pool)
             except error:
                 gc.collect(0)
@@ -644,8 +617,8 @@ def interrupted(scene: Any, n: int, error: type[BaseException]) -> str:
         pool._put_back = mend  # type: ignore[method-assign]
         assert_sound(pool, server)
     except Exception as failure:
-        raise AssertionError(f"after an interrupt at {interrupter.where}") from failure
-    return interrupter.where
+        raise AssertionError(f"after an interrupt at {interrupt.where}") from failure
+    return interrupt.where
 
 
 def assert_sound(pool: ConnectionPool[Any], server: FakeServer) -> None:
@@ -813,20 +786,8 @@ class Handler(Interrupter):
     """Calls `handle` at the n-th line, as the interpreter calls a signal handler."""
 
     def __init__(self, n: int, handle: Callable[[], None]) -> None:
-        super().__init__(n, BaseException)
-        self.handle = handle
-
-    def _trace(self, frame: FrameType, event: str, _: Any) -> Any:
-        if not frame.f_code.co_filename.startswith(POOL_CODE):
-            return None
-        if event == "line":
-            self.left -= 1
-            if not self.left:
-                sys.settrace(None)
-                self.where = _trail(frame)
-                self.handle()
-                return None
-        return self._trace
+        super().__init__(n, BaseException, _is_of_the_pool, lambda frame: False)
+        self.strike = handle  # type: ignore[method-assign]
 
 
 def handled(scene: Any, n: int, keeps: bool) -> str:
