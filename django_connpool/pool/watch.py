@@ -1,4 +1,4 @@
-"""Sees what is done to a session, statement by statement, for a fraction of a microsecond.
+"""Sees what is done to a session, statement by statement, before it is sent.
 
 psycopg lets a connection name the classes of its cursors. Ours are those classes with a
 watcher in front (`watched`). Cursors that somebody makes by hand go past it, but not unseen:
@@ -265,8 +265,18 @@ class _Watched:
                 watch.weigh(bits, self._conn)
         return super()._start_query(query)  # type: ignore[misc]
 
+    def _check(self) -> Watch:
+        """Return the watch; OperationalError when the loan is over that the cursor is of.
+
+        Before anything else: from then on the watch is that of another borrower's session.
+        """
+        watch = of(self._conn)
+        if watch.loan != self._loan and not self._closed:
+            raise OperationalError(_STALE)
+        return watch
+
     def _start_copy_gen(self, statement: Any, *args: Any, **kwargs: Any) -> Any:
-        of(self._conn).note(statement, self._conn)
+        self._check().note(statement, self._conn)
         return super()._start_copy_gen(statement, *args, **kwargs)  # type: ignore[misc]
 
 
@@ -275,21 +285,15 @@ class _WatchedNamed(_Watched):
 
     _name: str
 
-    def _check(self) -> Watch:
-        """Return the watch; OperationalError when the loan is over that the cursor is of."""
-        watch = of(self._conn)
-        if watch.loan != self._loan:
-            raise OperationalError(_STALE)
-        return watch
-
     def _make_declare_statement(self, query: Any) -> Any:
         # The query itself, not the DECLARE around it, which has a new name each time.
-        of(self._conn).note(query, self._conn)
+        self._check().note(query, self._conn)
         return super()._make_declare_statement(query)  # type: ignore[misc]
 
     def _start_query(self, query: Any = None) -> Any:
-        self._check().cursor_opens(self._name)
-        of(self._conn).announced = not self._closed
+        watch = self._check()
+        watch.cursor_opens(self._name)
+        watch.announced = not self._closed
         return super(_Watched, self)._start_query(query)  # type: ignore[misc]
 
     def _fetch_gen(self, num: Any) -> Any:

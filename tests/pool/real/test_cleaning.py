@@ -299,6 +299,28 @@ def test_a_cursor_of_an_earlier_loan_cannot_reach_the_session(pool: ConnectionPo
     pool.putconn(again)
 
 
+def test_a_cursor_of_an_earlier_loan_does_not_count_against_the_next_borrower(
+    pool: ConnectionPool[Any],
+) -> None:
+    conn = pool.getconn()
+    plain, named = conn.cursor(), conn.cursor("named", withhold=True)
+    pool.putconn(conn)
+    again = pool.getconn()
+    dirty = "SELECT pg_advisory_lock(1)"
+    for act in (
+        lambda: plain.execute(dirty),
+        lambda: plain.copy(f"COPY ({dirty}) TO STDOUT").__enter__(),
+        lambda: named.execute(dirty),
+    ):
+        with pytest.raises(psycopg.OperationalError, match="given back to its pool"):
+            act()
+    (slot,) = pool._slots
+    assert slot.watch.dirt == 0
+    assert slot.watch.last is None
+    named.close()
+    pool.putconn(again)
+
+
 def test_a_named_cursor_closed_in_time_leaves_nothing_to_clean(pool: ConnectionPool[Any]) -> None:
     with pool.connection() as conn, conn.cursor("c", withhold=True) as cursor:
         cursor.execute("SELECT generate_series(1, 300)")
