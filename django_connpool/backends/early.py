@@ -27,6 +27,7 @@ else:
 # What is remembered of sequences is no reason to hold on: every INSERT with a serial key would be.
 PINNING = DIRT & ~SEQUENCES
 _OVER = (TransactionStatus.IDLE, TransactionStatus.UNKNOWN)
+CONNECTING = frozenset({"_cursor", "close_if_health_check_failed", "ensure_connection"})
 _REMEMBERED = frozenset({"arraysize", "format", "itersize", "row_factory"})
 
 
@@ -41,6 +42,8 @@ class EarlyReleaseMixin(_Base):
     is_connecting = False
     is_for_a_statement = False  # what is borrowed now is not meant to be used by hand
     resumes: Any = None  # the binding from whose pool it goes on, having given back early
+    # No class between this one and Django's has a way of its own; so calls can be saved.
+    connects_as_django = False
 
     def connect_for_a_statement(self) -> None:
         """Borrow, if there is no connection at hand, for no longer than necessary."""
@@ -50,7 +53,11 @@ class EarlyReleaseMixin(_Base):
                 return
             self.is_for_a_statement = True
             try:
-                self.ensure_connection()
+                if self.connects_as_django:
+                    with self.wrap_database_errors:
+                        self.connect()
+                else:
+                    self.ensure_connection()
             finally:
                 self.is_for_a_statement = False
 
@@ -62,7 +69,11 @@ class EarlyReleaseMixin(_Base):
             self.close_if_health_check_failed()
         if self.connection is None:
             self.connect_for_a_statement()
-        return super()._cursor(name)  # type: ignore[misc]
+        if not self.connects_as_django or getattr(self.connection, "_pool", None) is None:
+            return super()._cursor(name)  # type: ignore[misc]
+        # What Django's own does when it finds that there is a connection, and no error so far.
+        with self.wrap_database_errors:
+            return self._prepare_cursor(self.create_cursor(name))  # type: ignore[attr-defined]
 
     def get_autocommit(self) -> bool:
         if self.releases_early and self.connection is None and self.settings_dict["AUTOCOMMIT"]:

@@ -21,7 +21,7 @@ from django_connpool import conf, registry, scopes
 from django_connpool.pool import ConnectionPool, PoolClosed, reset, watch
 
 from . import creation, recall, schema
-from .early import EarlyCursor, EarlyReleaseMixin
+from .early import CONNECTING, EarlyCursor, EarlyReleaseMixin
 from .opener import Opener
 
 
@@ -48,6 +48,15 @@ class PooledDatabaseWrapperMixin(EarlyReleaseMixin):
     connection: Any = recall.Lent()  # found only when an instance has none: see recall.py
     parked: Any = None  # the connection, while its owner has to ask for it
     parked_at = 0.0  # since when, in monotonic seconds
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.connects_as_django = all(
+            base in (PooledDatabaseWrapperMixin, EarlyReleaseMixin)
+            or base.__module__.startswith("django.")
+            or CONNECTING.isdisjoint(vars(base))
+            for base in cls.__mro__
+        )
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         this: Any = self

@@ -318,7 +318,7 @@ class Lending(Upkeep, Generic[CT]):
             pgconn, watch = slot.pgconn, slot.watch
             conn.__dict__["_pool"] = None  # as it was when it was new
             if (
-                pgconn.transaction_status != reset.IDLE
+                pgconn.transaction_status  # other than IDLE, which is 0
                 or pgconn.pipeline_status
                 or self._tidies_always
                 or (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from typing import Any
 
 from .cleaning import CLEAN_TIMEOUT
@@ -23,6 +24,7 @@ from .slot import (
     SURPLUS,
     Slot,
 )
+from .stats import BOUNDS
 
 
 class Line(Core):
@@ -38,7 +40,9 @@ class Line(Core):
         if slot.uses == self.max_uses:
             slot.retire_at = AT_ONCE
         held = now - slot.since
-        self._stats.hold.add(held)
+        hold = self._stats.hold
+        hold.total += held
+        hold.buckets[bisect_left(BOUNDS, held)] += 1
         mean = self._mean_hold
         self._mean_hold = held if mean is None else mean + 0.2 * (held - mean)
         if slot.reported:
@@ -47,7 +51,6 @@ class Line(Core):
 
     def _settle(self, slot: Slot, conn: Any, now: float) -> None:
         """Under the lock: bring a fit connection to rest: the first in line, idle, or closed."""
-        conn.__dict__["_pool"] = None
         slot.conn = conn
         slot.note = slot.pinned = None
         watch = slot.watch
@@ -56,9 +59,12 @@ class Line(Core):
         if watch.dirt or slot.birth.touch.touched:
             watch.forget()
             slot.birth.loan_begins()
-        live = len(self._slots) - len(self._closing)
         wanted = self._queue and self._serving and self._somebody_waits()
-        if now >= slot.retire_at or live > self._max_size or (self._winding_up and not wanted):
+        if (
+            now >= slot.retire_at
+            or len(self._slots) > self._max_size + len(self._closing)
+            or (self._winding_up and not wanted)
+        ):
             self._retire(slot, self._reason_to_close(slot))
             return
         slot.idle_since = now

@@ -14,7 +14,8 @@ from contextlib import contextmanager, suppress
 from functools import lru_cache
 from typing import Any
 
-from psycopg import ClientCursor, Connection, OperationalError
+from psycopg import ClientCursor, Connection, Cursor, InterfaceError, OperationalError
+from psycopg.adapt import Transformer
 from psycopg.pq import TransactionStatus
 
 from .statements import (
@@ -280,6 +281,45 @@ class _Watched:
         return super()._start_copy_gen(statement, *args, **kwargs)  # type: ignore[misc]
 
 
+class _WatchedPlain(_Watched):
+    """In front of a cursor class that is made and begins statements as psycopg's own does.
+
+    What psycopg does in four calls and two generators is done here in one call each, so that
+    being watched costs nothing. See `_is_plain`.
+    """
+
+    _watch: Watch
+    _reset: Callable[[], None]
+    _last_query: Any
+
+    def __init__(self, connection: Any, *, row_factory: Any = None) -> None:
+        _init(self, connection)
+        self._row_factory = row_factory or connection.row_factory
+        self._watch = watch = getattr(connection, "_watch", _NOBODYS)
+        self._loan = watch.loan
+
+    def _start_query(self, query: Any = None) -> Any:
+        if self._closed:
+            raise InterfaceError("the cursor is closed")
+        watch = self._watch
+        if watch.loan != self._loan:
+            raise OperationalError(_STALE)
+        conn = self._conn
+        if query is not None:
+            watch.last = query
+            try:
+                bits = watch.known[query]
+            except (KeyError, TypeError):
+                bits = watch.judge(query, conn)
+            if bits or watch.dirt:
+                watch.weigh(bits, conn)
+        self._reset()
+        if not self._last_query or self._last_query is not query:
+            self._last_query = None
+            self._tx = Transformer(self)  # type: ignore[arg-type]
+        return () if conn._autocommit else type(conn)._start_query(conn)
+
+
 class _WatchedNamed(_Watched):
     """In front of a psycopg server-side cursor class."""
 
@@ -343,8 +383,20 @@ def watched(cursor_class: type) -> type:
     """The cursor class with a watcher in front; itself when it has one."""
     if issubclass(cursor_class, _Watched):
         return cursor_class
-    front = _WatchedNamed if hasattr(cursor_class, "_declare_gen") else _Watched
-    return _with_front(front, cursor_class)
+    if hasattr(cursor_class, "_declare_gen"):
+        return _with_front(_WatchedNamed, cursor_class)
+    return _with_front(_WatchedPlain if _is_plain(cursor_class) else _Watched, cursor_class)
+
+
+def _is_plain(cursor_class: Any) -> bool:
+    """Whether `_WatchedPlain` does what this class would: it is psycopg's, as it is known."""
+    return (
+        _PSYCOPG_IS_KNOWN
+        and issubclass(cursor_class, Cursor)
+        and cursor_class.__init__ is Cursor.__init__
+        and cursor_class._start_query is _BaseCursor._start_query
+        and cursor_class.__mro__[cursor_class.__mro__.index(Cursor) + 1] is _BaseCursor
+    )
 
 
 @lru_cache(maxsize=256)
@@ -371,9 +423,17 @@ def watch_cursor(cursor: Any) -> Any:
     if not isinstance(cursor, _Watched) and getattr(cursor._conn, "_watch", None) is not None:
         with suppress(TypeError):  # its class forbids it: then its statements expect the worst
             cursor.__class__ = watched(type(cursor))  # type: ignore[arg-type]
-            cursor._loan = cursor._conn._watch.loan
+            cursor._watch = cursor._conn._watch
+            cursor._loan = cursor._watch.loan
     return cursor
 
 
+_BaseCursor: Any = Cursor.__base__
+_init = _BaseCursor.__init__
+# What the two methods look up is what `_WatchedPlain` does without them, from psycopg 3.2 to 3.3.
+_PSYCOPG_IS_KNOWN = set(_BaseCursor._start_query.__code__.co_names) == {
+    *("closed", "e", "InterfaceError", "_reset", "_last_query", "adapt", "Transformer", "_tx"),
+    *("_conn", "_start_query"),
+} and set(Cursor.__init__.__code__.co_names) == {"super", "__init__", "row_factory", "_row_factory"}
 _NOBODYS = Watch(Judge())
 _STALE = "the connection of this cursor has been given back to its pool"

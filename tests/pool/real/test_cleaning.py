@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,7 @@ import psycopg
 import pytest
 from psycopg.rows import dict_row
 
-from django_connpool.pool import ConnectionPool, cleaning
+from django_connpool.pool import ConnectionPool, cleaning, watch
 from tests.cluster import Server
 from tests.pool.real.conftest import MakePool
 from tests.pool.real.helpers import Borrower, pid, pids_of, until, until_idle, until_waiting
@@ -23,6 +23,18 @@ DIRTY = "SET work_mem = '7MB'"
 def in_autocommit(conn: Any) -> None:
     """A `configure` callback."""
     conn.autocommit = True
+
+
+@pytest.fixture(autouse=True, params=["psycopg as it is", "psycopg of another make"])
+def _psycopg(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Everything here is true of a psycopg whose cursors begin in a way that nobody foresaw."""
+    if request.param == "psycopg as it is":
+        yield
+        return
+    monkeypatch.setattr(watch, "_PSYCOPG_IS_KNOWN", False)
+    watch.watched.cache_clear()
+    yield
+    watch.watched.cache_clear()
 
 
 @pytest.fixture
