@@ -98,7 +98,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("labels", nargs="*", help="tests, as runtests.py takes them")
     parser.add_argument("--all", action="store_true", help="the whole suite")
     parser.add_argument("--serial", action="store_true", help="in one process")
-    parser.add_argument("--mode", choices=MODES, default="request", help="the pool's `release`")
+    parser.add_argument("--mode", choices=MODES, default="both", help="the pool's `release`")
     return parser.parse_args()
 
 
