@@ -123,10 +123,10 @@ class EarlyReleaseMixin(_Base):
             self._pin(", ".join(kinds(dirt)))
         elif slot.birth.touch.touched and slot.birth.differs(connection, "_autocommit"):
             self._pin("the connection object was changed")
-        elif slot.watch.last is not None and reported(connection.pgconn) != slot.birth.reported:
+        elif slot.watch.called and reported(connection.pgconn) != slot.birth.reported:
             self._pin("settings")  # set by a function; the server tells of some
         else:
-            slot.watch.last = None  # which says that there is nothing left to ask the server
+            slot.watch.called = False  # which says that there is nothing left to ask the server
             if self.resumes is None:
                 self._will_resume()
             self._hand_back(connection)

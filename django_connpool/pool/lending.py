@@ -326,7 +326,7 @@ class Lending(Upkeep, Generic[CT]):
                     and (
                         watch.dirt
                         or (slot.birth.touch.touched and slot.birth.differs(conn))
-                        or (watch.last is not None and reported(pgconn) != slot.birth.reported)
+                        or (watch.called and reported(pgconn) != slot.birth.reported)
                     )
                 )
             ):

@@ -55,7 +55,7 @@ class Line(Core):
         slot.note = slot.pinned = None
         watch = slot.watch
         watch.loan += 1
-        watch.last = None
+        watch.last, watch.called = None, False
         if watch.dirt or slot.birth.touch.touched:
             watch.forget()
             slot.birth.loan_begins()

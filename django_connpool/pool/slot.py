@@ -139,7 +139,7 @@ class Slot:
     def dirt(self) -> int:
         """What its borrower may have left in the session, as far as can be told from outside."""
         watch = self.watch
-        if watch.last is not None and reported(self.pgconn) != self.birth.reported:
+        if watch.called and reported(self.pgconn) != self.birth.reported:
             return watch.dirt | SETTINGS | ROLES
         return watch.dirt
 

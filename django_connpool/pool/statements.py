@@ -34,6 +34,7 @@ STICKS = 1 << 16  # a rollback does not undo its dirt, or not certainly
 ENDS = 1 << 17  # it may end the transaction by committing
 WRITES = 1 << 18  # it may advance a sequence
 RECALLS = 1 << 19  # it asks what the session remembers of sequences
+CALLS = 1 << 20  # it may run a function that somebody has made
 
 KINDS = {
     SETTINGS: "settings",
@@ -48,12 +49,14 @@ KINDS = {
     FOREVER: "what only the end of the session undoes",
 }
 
-_HARMLESS = (
-    "SELECT VALUES TABLE SHOW BEGIN START ROLLBACK ABORT SAVEPOINT RELEASE FETCH MOVE CLOSE LOCK "
-    "NOTIFY ANALYZE ANALYSE VACUUM REFRESH REINDEX CLUSTER CHECKPOINT COMMENT GRANT REVOKE"
+# Those that run no function but what they name; the others may have triggers.
+_QUIET = (
+    "SELECT VALUES TABLE SHOW BEGIN START COMMIT END ROLLBACK ABORT SAVEPOINT RELEASE FETCH MOVE "
+    "CLOSE LOCK NOTIFY"
 )
+_HARMLESS = "ANALYZE ANALYSE VACUUM REFRESH REINDEX CLUSTER CHECKPOINT COMMENT GRANT REVOKE"
 _BY_FIRST_WORD = {
-    **dict.fromkeys(_HARMLESS.split(), 0),
+    **dict.fromkeys(f"{_QUIET} {_HARMLESS}".split(), 0),
     **dict.fromkeys(["INSERT", "UPDATE", "DELETE", "MERGE", "WITH", "COPY", "TRUNCATE"], WRITES),
     **dict.fromkeys(["COMMIT", "END"], ENDS),
     "SET": SETTINGS,
@@ -67,7 +70,27 @@ _BY_FIRST_WORD = {
     "DEALLOCATE": PREPARED | STICKS,
     "LOAD": FOREVER | STICKS,
 }
-_UNKNOWN = ANYTHING | STICKS | ENDS | WRITES
+_BY_FIRST_WORD = {
+    word: bits if word in _QUIET.split() else bits | CALLS for word, bits in _BY_FIRST_WORD.items()
+}
+_UNKNOWN = ANYTHING | STICKS | ENDS | WRITES | CALLS
+
+# What stands before a parenthesis and is no function of somebody's own.
+_NO_CALLS = (
+    "ALL AND ANY ARRAY AS BETWEEN BY CASE DISTINCT ELSE EXCEPT EXISTS FILTER FROM GROUP HAVING "
+    "ILIKE IN INTERSECT IS JOIN LATERAL LIKE LIMIT NOT OFFSET ON OR OVER ROW SELECT SIMILAR "
+    "SOME THEN TO UNION USING VALUES WHEN WHERE WITHIN "
+    "ABS ARRAY_AGG AVG BOOL_AND BOOL_OR BTRIM CAST CEIL CEILING CHAR_LENGTH COALESCE CONCAT "
+    "COUNT DATE_TRUNC DENSE_RANK EXTRACT FIRST_VALUE FLOOR GREATEST JSONB_AGG JSON_AGG LAG "
+    "LAST_VALUE LEAD LEAST LEFT LENGTH LOWER LTRIM MAX MD5 MIN MOD NOW NULLIF NUMERIC RANK "
+    "REPLACE RIGHT ROUND ROW_NUMBER RTRIM STDDEV_POP STDDEV_SAMP STRING_AGG SUBSTR SUBSTRING "
+    "SUM TO_CHAR TRIM TRUNC UPPER VARCHAR VAR_POP VAR_SAMP"
+)
+_NOBODYS_OWN = frozenset(_NO_CALLS.split())
+# Whatever is not ASCII may be in a name (PostgreSQL docs, "Identifiers and Key Words").
+_NAME_AT_END = re.compile(r"[A-Za-z0-9_$\x80-\U0010ffff]*\Z")
+_LONGEST_NAME = 64  # characters, and more
+_BLANKS = " \t\n\r\f\v"
 
 # These end with the transaction. (`SET local.name` is a setting called "local.name".)
 _SET_FOR_TRANSACTION = re.compile(
@@ -169,6 +192,8 @@ class Judge:
             found |= ROLES
         if several and found & DIRT:
             found |= STICKS | ENDS
+        if not found & CALLS and _may_call(text):
+            found |= CALLS
         return found
 
     def words(self, text: str) -> int:
@@ -211,6 +236,25 @@ def _temporary(word: str, text: str) -> int:
         return TEMP
     commented = "/*" in text or "--" in text
     return TEMP if (_INTO_AND_TEMP if commented else _INTO_TEMP).search(text) else 0
+
+
+def _may_call(text: str) -> bool:
+    """Whether a text names a function that is not PostgreSQL's own, as far as words tell."""
+    before_each = text.split("(")[:-1]
+    if not before_each:
+        return False
+    return "/*" in text or "--" in text or any(map(_is_a_call, before_each))
+
+
+def _is_a_call(before: str) -> bool:
+    """Whether a parenthesis after this text is that of a call."""
+    before = before.rstrip(_BLANKS)
+    if before.endswith('"'):
+        return True
+    name = _NAME_AT_END.findall(before[-_LONGEST_NAME:])[0]
+    # `upper` makes an S of a letter that is another one in a name.
+    known = not name or (name.isascii() and name.upper() in _NOBODYS_OWN)
+    return not known or before[: len(before) - len(name)].rstrip(_BLANKS).endswith(".")
 
 
 def _by_first_word(statement: str) -> int:

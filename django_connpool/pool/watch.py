@@ -20,6 +20,7 @@ from psycopg.pq import TransactionStatus
 
 from .statements import (
     ANYTHING,
+    CALLS,
     CHANNELS,
     DIRT,
     ENDS,
@@ -48,6 +49,7 @@ class Watch:
         "_wrote_in",
         "announced",
         "born",
+        "called",
         "dirt",
         "judge",
         "kept",
@@ -65,6 +67,7 @@ class Watch:
         self.kept = 0
         self.loan = 0  # which loan of the connection this is; cursors of earlier ones are stale
         self.last: Any = None  # the last statement of this loan
+        self.called = False  # functions may have run in it: what the server reports will tell
         self.announced = False  # the statement that begins next has been looked at
         self.records = False
         self.recorded = 0
@@ -92,6 +95,8 @@ class Watch:
             self._wrote_in = self.loan
             if self.born is None or any(born & TEMP for born, _ in self.born):
                 bits |= TEMP  # for it may be a temporary table that every borrower finds
+        if bits & CALLS:
+            self.called = True
         dirt = bits & DIRT
         at_rest = conn.pgconn.transaction_status == IDLE
         if at_rest or bits & ENDS:
@@ -121,6 +126,7 @@ class Watch:
         """A statement has begun that nobody has looked at."""
         if self.records:
             self.born = None
+        self.called = True
         self.dirt |= ANYTHING
         self.kept |= ANYTHING
         self.last = self.last or "a statement that was not seen"
@@ -233,7 +239,7 @@ def recording(conn: Any) -> Iterator[None]:
             watch.born = None
         if conn.cursor_factory is chosen:
             conn.cursor_factory = plain
-        watch.last = None
+        watch.last, watch.called = None, False
         watch.forget()
 
 

@@ -5,6 +5,7 @@ from psycopg import sql
 
 from django_connpool.pool.statements import (
     ANYTHING,
+    CALLS,
     CHANNELS,
     CURSORS,
     DIRT,
@@ -146,6 +147,64 @@ def test_a_composed_query_is_read_as_it_will_be_sent() -> None:
     query = sql.SQL("SELECT {}(1)").format(sql.Identifier("pg_advisory_lock"))
     assert judge(query) & LOCKS
     assert judge(sql.SQL("SELECT 1")) == 0
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "SELECT f()",
+        "select f (1)",
+        "SELECT f\t(1)",
+        "SELECT f\u00a0(1)",  # which PostgreSQL takes for a part of the name
+        "SELECT é(1)",
+        "SELECT \u017fum(1)",  # not the letter s
+        'SELECT "f"(1)',
+        'SELECT "count" (1)',
+        "SELECT f/**/(1)",
+        "SELECT f--\n(1)",
+        "SELECT s.count(1)",
+        "SELECT s . count(1)",
+        "SELECT count2(1)",
+        "SELECT count(f(1))",
+        b"SELECT \xc3\xa9(1)",
+        "VALUES (f())",
+        "SELECT 1; SELECT f()",
+        "INSERT INTO a (b) VALUES (%s)",  # which may have triggers, as all of these
+        "UPDATE a SET b = 1",
+        "DELETE FROM a",
+        "TRUNCATE a",
+        "COPY a FROM STDIN",
+        "WITH x AS (DELETE FROM a) SELECT 1",
+        "CALL f()",
+        "EXECUTE p",
+        "CREATE TABLE a (b integer)",
+        "REFRESH MATERIALIZED VIEW a",
+        "SELECT 1; DELETE FROM a",
+        "WHATEVER",
+    ],
+)
+def test_what_may_run_a_function_of_somebodys_own(statement: str | bytes) -> None:
+    assert judge(statement) & CALLS
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "SELECT 1",
+        'SELECT "a"."id" FROM "a" WHERE ("a"."x" = %s AND NOT ("a"."y" IN (%s, %s))) LIMIT 21',
+        'SELECT COUNT(*) AS "__count" FROM (SELECT DISTINCT "a"."x" AS "b" FROM "a") subquery',
+        'SELECT UPPER("a"."x") FROM "a" WHERE EXISTS(SELECT 1 AS "b" FROM "c" LIMIT 1)',
+        "SELECT (1)",
+        "SELECT a::numeric(10, 2) FROM b",
+        "BEGIN",
+        "COMMIT",
+        "ROLLBACK",
+        'SAVEPOINT "s1"',
+        "SHOW a",
+    ],
+)
+def test_what_runs_only_functions_of_postgresql(statement: str) -> None:
+    assert not judge(statement) & CALLS
 
 
 def test_what_cannot_be_read_is_expected_to_do_anything() -> None:

@@ -36,6 +36,11 @@ CREATE FUNCTION corpus.hidden_temp() RETURNS void LANGUAGE plpgsql
     AS $$ BEGIN CREATE TEMP TABLE IF NOT EXISTS hidden (x int); END $$;
 CREATE FUNCTION corpus.hidden_zone() RETURNS void LANGUAGE plpgsql
     AS $$ BEGIN SET TIME ZONE 'Africa/Nairobi'; END $$;
+CREATE FUNCTION corpus.hidden_style() RETURNS trigger LANGUAGE plpgsql
+    AS $$ BEGIN PERFORM set_config('DateStyle', 'SQL', false); RETURN NEW; END $$;
+CREATE TABLE corpus.styled (x int);
+CREATE TRIGGER style BEFORE INSERT ON corpus.styled
+    FOR EACH ROW EXECUTE FUNCTION corpus.hidden_style();
 CREATE PROCEDURE corpus.proc() LANGUAGE plpgsql
     AS $$ BEGIN PERFORM set_config('app.tenant', 'proc', false); COMMIT; END $$;
 """
@@ -285,7 +290,10 @@ HIDDEN: dict[str, Change] = {
 HIDDEN_FUNCTIONS = ("corpus.set_tenant", "hidden_lock", "hidden_temp")
 
 # In a function, but the server reports this setting by itself.
-REPORTED: dict[str, Change] = {"a function that sets the zone": ("SELECT corpus.hidden_zone()",)}
+REPORTED: dict[str, Change] = {
+    "a function that sets the zone": ("SELECT corpus.hidden_zone()",),
+    "a trigger that sets the date style": ("INSERT INTO corpus.styled VALUES (1)",),
+}
 
 # What changes nothing for anybody else, and costs nothing.
 HARMLESS: dict[str, Change] = {
