@@ -59,11 +59,11 @@ class Line(Core):
         if watch.dirt or slot.birth.touch.touched:
             watch.forget()
             slot.birth.loan_begins()
-        wanted = self._queue and self._serving and self._somebody_waits()
+        waiter = self._first_waiting() if self._queue and self._serving else None
         if (
             now >= slot.retire_at
             or len(self._slots) > self._max_size + len(self._closing)
-            or (self._winding_up and not wanted)
+            or (self._winding_up and waiter is None)
         ):
             self._retire(slot, self._reason_to_close(slot))
             return
@@ -73,8 +73,8 @@ class Line(Core):
         if slot.cleaning is not None:
             slot.vet_at = AT_ONCE
             self._schedule(now + CLEAN_TIMEOUT)
-        if wanted:
-            self._hand_over(slot)
+        if waiter is not None:
+            self._hand_over(slot, waiter, now)
             return
         self._idle.append(slot)
         slot.state = IDLE
@@ -107,34 +107,39 @@ class Line(Core):
             slot.conn = conn
             self._retire(slot, RECLAIMED)
 
-    def _hand_over(self, slot: Slot) -> None:
+    def _hand_over(self, slot: Slot, waiter: Waiter, now: float) -> None:
         """Under the lock: give a slot to the first in line."""
-        waiter = self._queue.first()
-        self._stats.wait.add(self._clock() - waiter.since)
+        waited = now - waiter.since
+        wait = self._stats.wait
+        wait.total += waited
+        wait.buckets[bisect_left(BOUNDS, waited)] += 1
         slot.waiter = waiter
         waiter.slot, slot.state = slot, HANDED
         self._let_go(waiter)
 
-    def _somebody_waits(self) -> bool:
-        """Under the lock: whether there is a first in line that nobody has served yet."""
-        while self._queue and self._queue.first().slot is not None:
-            self._let_go(self._queue.first())  # an interrupt kept it in line
-        return bool(self._queue)
+    def _first_waiting(self) -> Waiter | None:
+        """Under the lock: the first in line that nobody has served yet."""
+        while self._queue:
+            waiter = self._queue.first()
+            if waiter.slot is None:
+                return waiter
+            self._let_go(waiter)  # an interrupt kept it in line
+        return None
 
     def _let_go(self, waiter: Waiter) -> None:
         # In this order: after an interrupt it is in line and found again, or awake and leaves.
         waiter.wake()
-        self._queue.leave(waiter)
+        self._queue.pop(waiter, None)
 
     def _serve_line(self) -> None:
         """Under the lock: hand idle connections to those in line."""
         self._mend_idle()
-        while self._serving and self._idle and self._somebody_waits():
+        while self._serving and self._idle and (waiter := self._first_waiting()) is not None:
             slot = self._idle[-1]
             try:
                 slot.state = RETURNING
                 del self._idle[-1]
-                self._hand_over(slot)
+                self._hand_over(slot, waiter, self._clock())
             except BaseException:
                 if slot.state is HANDED and slot.waiter is not None:
                     self._let_go(slot.waiter)
