@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from django.db.backends.base.base import BaseDatabaseWrapper
 from psycopg import InterfaceError
 from psycopg.pq import TransactionStatus
 
@@ -28,6 +29,10 @@ else:
 PINNING = DIRT & ~SEQUENCES
 _OVER = (TransactionStatus.IDLE, TransactionStatus.UNKNOWN)
 CONNECTING = frozenset({"_cursor", "close_if_health_check_failed", "ensure_connection"})
+# Replaced at run time by packages that connect again, and by Django's tests to forbid connecting.
+_ENSURE: Any = BaseDatabaseWrapper.ensure_connection
+if _ENSURE.__module__ != BaseDatabaseWrapper.__module__:
+    _ENSURE = None
 _REMEMBERED = frozenset({"arraysize", "format", "itersize", "row_factory"})
 
 
@@ -53,7 +58,7 @@ class EarlyReleaseMixin(_Base):
                 return
             self.is_for_a_statement = True
             try:
-                if self.connects_as_django:
+                if self.connects_as_django and BaseDatabaseWrapper.ensure_connection is _ENSURE:
                     with self.wrap_database_errors:
                         self.connect()
                 else:
@@ -69,7 +74,11 @@ class EarlyReleaseMixin(_Base):
             self.close_if_health_check_failed()
         if self.connection is None:
             self.connect_for_a_statement()
-        if not self.connects_as_django or getattr(self.connection, "_pool", None) is None:
+        if (
+            not self.connects_as_django
+            or BaseDatabaseWrapper.ensure_connection is not _ENSURE
+            or getattr(self.connection, "_pool", None) is None
+        ):
             return super()._cursor(name)  # type: ignore[misc]
         # What Django's own does when it finds that there is a connection, and no error so far.
         with self.wrap_database_errors:

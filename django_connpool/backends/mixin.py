@@ -356,17 +356,18 @@ class PooledDatabaseWrapperMixin(EarlyReleaseMixin):
             self._thread_ident != get_ident()
             or _get_running_loop() is not None
             or type(self).close is not PooledDatabaseWrapperMixin.close
+            or type(self)._close is not PooledDatabaseWrapperMixin._close
             or "close" in vars(self)
             or self.in_atomic_block
             or self.closed_in_transaction
+            or not self.settings_dict["AUTOCOMMIT"]
+            or getattr(self.connection, "_pool", None) is None
         ):
             self.close()
             return
         self.run_on_commit = []
-        try:
-            self._close()
-        finally:
-            self.connection = None
+        self.by_hand = False
+        self._hand_back(self.connection)
 
     def is_usable(self) -> bool:
         # Django 4.2 does not look: with it, what is closed is still there to be asked.
