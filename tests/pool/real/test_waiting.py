@@ -121,7 +121,14 @@ def test_a_line_that_is_full_refuses_the_next_at_once(make_pool: MakePool) -> No
 def test_who_gets_a_dead_connection_does_not_lose_its_place_in_a_full_line(
     make_pool: MakePool, cluster: Server, app: str
 ) -> None:
-    pool = make_pool(max_size=1, max_waiting=1, max_lifetime=600)
+    may_connect = threading.Event()
+    may_connect.set()
+
+    def options() -> dict[str, Any]:
+        may_connect.wait(DEADLINE)
+        return {}
+
+    pool = make_pool(max_size=1, max_waiting=1, max_lifetime=600, kwargs=options)
     conn = pool.getconn()
     first = Borrower(pool)
     until_waiting(pool, 1)
@@ -136,7 +143,10 @@ def test_who_gets_a_dead_connection_does_not_lose_its_place_in_a_full_line(
     cluster.terminate(application_name=app)
     second = Borrower(pool)
     until_waiting(pool, 1)
+    may_connect.clear()
     next_came.set()
+    until_waiting(pool, 2)  # on a busy machine the new connection would be faster
+    may_connect.set()
     first.got()
     first.give_back()
     second.got()
