@@ -197,8 +197,7 @@ class Lending(Upkeep, Generic[CT]):
                     maintenance.attend(self._self)
                     if len(self._slots) < self._max_size or self._to_close:
                         self._staff()
-                    left = seconds if waiter.tries == 1 else deadline - self._clock()
-                    if not waiter.wait(max(0.0, left)):
+                    if not waiter.wait(max(0.0, deadline - self._clock())):
                         self._leave_line(waiter, seconds)
                 slot = self._accept(waiter)
                 now = self._clock()

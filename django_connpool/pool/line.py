@@ -40,7 +40,7 @@ class Line(Core):
         if slot.uses == self.max_uses:
             slot.retire_at = AT_ONCE
         held = now - slot.since
-        hold = self._stats.hold
+        hold = self._stats.hold  # `add` by hand: every loan comes by here
         hold.total += held
         hold.buckets[bisect_left(BOUNDS, held)] += 1
         mean = self._mean_hold
@@ -109,10 +109,7 @@ class Line(Core):
 
     def _hand_over(self, slot: Slot, waiter: Waiter, now: float) -> None:
         """Under the lock: give a slot to the first in line."""
-        waited = now - waiter.since
-        wait = self._stats.wait
-        wait.total += waited
-        wait.buckets[bisect_left(BOUNDS, waited)] += 1
+        self._stats.wait.add(now - waiter.since)
         slot.waiter = waiter
         waiter.slot, slot.state = slot, HANDED
         self._let_go(waiter)

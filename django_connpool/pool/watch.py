@@ -291,7 +291,7 @@ class _WatchedPlain(_Watched):
     """In front of a cursor class that is made and begins statements as psycopg's own does.
 
     What psycopg does in four calls and two generators is done here in one call each, so that
-    being watched costs nothing. See `_is_plain`.
+    being watched costs next to nothing. See `_is_plain`.
     """
 
     _watch: Watch
