@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
 from django.db.backends.base.base import BaseDatabaseWrapper
@@ -20,6 +21,8 @@ from django_connpool import scopes
 from django_connpool.pool.session import reported
 from django_connpool.pool.statements import DIRT, SEQUENCES, kinds
 
+from .recall import recaller
+
 if TYPE_CHECKING:
     from django.db.backends.postgresql.base import DatabaseWrapper as _Base
 else:
@@ -27,7 +30,7 @@ else:
 
 # What is remembered of sequences is no reason to hold on: every INSERT with a serial key would be.
 PINNING = DIRT & ~SEQUENCES
-_OVER = (TransactionStatus.IDLE, TransactionStatus.UNKNOWN)
+_IDLE, _DEAD = TransactionStatus.IDLE, TransactionStatus.UNKNOWN
 CONNECTING = frozenset({"_cursor", "close_if_health_check_failed", "ensure_connection"})
 # Replaced at run time by packages that connect again, and by Django's tests to forbid connecting.
 _ENSURE: Any = BaseDatabaseWrapper.ensure_connection
@@ -41,6 +44,8 @@ class EarlyReleaseMixin(_Base):
 
     releases_early = False
     _binding: Any
+    _thread_ident: int  # Django's
+    _thread_sharing_count: int  # Django's
     mode: bool | None = None  # of `hold()` blocks: whether to release early, whatever the option
     kept = 0  # blocks, streams and copies under way that need this very connection
     by_hand = False  # somebody has asked for the connection itself
@@ -122,13 +127,21 @@ class EarlyReleaseMixin(_Base):
             or self.kept
             or self.by_hand
             or connection._pool is None
-            or connection.pgconn.transaction_status not in _OVER
+            or (status := connection.pgconn.transaction_status) not in (_IDLE, _DEAD)
             or connection.pgconn.pipeline_status
             or connection.autocommit != self.settings_dict["AUTOCOMMIT"]
+            # What is adapted for a statement, or collected meanwhile, may close a cursor.
+            or connection.lock.locked()
         ):
             return
         slot = connection._slot
-        if dirt := slot.watch.dirt & PINNING:
+        if self._thread_sharing_count:  # another thread may be about to use it
+            self._pin("shared by threads")
+        elif status == _DEAD:
+            # Without autocommit it was in a transaction, and the next statement has to fail too.
+            if connection.autocommit:
+                self._let_go(connection)
+        elif dirt := slot.watch.dirt & PINNING:
             self._pin(", ".join(kinds(dirt)))
         elif slot.birth.touch.touched and slot.birth.differs(connection, "_autocommit"):
             self._pin("the connection object was changed")
@@ -136,9 +149,12 @@ class EarlyReleaseMixin(_Base):
             self._pin("settings")  # set by a function; the server tells of some
         else:
             slot.watch.called = False  # which says that there is nothing left to ask the server
-            if self.resumes is None:
-                self._will_resume()
-            self._hand_back(connection)
+            self._let_go(connection)
+
+    def _let_go(self, connection: Any) -> None:
+        if self.resumes is None:
+            self._will_resume()
+        self._hand_back(connection)
 
     def _will_resume(self) -> None:
         """Go on from the same pool until the work that is under way ends."""
@@ -165,6 +181,15 @@ class EarlyReleaseMixin(_Base):
             yield
         finally:
             self.kept -= 1
+            self.release_after_use()
+
+    def release_after_use(self) -> None:
+        """As `release_if_free`, in whichever thread: the garbage collector ends things in any."""
+        if self._thread_sharing_count:
+            return
+        if self._thread_ident != get_ident():
+            recaller.used_elsewhere(self)  # its own thread may be in the middle of a statement
+        elif vars(self).get("connection") is not None:  # else it would be borrowed for this
             self.release_if_free()
 
 
@@ -241,8 +266,8 @@ class EarlyCursor:
             try:
                 self._cursor.close()
             finally:
-                if wrapper.connection is not None:
-                    wrapper.release_if_free()
+                if vars(wrapper).get("connection") is not None:
+                    wrapper.release_after_use()
 
     @property
     def connection(self) -> Any:

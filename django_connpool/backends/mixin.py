@@ -386,6 +386,10 @@ class PooledDatabaseWrapperMixin(EarlyReleaseMixin):
         if pool is not None:
             pool.outlive_thread(connection)
 
+    def dec_thread_sharing(self) -> None:
+        super().dec_thread_sharing()
+        self.release_after_use()
+
     # -- Settings that change under a loan ------------------------------------------------
 
     def get_connection_params(self) -> dict[str, Any]:

@@ -28,6 +28,7 @@ import os
 import sys
 import threading
 import weakref
+from collections import deque
 from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -181,6 +182,7 @@ class Recaller:
         self._self: weakref.ref[Any] = weakref.ref(self)
         self._leftovers: set[Leftover] = set()
         self._watched: set[Binding] = set()
+        self._noted: deque[weakref.ref[Any]] = deque()
 
     def soon(self, wrapper: PooledDatabaseWrapperMixin) -> None:
         """Have the wrapper's loan given back as soon as its thread is not using it."""
@@ -191,6 +193,19 @@ class Recaller:
         with _lock:
             self._leftovers.add(Leftover(weakref.ref(wrapper), slot, slot.since, now))
             maintenance.schedule(self._self, now + SOON)
+
+    def used_elsewhere(self, wrapper: Any) -> None:
+        """As `soon`, for what finalizers call, at any instruction: takes no lock."""
+        self._noted.append(weakref.ref(wrapper))
+        maintenance.poke()
+
+    def look_at_noted(self, now: float) -> float:
+        """A chore of the maintenance thread."""
+        while self._noted:
+            wrapper = self._noted.popleft()()
+            if wrapper is not None:
+                self.soon(wrapper)
+        return NEVER
 
     def watch(self, binding: Binding) -> None:
         """Have the loans of a binding with `max_hold_idle` given back when they lie idle."""
@@ -289,6 +304,7 @@ def _give_back(connections: list[Any]) -> None:
 
 
 recaller = Recaller()
+maintenance.chores.append(recaller.look_at_noted)
 
 
 def _start_anew() -> None:
