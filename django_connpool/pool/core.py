@@ -33,7 +33,7 @@ from .abc import CheckParam, ConnectFailedCB, ConnectionCB, ConninfoParam, Kwarg
 from .errors import PoolClosed
 from .maintenance import maintenance
 from .outage import Outage, one_line
-from .queue import WaitQueue
+from .queue import Waiter, WaitQueue
 from .slot import NEVER, ON_LOAN, Loans, Slot
 from .statements import Judge
 from .stats import Stats
@@ -112,6 +112,8 @@ class Core:
         self._news: deque[tuple[str, tuple[object, ...]]] = deque()
         # Given back by a finalizer inside the lock: the slots, and their connections.
         self._late: deque[tuple[Slot, Any]] = deque()
+        # Interrupted on their way from hand to hand, and nobody's any more; see `_mend_strays`.
+        self._strays: deque[Slot | Waiter] = deque()
 
     def _on_loan(self) -> int:
         return len(self._slots) - len(self._idle) - len(self._opening) - len(self._closing)

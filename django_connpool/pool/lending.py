@@ -81,6 +81,10 @@ class Lending(Upkeep, Generic[CT]):
             return self._getconn_slowly(timeout, None if slot is None else now)
         except BaseException:
             if slot is not None:
+                # Nothing is called before the slot is noted, so no second interrupt loses it.
+                if slot.state is LOAN:
+                    slot.state = RETURNING
+                self._strays.append(slot)
                 self._put_back(slot)
             raise
 
@@ -208,6 +212,10 @@ class Lending(Upkeep, Generic[CT]):
                     return self._lend(slot, now)
                 waiter.begin_again()
         except BaseException as error:
+            # As in `getconn`: noted first.
+            if waiter.slot is not None and waiter.slot.state is LOAN:
+                waiter.slot.state = RETURNING
+            self._strays.append(waiter)
             self._give_up(waiter, error)
             raise
 
@@ -215,13 +223,13 @@ class Lending(Upkeep, Generic[CT]):
         """Under the lock: serve the waiter at once (False), queue it (True), or refuse it."""
         if self._closed:
             self._check_open()
-        if self._orphans or self._late:
+        if self._orphans or self._late or self._strays:
             self._bury_orphans()
         if self._idle and self._idle[-1].state is not IDLE:
             self._mend_idle()
         if self._serving and self._idle:
             last = self._prefer_ready() if self._idle[-1].cleaning else self._idle[-1]
-            waiter.slot, last.state = last, HANDED
+            waiter.slot, last.waiter, last.state = last, waiter, HANDED
             del self._idle[-1]
             self._stats.requests_num += not waiter.tries
             return False
@@ -260,15 +268,15 @@ class Lending(Upkeep, Generic[CT]):
 
     def _give_up(self, waiter: Waiter, error: BaseException) -> None:
         """Leave the line; what was handed over meanwhile goes to the next."""
+        if waiter.slot is not None:
+            maintenance.poke()  # as in `_put_back`
         with self._lock:
-            self._queue.leave(waiter)
+            self._mend_strays()  # it is one of them
             self._stats.requests_num += not waiter.tries
             self._stats.requests_errors += 1
             self._stats.requests_timeouts += isinstance(error, PoolTimeout)
             self._stats.wait.add(self._clock() - waiter.since)
-        if waiter.slot is not None:
-            self._put_back(waiter.slot)
-        elif self._to_close:
+        if waiter.slot is not None or self._to_close:
             self._staff()
 
     def _timeout(self, seconds: float) -> PoolTimeout:
@@ -345,7 +353,8 @@ class Lending(Upkeep, Generic[CT]):
                         self._settle(slot, conn, now)
                         self._moved_at = now
         except BaseException:
-            self._put_back(slot, conn, over)
+            self._strays.append(slot)  # first, as in `getconn`
+            self._put_back(slot, not over)
             raise
         if not over and not unfit:
             self._refuse(conn, slot)
@@ -420,25 +429,18 @@ class Lending(Upkeep, Generic[CT]):
             why = "it doesn't come from any pool"
         raise ValueError(f"can't return connection to pool {self.name!r}, {why}: {conn}")
 
-    def _put_back(self, slot: Slot, conn: Any = None, over: bool = False) -> None:
+    def _put_back(self, slot: Slot, on_loan: bool = False) -> None:
         """Bring a slot to rest after an interrupt struck while it was changing hands.
 
-        Called by the one who had it, at any point of borrowing or giving back; `over` when
-        the loan had ended, so that the slot may have found its next borrower already.
+        Called by the one who had it and has noted it in `_strays`, at any point of borrowing
+        or giving back; `on_loan` when it may still be the caller's loan, which ends here.
         """
+        maintenance.poke()  # which does it, should this be interrupted too
         with self._lock:
-            if slot.state is HANDED and slot.waiter is not None and over:
-                self._let_go(slot.waiter)
-            elif slot in self._idle:
-                slot.state = IDLE
-            elif slot.state is CLOSING:
-                self._send_to_close(slot)
-            elif slot.state is RETURNING or (slot.state in (LOAN, HANDED) and not over):
-                now = self._clock()
-                self._end_loan(slot, now)
-                slot.waiter = None
-                conn = conn or slot.conn or (slot.ref() if slot.ref is not None else None)
-                self._settle_or_retire(slot, conn, now)
+            if on_loan and slot.state is LOAN:
+                self._strays.append(slot)  # again: of a loan a note is thrown away
+                slot.state = RETURNING
+            self._mend_strays()
         self._staff()
 
     def _discard(self, slot: Slot, reason: str, conn: Any = None) -> None:
@@ -447,10 +449,11 @@ class Lending(Upkeep, Generic[CT]):
             if slot.state is not LOAN:  # another thread has given it back meanwhile
                 return
             if conn is not None:
-                slot.conn = conn
                 self._end_loan(slot, self._clock())
                 self._stats.returns_bad += 1
             self._retire(slot, reason)
+            if conn is not None:
+                slot.conn = conn  # last: as long as it is on loan its borrower holds it alone
         self._staff()
 
     def _discard_dead(self, slot: Slot) -> None:

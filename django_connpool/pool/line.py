@@ -92,20 +92,24 @@ class Line(Core):
         """Under the lock, where nothing may be sent: keep a session only if it is clean."""
         if conn is not None:
             conn.__dict__["_pool"] = None
-        clean = (
-            conn is not None
-            and slot.cleaning is None
-            and is_at_rest(conn)
-            and not slot.dirt()
-            and not slot.birth.differs(conn)
-            # It is in the slot as long as it was not lent, and again once it was tidied.
-            and (slot.conn is conn or not self._tidies_always)
-        )
-        if clean:
+        if conn is not None and self._is_clean(slot, conn):
             self._settle(slot, conn, now)
         else:
-            slot.conn = conn
             self._retire(slot, RECLAIMED)
+            slot.conn = conn  # last: an interrupt in between must not make it look tidied
+
+    def _is_clean(self, slot: Slot, conn: Any) -> bool:
+        try:
+            return bool(
+                slot.cleaning is None
+                and is_at_rest(conn)
+                and not slot.dirt()
+                and not slot.birth.differs(conn)
+                # It is in the slot as long as it was not lent, and again once it was tidied.
+                and (slot.conn is conn or not self._tidies_always)
+            )
+        except Exception:  # what its borrower has set does not let itself be compared
+            return False
 
     def _hand_over(self, slot: Slot, waiter: Waiter, now: float) -> None:
         """Under the lock: give a slot to the first in line."""
@@ -118,7 +122,7 @@ class Line(Core):
         """Under the lock: the first in line that nobody has served yet."""
         while self._queue:
             waiter = self._queue.first()
-            if waiter.slot is None:
+            if waiter.slot is None and waiter not in self._strays:
                 return waiter
             self._let_go(waiter)  # an interrupt kept it in line
         return None
@@ -165,7 +169,7 @@ class Line(Core):
         """Under the lock: a slot that is nobody's any more on the way out.
 
         The order matters to an interrupt between the lines: a slot that is CLOSING but in
-        no collection is put there by the next try, by `_put_back` or by `_mend_idle`.
+        no collection is put there by the next try, by `_mend` or by `_mend_idle`.
         """
         if slot.state is GONE:
             return

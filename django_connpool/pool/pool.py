@@ -300,8 +300,11 @@ class ConnectionPool(Lending[CT]):
                 if slot.state is IDLE:  # or the surplus of a pool often checked would never age
                     slot.idle_since = idle_since
         except BaseException:
-            if taken:
-                self._put_back(slot, None, over)
+            if taken:  # noted first, as in `getconn`
+                if slot.state is LOAN and not over:
+                    slot.state = RETURNING
+                self._strays.append(slot)
+                self._put_back(slot)
             raise
 
     @staticmethod

@@ -11,6 +11,7 @@ from .cleaning import CLEAN_TIMEOUT
 from .maintenance import maintenance
 from .probe import is_alive
 from .slot import (
+    AT_ONCE,
     CLOSING,
     EXPIRED,
     HANDED,
@@ -42,10 +43,11 @@ class Upkeep(Supply):
 
     @property
     def has_orphans(self) -> bool:
-        return bool(self._orphans or self._late)
+        return bool(self._orphans or self._late or self._strays)
 
     def _bury_orphans(self) -> None:
         """Under the lock: take back what dead borrowers left, and what came back too early."""
+        self._mend_strays()
         while self._late:
             self._take_back(*self._late[0])
         while self._orphans:
@@ -62,7 +64,7 @@ class Upkeep(Supply):
         except BaseException:
             with suppress(ValueError):
                 self._late.remove((slot, conn))
-            self._mend(slot, conn)
+            self._take_up(slot)
             raise
 
     def _reclaim(self, slot: Slot, loans: Loans | None) -> None:
@@ -88,7 +90,8 @@ class Upkeep(Supply):
         except BaseException:
             with suppress(ValueError):
                 self._orphans.remove((slot, loans))
-            self._mend(slot, None)
+            slot.retire_at = AT_ONCE  # somebody may still know the connection
+            self._take_up(slot)
             raise
 
     def _is_orphan(self, slot: Slot, loans: Loans | None, conn: Any) -> bool:
@@ -99,16 +102,46 @@ class Upkeep(Supply):
         # Or it was given back meanwhile, or another thread works with it.
         return slot.loans is loans and not _in_use(conn)
 
-    def _mend(self, slot: Slot, conn: Any) -> None:
-        """Under the lock: bring a slot to rest that an interrupt left on its way back."""
-        if slot.state is HANDED and slot.waiter is not None:
-            self._let_go(slot.waiter)
-        elif slot in self._idle:
-            slot.state = IDLE
-        elif slot.state is CLOSING:
+    def _take_up(self, slot: Slot) -> None:
+        """Under the lock: end a loan that is nobody's any more, wherever it has got to."""
+        self._strays.append(slot)
+        if slot.state is LOAN:
+            slot.state = RETURNING
+        self._mend_strays()
+
+    def _mend_strays(self) -> None:
+        """Under the lock: bring to rest what an interrupt caught on its way from hand to hand.
+
+        Whoever is interrupted notes it in `_strays` before it does anything about it, so that
+        one more interrupt leaves it to the next who comes by. A note may outlive its purpose,
+        and the slot be somebody else's by then: so nothing happens to one that is on loan.
+        """
+        while self._strays:
+            stray = self._strays[0]
+            if isinstance(stray, Slot):
+                self._mend(stray)
+            else:
+                self._queue.leave(stray)
+                slot = stray.slot
+                if slot is not None:
+                    if slot.state is HANDED and slot.waiter is stray:
+                        slot.state = RETURNING
+                    self._mend(slot)
+            with suppress(ValueError):
+                self._strays.remove(stray)
+
+    def _mend(self, slot: Slot) -> None:
+        """Under the lock: bring a slot to rest, unless it is."""
+        if slot.state is CLOSING:
             self._send_to_close(slot)
-        elif slot.state in (LOAN, RETURNING):
+        elif slot in self._idle:
+            slot.waiter, slot.state = None, IDLE
+        elif slot.state is HANDED and slot.waiter is not None:
+            self._let_go(slot.waiter)
+        elif slot.state is RETURNING:
             self._end_loan(slot, self._clock())
+            slot.waiter = None
+            conn = slot.conn or (slot.ref() if slot.ref is not None else None)
             self._settle_or_retire(slot, conn, self._clock())
 
     def tick(self) -> None:
