@@ -6,9 +6,12 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from psycopg import Connection
+
 from django_connpool import conf, identity
 from django_connpool.pool import watch
 from django_connpool.pool.parameters import completed
+from django_connpool.pool.session import noticing
 from django_connpool.pool.statements import Judge
 
 from .closed_cursors import letting_go
@@ -21,6 +24,25 @@ CONNECT_TIMEOUT = 10  # seconds, where the user has set none
 
 def _connected() -> None:
     """What `ensure_connection` does for a wrapper that is connected."""
+
+
+class _Driver:
+    """A driver's module; what it connects notices from the start what is changed on it.
+
+    Unless somebody has put his own `connect` in the module, as tools that trace do.
+    """
+
+    def __init__(self, module: Any) -> None:
+        self._module = module
+
+    def connect(self, *args: Any, **kwargs: Any) -> Any:
+        connect = self._module.connect
+        if connect == Connection.connect:
+            connect = noticing(Connection).connect
+        return connect(*args, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._module, name)
 
 
 class Opener:
@@ -80,6 +102,7 @@ class Opener:
     def _wrapper(self) -> PooledDatabaseWrapperMixin:
         wrapper = self.wrapper_class(identity.snapshot(self.settings_dict), self.alias)
         wrapper.is_opener = True
+        wrapper.Database = _Driver(wrapper.Database)
         vars(wrapper).update(self.zone)
         return wrapper
 

@@ -188,7 +188,7 @@ def _is_somebodys(slot: Slot) -> bool:
 def _loan(slot: Slot, now: float) -> dict[str, Any]:
     """One loan as a snapshot shows it; a slot just handed over is its waiter's already."""
     lent = slot.loans is not None
-    thread = slot.thread if lent or slot.waiter is None else slot.waiter.thread
+    thread = slot.thread if lent or slot.waiter is None else slot.waiter.loans.thread
     return {
         "held": max(0.0, now - (slot.since if lent else slot.idle_since)),
         "thread": explain.thread_name(thread),

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, Generic, cast
 
 from psycopg import OperationalError, ProgrammingError
@@ -14,6 +12,7 @@ from psycopg.pq import ConnStatus, TransactionStatus
 from . import cleaning, explain, reset
 from .abc import CT
 from .errors import PoolTimeout, TooManyRequests
+from .loan import Loan
 from .maintenance import maintenance
 from .outage import again, one_line
 from .owners import this_thread
@@ -31,6 +30,7 @@ from .slot import (
     RETURNING,
     UNCLEAN,
     UNUSABLE,
+    Loans,
     Slot,
 )
 from .statements import ANYTHING
@@ -41,8 +41,6 @@ logger = logging.getLogger("django_connpool.pool")
 
 HASTIEST_ANSWER = 0.1  # seconds a server may take, however little time its borrower has
 LOOKED_AT = 8  # idle connections, for one that is not being cleaned
-
-_get_ident = threading.get_ident
 
 
 class Lending(Upkeep, Generic[CT]):
@@ -77,7 +75,7 @@ class Lending(Upkeep, Generic[CT]):
             if slot is not None:
                 now = self._clock()
                 if (now < slot.vet_at and is_alive(slot)) or self._is_fit(slot, now, timeout):
-                    return self._lend(slot, now)
+                    return self._lend(slot, now, this_thread.loans)
             return self._getconn_slowly(timeout, None if slot is None else now)
         except BaseException:
             if slot is not None:
@@ -88,11 +86,10 @@ class Lending(Upkeep, Generic[CT]):
                 self._put_back(slot)
             raise
 
-    def _lend(self, slot: Slot, now: float) -> CT:
+    def _lend(self, slot: Slot, now: float, loans: Loans) -> CT:
         """Make the slot's connection its borrower's. The slot forgets it: see `Slot`."""
         slot.since = now
-        slot.thread = _get_ident()
-        slot.loans = loans = this_thread.loans
+        slot.loans = loans
         loans.add(slot)
         if self._describe is not None:
             slot.note = self._describe()
@@ -113,7 +110,7 @@ class Lending(Upkeep, Generic[CT]):
         with self._lock:
             if slot is not None and slot in self._slots and slot.state is LOAN and slot.loans:
                 slot.loans.discard(slot)
-                slot.loans = {slot}
+                slot.loans = Loans(slot.loans.thread, [slot])
 
     def _is_fit(self, slot: Slot, now: float, timeout: float | None) -> bool:
         """Whether an idle connection may be served; when not, it is on its way out."""
@@ -189,8 +186,9 @@ class Lending(Upkeep, Generic[CT]):
                 "itself cannot wait for a connection"
             )
         seconds = self.timeout if timeout is None else timeout
-        waiter = Waiter(self._clock() if since is None else since, tries=since is not None)
-        deadline = waiter.since + seconds
+        now = self._clock()
+        began = now if since is None else since
+        waiter = Waiter(began, since is not None, this_thread.loans)
         try:
             while True:
                 with self._lock:
@@ -201,16 +199,20 @@ class Lending(Upkeep, Generic[CT]):
                     maintenance.attend(self._self)
                     if len(self._slots) < self._max_size or self._to_close:
                         self._staff()
-                    if not waiter.wait(max(0.0, deadline - self._clock())):
+                    if not waiter.wait(began + seconds - now):
                         self._leave_line(waiter, seconds)
-                slot = self._accept(waiter)
+                slot = waiter.slot
+                if slot is None:
+                    raise cast(BaseException, waiter.error)
+                slot.waiter, slot.state = None, LOAN  # from here on it is ours
                 now = self._clock()
                 # Given back a moment ago, it needs no ping. But it may have died unnoticed by
                 # a borrower that did not use it.
                 is_fresh = queued and slot.cleaning is None and now < slot.idle_since + FRESH
-                if (is_fresh and is_alive(slot)) or self._is_fit(slot, now, deadline - now):
-                    return self._lend(slot, now)
+                if (is_fresh and is_alive(slot)) or self._is_fit(slot, now, began + seconds - now):
+                    return self._lend(slot, now, waiter.loans)
                 waiter.begin_again()
+                now = self._clock()
         except BaseException as error:
             # As in `getconn`: noted first.
             if waiter.slot is not None and waiter.slot.state is LOAN:
@@ -244,11 +246,15 @@ class Lending(Upkeep, Generic[CT]):
                 f"max_waiting ({self.max_waiting}) may; {self._on_loan()} of at most "
                 f"{self._max_size} connections are on loan"
             )
-        self._stats.requests_queued += not waiter.tries
-        self._stats.requests_num += not waiter.tries
         if not self._queue:
             self._line_since = self._clock()
-        self._queue.join(waiter)
+        if waiter.tries:
+            self._queue.rejoin(waiter)
+        else:
+            self._stats.requests_queued += 1
+            self._stats.requests_num += 1
+            waiter.tries = 1
+            self._queue[waiter] = None
         return True
 
     def _leave_line(self, waiter: Waiter, seconds: float) -> None:
@@ -257,14 +263,6 @@ class Lending(Upkeep, Generic[CT]):
             self._queue.leave(waiter)
             if waiter.slot is None and waiter.error is None:
                 raise self._timeout(seconds)
-
-    def _accept(self, waiter: Waiter) -> Slot:
-        """What came of waiting: a slot, ours from here on, or the error raised here."""
-        slot = waiter.slot
-        if slot is None:
-            raise cast(BaseException, waiter.error)
-        slot.waiter, slot.state = None, LOAN
-        return slot
 
     def _give_up(self, waiter: Waiter, error: BaseException) -> None:
         """Leave the line; what was handed over meanwhile goes to the next."""
@@ -290,18 +288,12 @@ class Lending(Upkeep, Generic[CT]):
         slot: Slot = conn._slot  # type: ignore[attr-defined]
         slot.birth = slot.birth.again(conn, slot.watch.listens)
 
-    @contextmanager
-    def connection(self, timeout: float | None = None) -> Iterator[CT]:
+    def connection(self, timeout: float | None = None) -> Loan[CT]:
         """Borrow a connection for a block; its transaction ends with the block.
 
         Commits when the block ends well, rolls back when it raises, and gives back.
         """
-        conn = self.getconn(timeout)
-        try:
-            with conn:
-                yield conn
-        finally:
-            self.putconn(conn)
+        return Loan(self, timeout)
 
     # -- Giving back ----------------------------------------------------------------------
 
@@ -408,7 +400,7 @@ class Lending(Upkeep, Generic[CT]):
         text = (
             "a connection was given back "
             f"{'in a transaction' if in_transaction else 'in the middle of a statement'} by "
-            f"{explain.thread_name(_get_ident())}{slot.purpose()}"
+            f"{explain.thread_name(threading.get_ident())}{slot.purpose()}"
             f"{last and f', after: {last}'}; {'rolling back' if in_transaction else 'closing it'}"
         )
         if self._strict:

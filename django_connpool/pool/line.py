@@ -62,7 +62,10 @@ class Line(Core):
         waiter = self._first_waiting() if self._queue and self._serving else None
         if (
             now >= slot.retire_at
-            or len(self._slots) > self._max_size + len(self._closing)
+            or (
+                len(self._slots) > self._max_size
+                and len(self._slots) > self._max_size + len(self._closing)
+            )
             or (self._winding_up and waiter is None)
         ):
             self._retire(slot, self._reason_to_close(slot))
@@ -113,24 +116,22 @@ class Line(Core):
 
     def _hand_over(self, slot: Slot, waiter: Waiter, now: float) -> None:
         """Under the lock: give a slot to the first in line."""
-        self._stats.wait.add(now - waiter.since)
+        waited = now - waiter.since
+        wait = self._stats.wait  # `add` by hand, as in `_end_loan`
+        wait.total += waited
+        wait.buckets[bisect_left(BOUNDS, waited)] += 1
         slot.waiter = waiter
         waiter.slot, slot.state = slot, HANDED
-        self._let_go(waiter)
+        self._queue.let_go(waiter)
 
     def _first_waiting(self) -> Waiter | None:
         """Under the lock: the first in line that nobody has served yet."""
         while self._queue:
-            waiter = self._queue.first()
+            waiter = next(iter(self._queue))
             if waiter.slot is None and waiter not in self._strays:
                 return waiter
-            self._let_go(waiter)  # an interrupt kept it in line
+            self._queue.let_go(waiter)  # an interrupt kept it in line
         return None
-
-    def _let_go(self, waiter: Waiter) -> None:
-        # In this order: after an interrupt it is in line and found again, or awake and leaves.
-        waiter.wake()
-        self._queue.pop(waiter, None)
 
     def _serve_line(self) -> None:
         """Under the lock: hand idle connections to those in line."""
@@ -143,7 +144,7 @@ class Line(Core):
                 self._hand_over(slot, waiter, self._clock())
             except BaseException:
                 if slot.state is HANDED and slot.waiter is not None:
-                    self._let_go(slot.waiter)
+                    self._queue.let_go(slot.waiter)
                 elif slot.state is RETURNING:
                     if slot not in self._idle:
                         self._idle.append(slot)

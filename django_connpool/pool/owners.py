@@ -29,7 +29,7 @@ class _Owner:
 
 class _ThisThread(threading.local):
     def __init__(self) -> None:
-        self.loans: Loans = set()
+        self.loans = Loans(threading.get_ident())
         self._owner = _Owner(self.loans)
 
 

@@ -219,7 +219,7 @@ class ConnectionPool(Lending[CT]):
             self._serving = self._suspended = False
             for waiter in list(self._queue):
                 waiter.error = PoolClosed(f"pool {self.name!r} was closed while waiting")
-                self._let_go(waiter)
+                self._queue.let_go(waiter)
             self._end_waits()
             self._dismiss_if_done()
         self._close_idle(timeout)

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from itertools import count, takewhile
+from itertools import takewhile
 from threading import TIMEOUT_MAX
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .slot import Slot
-
-_numbers = count()
+    from .slot import Loans, Slot
 
 
 class Waiter:
@@ -22,23 +20,17 @@ class Waiter:
     accepted or still with its giver, never with nobody.
     """
 
-    __slots__ = ("error", "gate", "number", "since", "slot", "thread", "tries")
+    __slots__ = ("error", "gate", "loans", "since", "slot", "tries")
 
-    def __init__(self, since: float, tries: int = 0) -> None:
+    def __init__(self, since: float, tries: int, loans: Loans) -> None:
         self.since = since
-        self.number = next(_numbers)
-        self.thread = threading.get_ident()
+        self.loans = loans  # of its thread
         self.tries = tries  # how often it has asked so far: again, when what it got was dead
         self.slot: Slot | None = None
         self.error: BaseException | None = None
         # Looked up now: gevent may patch it after this module was imported.
         self.gate = gate = threading.Lock()
         gate.acquire()
-
-    @property
-    def turn(self) -> tuple[float, int]:
-        """What the line is ordered by."""
-        return self.since, self.number
 
     def begin_again(self) -> None:
         """Get ready to stand in line once more; what it was given is gone."""
@@ -47,33 +39,34 @@ class Waiter:
 
     def wait(self, timeout: float) -> bool:
         """Sleep until served, at most `timeout` seconds; say whether woken."""
+        if timeout <= 0:
+            return self.gate.acquire(False)
         return self.gate.acquire(True, timeout if timeout < TIMEOUT_MAX else TIMEOUT_MAX)
-
-    def wake(self) -> None:
-        """Open the gate; doing it twice is harmless."""
-        if self.gate.locked():
-            self.gate.release()
 
 
 class WaitQueue(OrderedDict[Waiter, None]):
     """Waiters in order of arrival; joining, leaving and serving cost the same at any length.
 
+    A newcomer is entered as a key.
     An ordered dictionary, because a waiter that times out leaves from the middle, for
     which a deque would have to search. The pool's lock guards it.
     """
 
-    def join(self, waiter: Waiter) -> None:
-        """Take a place: the last, or its old one after it was served something dead."""
-        before = []
-        if waiter.tries:
-            before = list(takewhile(lambda other: other.turn < waiter.turn, self))
-            before.append(waiter)
+    def rejoin(self, waiter: Waiter) -> None:
+        """Take a place by arrival: of one that was served something dead."""
         self[waiter] = None
-        for one in reversed(before):
+        before = list(takewhile(lambda other: other.since < waiter.since, self))
+        for one in reversed([*before, waiter]):
             self.move_to_end(one, last=False)
-        waiter.tries += 1
 
     def leave(self, waiter: Waiter) -> None:
+        self.pop(waiter, None)
+
+    def let_go(self, waiter: Waiter) -> None:
+        """Open the gate of one that is served; doing it twice is harmless."""
+        # In this order: after an interrupt it is in line and found again, or awake and leaves.
+        if waiter.gate.locked():
+            waiter.gate.release()
         self.pop(waiter, None)
 
     def first(self) -> Waiter:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import CodeType
 from typing import TYPE_CHECKING, Any
 
@@ -45,8 +45,15 @@ POOL_CLOSED = "pool closed"
 NEVER = float("inf")
 AT_ONCE = float("-inf")
 
-# A borrower's thread, or None when the loan has no thread to die with.
-Loans = set["Slot"]
+
+class Loans(set["Slot"]):
+    """What a thread has borrowed."""
+
+    __slots__ = ("thread",)
+
+    def __init__(self, thread: int, slots: Iterable[Slot] = ()) -> None:
+        super().__init__(slots)
+        self.thread = thread  # its identifier
 
 
 class Slot:
@@ -86,7 +93,6 @@ class Slot:
         "retire_at",
         "since",
         "state",
-        "thread",
         "uses",
         "vet_at",
         "waiter",
@@ -123,8 +129,7 @@ class Slot:
         self.waiter: Waiter | None = None  # the one it is being handed to
         # The loan:
         self.since = 0.0
-        self.thread = 0
-        self.loans: Loans | None = None  # what else that thread has borrowed
+        self.loans: Loans | None = None  # what its thread has borrowed, this included
         self.note: object = None  # what it is for, as text by str()
         self.pinned: str | None = None  # why it lasts longer than a transaction, if it should not
         self.code: CodeType | None = None  # where it was borrowed
@@ -142,6 +147,11 @@ class Slot:
         if watch.called and reported(self.pgconn) != self.birth.reported:
             return watch.dirt | SETTINGS | ROLES
         return watch.dirt
+
+    @property
+    def thread(self) -> int:
+        """The thread whose loan it is; 0 when it is none."""
+        return self.loans.thread if self.loans is not None else 0
 
     def bury(self) -> None:
         """The place is free and this object of no more use."""

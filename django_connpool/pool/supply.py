@@ -20,7 +20,7 @@ from .line import Line
 from .maintenance import maintenance
 from .outage import FIRST_RETRY, Outage, again, one_line
 from .probe import LastWords
-from .session import Birth
+from .session import Birth, noticing
 from .slot import AT_ONCE, CLOSING, OPENING, Slot
 
 logger = logging.getLogger("django_connpool.pool")
@@ -216,7 +216,7 @@ class Supply(Line):
         conninfo = self.conninfo() if callable(self.conninfo) else self.conninfo
         kwargs = self.kwargs() if callable(self.kwargs) else self.kwargs or {}
         kwargs = parameters.completed(conninfo, kwargs, self.command_timeout)
-        conn = self.connection_class.connect(conninfo, **kwargs)
+        conn = noticing(self.connection_class).connect(conninfo, **kwargs)
         conn.__dict__["_pool"] = None
         try:
             watch.set_watch(conn, self._dirt_of)
@@ -298,7 +298,7 @@ class Supply(Line):
         if self._is_hopeless() and (answered or self._clock() < outage.retry_at):
             for waiter in list(self._queue):
                 waiter.error = again(outage.error)
-                self._let_go(waiter)
+                self._queue.let_go(waiter)
         if self._clock() < outage.retry_at:
             self._schedule_retry(outage)
 

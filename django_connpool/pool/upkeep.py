@@ -137,7 +137,7 @@ class Upkeep(Supply):
         elif slot in self._idle:
             slot.waiter, slot.state = None, IDLE
         elif slot.state is HANDED and slot.waiter is not None:
-            self._let_go(slot.waiter)
+            self._queue.let_go(slot.waiter)
         elif slot.state is RETURNING:
             self._end_loan(slot, self._clock())
             slot.waiter = None

@@ -10,6 +10,7 @@ from types import FrameType
 from typing import Any
 
 import django
+import psycopg
 import pytest
 from django.core.exceptions import SynchronousOnlyOperation
 from django.db import DatabaseError, transaction
@@ -243,3 +244,34 @@ def test_a_round_trip_is_counted_when_there_is_one(databases: Databases) -> None
     wrapper = databases.add("asking", pool={"max_size": 1, "check": "always"})
 
     assert round_trips(wrapper, one_query) > 1
+
+
+def test_a_connection_is_made_of_the_class_that_it_has_later(
+    pooled: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that changes its class is slower, from Python 3.13 on."""
+    classes = []
+    init = psycopg.Connection.__init__
+
+    def noting(self: Any, *args: Any, **kwargs: Any) -> None:
+        classes.append(type(self))
+        init(self, *args, **kwargs)
+
+    monkeypatch.setattr(psycopg.Connection, "__init__", noting)
+    pooled.ensure_connection()
+    assert type(pooled.connection) is classes[-1]
+    assert type(pooled.connection) is not psycopg.Connection
+
+
+def test_a_tool_that_replaced_connect_is_asked(
+    pooled: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connect, asked = psycopg.connect, []
+
+    def traced(*args: Any, **kwargs: Any) -> Any:
+        asked.append(kwargs["dbname"])
+        return connect(*args, **kwargs)
+
+    monkeypatch.setattr(psycopg, "connect", traced)
+    one_query(pooled)
+    assert set(asked) == {pooled.settings_dict["NAME"]}

@@ -30,7 +30,7 @@ import django_connpool.pool
 from django_connpool.pool import ConnectionPool, PoolClosed, PoolTimeout, TooManyRequests, outage
 from django_connpool.pool.lending import Lending
 from django_connpool.pool.maintenance import maintenance
-from django_connpool.pool.queue import Waiter
+from django_connpool.pool.queue import Waiter, WaitQueue
 from django_connpool.pool.slot import IDLE, ON_LOAN, Slot
 from tests.interrupter import Interrupter, trail
 
@@ -1005,9 +1005,9 @@ def test_the_second_interrupt_strikes_at_every_line_of_cleaning_up() -> None:
 BORROWING = [
     *(Lending.getconn, Lending._lend, Lending._is_fit, Lending._passes_check),
     *(Lending._getconn_slowly, Lending._stand_in_line, Lending._leave_line),
-    *(Lending._accept, Lending._give_up, Lending._timeout),
+    *(Lending._give_up, Lending._timeout),
     *(Lending._came_clean, Lending._prefer_ready, Lending._clean),
-    *(Lending._hand_over, Lending._let_go, Lending._bury_orphans, Lending._is_orphan),
+    *(Lending._hand_over, WaitQueue.let_go, Lending._bury_orphans, Lending._is_orphan),
     *(Lending.putconn, Lending._complaint, Lending._tidy, Lending._end_loan, Lending._settle),
 ]
 CLEANING_UP_CODE = [

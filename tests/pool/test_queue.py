@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from django_connpool.pool.queue import Waiter, WaitQueue
+from django_connpool.pool.slot import Loans
 
 
 def line(*since: float) -> tuple[WaitQueue, list[Waiter]]:
     queue = WaitQueue()
-    waiters = [Waiter(moment) for moment in since]
+    waiters = [Waiter(moment, 0, Loans(1)) for moment in since]
     for waiter in waiters:
-        queue.join(waiter)
+        queue[waiter] = None
     return queue, waiters
 
 
@@ -32,35 +33,35 @@ def test_those_that_were_served_something_dead_take_their_old_places() -> None:
         queue.leave(waiter)
     for waiter in (second, first):
         waiter.begin_again()
-        queue.join(waiter)
+        queue.rejoin(waiter)
     assert list(queue) == [first, second, third]
 
 
 def test_one_that_found_a_dead_connection_before_it_queued_has_its_place_by_arrival() -> None:
     queue, (first, second) = line(1, 3)
-    late = Waiter(2, tries=1)
-    queue.join(late)
+    late = Waiter(2, 1, Loans(1))
+    queue.rejoin(late)
     assert list(queue) == [first, late, second]
 
 
 def test_a_waiter_sleeps_until_it_is_woken() -> None:
-    waiter = Waiter(0)
+    queue, (waiter,) = line(0)
     assert not waiter.wait(0)
-    waiter.wake()
-    waiter.wake()
+    queue.let_go(waiter)
+    queue.let_go(waiter)
     assert waiter.wait(0)
     assert not waiter.wait(0)
 
 
 def test_a_waiter_that_begins_again_forgets_that_it_was_woken() -> None:
-    waiter = Waiter(0)
-    waiter.wake()
+    queue, (waiter,) = line(0)
+    queue.let_go(waiter)
     waiter.begin_again()
     assert waiter.slot is None
     assert not waiter.wait(0)
 
 
 def test_a_wait_longer_than_the_platform_knows_is_possible() -> None:
-    waiter = Waiter(0)
-    waiter.wake()
+    queue, (waiter,) = line(0)
+    queue.let_go(waiter)
     assert waiter.wait(float("inf"))

@@ -10,6 +10,7 @@ import psycopg
 import pytest
 
 from django_connpool.pool import PoolTimeout, TooManyRequests
+from django_connpool.pool.queue import Waiter
 from tests.cluster import Server
 from tests.pool.real.conftest import MakePool
 from tests.pool.real.fake_server import FakeServer
@@ -119,7 +120,7 @@ def test_a_line_that_is_full_refuses_the_next_at_once(make_pool: MakePool) -> No
 
 
 def test_who_gets_a_dead_connection_does_not_lose_its_place_in_a_full_line(
-    make_pool: MakePool, cluster: Server, app: str
+    make_pool: MakePool, cluster: Server, app: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     may_connect = threading.Event()
     may_connect.set()
@@ -128,17 +129,17 @@ def test_who_gets_a_dead_connection_does_not_lose_its_place_in_a_full_line(
         may_connect.wait(DEADLINE)
         return {}
 
+    wait, next_came = Waiter.wait, threading.Event()
+
+    def wake_late(waiter: Waiter, timeout: float) -> bool:
+        return wait(waiter, timeout) and next_came.wait(DEADLINE)
+
+    monkeypatch.setattr(Waiter, "wait", wake_late)
+
     pool = make_pool(max_size=1, max_waiting=1, max_lifetime=600, kwargs=options)
     conn = pool.getconn()
     first = Borrower(pool)
     until_waiting(pool, 1)
-    accept, next_came = pool._accept, threading.Event()
-
-    def accept_late(waiter: Any) -> Any:
-        next_came.wait(DEADLINE)
-        return accept(waiter)
-
-    pool._accept = accept_late  # type: ignore[method-assign]
     pool.putconn(conn)
     cluster.terminate(application_name=app)
     second = Borrower(pool)
