@@ -26,8 +26,9 @@ SEQUENCES = 1 << 6  # nextval() and setval() are remembered for currval()
 FOREVER = 1 << 7  # LOAD and others that end with the session only
 HELD = 1 << 8  # psycopg's named cursors, as long as one is open
 ROLES = 1 << 9  # of the settings, those that say who the session is
+RENAMED = 1 << 10  # psycopg may have prepared what will mean something else
 ANYTHING = SETTINGS | ROLES | CHANNELS | LOCKS | TEMP | CURSORS | PREPARED | SEQUENCES
-DIRT = ANYTHING | FOREVER | HELD
+DIRT = ANYTHING | FOREVER | HELD | RENAMED
 
 # Marks: what else has to be known about a statement.
 STICKS = 1 << 16  # a rollback does not undo its dirt, or not certainly
@@ -35,6 +36,7 @@ ENDS = 1 << 17  # it may end the transaction by committing
 WRITES = 1 << 18  # it may advance a sequence
 RECALLS = 1 << 19  # it asks what the session remembers of sequences
 CALLS = 1 << 20  # it may run a function that somebody has made
+NAMES = 1 << 21  # it may change, even if for a transaction only, what names stand for
 
 KINDS = {
     SETTINGS: "settings",
@@ -45,6 +47,7 @@ KINDS = {
     CURSORS: "cursors",
     HELD: "cursors",
     PREPARED: "prepared statements",
+    RENAMED: "prepared statements",
     SEQUENCES: "sequences",
     FOREVER: "what only the end of the session undoes",
 }
@@ -92,9 +95,10 @@ _NAME_AT_END = re.compile(r"[A-Za-z0-9_$\x80-\U0010ffff]*\Z")
 _LONGEST_NAME = 64  # characters, and more
 _BLANKS = " \t\n\r\f\v"
 
-# These end with the transaction. (`SET local.name` is a setting called "local.name".)
+# These end with the transaction. (`SET local.name` is a setting called "local.name". And the
+# random numbers that follow from a seed outlive everything.)
 _SET_FOR_TRANSACTION = re.compile(
-    r"SET\s+(?:LOCAL\s+[a-z_\"]|CONSTRAINTS\s+[a-z_\"]"
+    r"SET\s+(?:LOCAL\s+(?!\"?seed\b)[a-z_\"]|CONSTRAINTS\s+[a-z_\"]"
     r"|TRANSACTION\s+(?:ISOLATION|READ|NOT|DEFERRABLE|SNAPSHOT)\b)",
     re.IGNORECASE | re.ASCII,
 )
@@ -105,16 +109,24 @@ _LOCAL_SET_CONFIG = re.compile(
 )
 _NAMED_SET_CONFIG = re.compile(r"\bset_config\s*\(\s*'[^']*'\s*,", re.IGNORECASE | re.ASCII)
 _ROLE = re.compile(r"role|authorization|pg_settings", re.IGNORECASE | re.ASCII)
-_INTO_TEMP = re.compile(r"\binto\s+(?:(?:local|global)\s+)?temp", re.IGNORECASE | re.ASCII)
-_INTO_AND_TEMP = re.compile(r"\binto\b.*\btemp", re.IGNORECASE | re.ASCII | re.DOTALL)
-_UPDATES_SETTINGS = re.compile(r"\bupdate\b.*pg_settings", re.IGNORECASE | re.ASCII | re.DOTALL)
+_PATH = re.compile(
+    r"search_path|schema|role|authorization|pg_settings|\ball\b", re.IGNORECASE | re.ASCII
+)
+_UPDATE = re.compile(r"\bupdate\b", re.IGNORECASE | re.ASCII)
 _SEED = re.compile(r"\bseed\b", re.IGNORECASE | re.ASCII)
+_QUOTED_SEED = re.compile(r"'seed'", re.IGNORECASE | re.ASCII)
 
 # Words that give state to a session wherever they stand, and what kind of it.
 _TELLING = {
     "settings": (r"set_config|set_limit|pg_settings", 0),  # looked at more closely
-    "locks": (r"pg_(?:try_)?advisory_lock", LOCKS | STICKS),
-    "temp": (r"pg_temp|temp(?:orary)?\b", 0),  # looked at more closely
+    # A lock that is given up may be one that the session was born with.
+    "locks": (r"pg_(?:try_)?advisory_(?:un)?lock", LOCKS | STICKS),
+    # SELECT INTO makes a temporary table also where it does not say so, by `search_path`. Before
+    # the word may be a placeholder, or in old servers a number, without a space.
+    "temp": (
+        r"pg_temp|(?<!insert\s)(?<!merge\s)(?:\b|(?<=\d)|(?<=[%)][bst]))into\b",
+        TEMP,
+    ),
     "sequences": (r"nextval|setval", SEQUENCES | STICKS | WRITES),
     "recalls": (r"currval|lastval", RECALLS),
     # Replication slots and origins, base backups, connections of dblink, random()'s seed.
@@ -186,10 +198,8 @@ class Judge:
             several |= bool(number and (bits or statement.strip()))
             found |= bits
         found |= self.words(text)
-        if found & SETTINGS and _SEED.search(text):
-            found |= FOREVER
-        if found & SETTINGS and _may_set_role(text):
-            found |= ROLES
+        if found & SETTINGS:
+            found |= _which_settings(text)
         if several and found & DIRT:
             found |= STICKS | ENDS
         if not found & CALLS and _may_call(text):
@@ -199,43 +209,39 @@ class Judge:
     def words(self, text: str) -> int:
         """What the words in a text tell, wherever they stand."""
         found = 0
-        for match in self._telling.finditer(text):
-            found |= _closer_look(match, text)
+        matches = self._telling.finditer(text)
+        for group, word in {(match.lastgroup or "any", match[0].lower()) for match in matches}:
+            found |= _settings(word, text) if group == "settings" else _TELLING[group][1]
         return found
-
-
-def _closer_look(match: re.Match[str], text: str) -> int:
-    group = match.lastgroup or "any"
-    word = match.group().lower()
-    if group == "settings":
-        return _settings(word, text)
-    if group == "temp":
-        return _temporary(word, text)
-    return _TELLING[group][1]
 
 
 def _settings(word: str, text: str) -> int:
     if word == "pg_settings":
-        return SETTINGS if _UPDATES_SETTINGS.search(text) else 0
+        before, _, _ = text.lower().rpartition(word)
+        return SETTINGS if _UPDATE.search(before) else 0
     if word == "set_config" and len(_SET_CONFIG.findall(text)) == len(
         _LOCAL_SET_CONFIG.findall(text)
     ):
-        return 0
+        if _QUOTED_SEED.search(text):
+            return SETTINGS
+        return NAMES if _may_set(_PATH, text) else 0
     return SETTINGS
 
 
-def _may_set_role(text: str) -> bool:
-    """Whether what is set may be a role: all names of settings must stand there to deny it."""
+def _which_settings(text: str) -> int:
+    """Of settings that may be set: what has to be known about some of them."""
+    found = FOREVER | STICKS if _SEED.search(text) else 0
+    if _may_set(_ROLE, text):
+        found |= ROLES
+    if _may_set(_PATH, text):
+        found |= NAMES
+    return found
+
+
+def _may_set(which: re.Pattern[str], text: str) -> bool:
+    """Whether it may be one of these that is set: all names must stand there to deny it."""
     names_all = len(_SET_CONFIG.findall(text)) == len(_NAMED_SET_CONFIG.findall(text))
-    return bool(not names_all or _ROLE.search(text))
-
-
-def _temporary(word: str, text: str) -> int:
-    """`temp` is a common name of columns: it tells only after INTO."""
-    if word == "pg_temp":
-        return TEMP
-    commented = "/*" in text or "--" in text
-    return TEMP if (_INTO_AND_TEMP if commented else _INTO_TEMP).search(text) else 0
+    return bool(not names_all or which.search(text))
 
 
 def _may_call(text: str) -> bool:
@@ -267,7 +273,7 @@ def _by_first_word(statement: str) -> int:
     if word is None:
         return _UNKNOWN
     if _SET_FOR_TRANSACTION.match(statement, start):
-        return 0
+        return NAMES if _PATH.search(statement) else 0
     return _BY_FIRST_WORD.get(word.group().upper(), _UNKNOWN)
 
 

@@ -12,6 +12,7 @@ from django_connpool.pool.statements import (
     ENDS,
     FOREVER,
     LOCKS,
+    NAMES,
     PREPARED,
     RECALLS,
     ROLES,
@@ -49,15 +50,25 @@ DIRTY = {
     "LISTEN a": CHANNELS,
     "UNLISTEN *": CHANNELS,
     "select Pg_Try_Advisory_Lock_Shared(1)": LOCKS,
+    "SELECT pg_advisory_unlock_all()": LOCKS,  # of one that is there from birth
     "CREATE TEMP TABLE a (b int)": TEMP,
     "SELECT 1 INTO TEMP a": TEMP,
     "SELECT 1 INTO\n--x\nTEMP a": TEMP,
+    "SELECT 1 INTO a": TEMP,  # by `search_path`
+    "SELECT %sINTO TEMP a": TEMP,
+    "SELECT %(b)sINTO TEMP a": TEMP,
+    "SELECT 1INTO TEMP a": TEMP,  # up to PostgreSQL 14
+    "SELECT 'insert' INTO TEMP a": TEMP,
+    "INSERT INTO a VALUES (1); SELECT 1 INTO TEMP b": TEMP,
     "DECLARE a CURSOR FOR SELECT 1": CURSORS,
     "PREPARE a AS SELECT 1": PREPARED,
     "SELECT nextval('a')": SEQUENCES | WRITES,
     "LOAD 'a'": FOREVER,
     "SELECT setseed(0.5)": FOREVER,
     "SET seed = 0.5": SETTINGS | FOREVER,
+    "SET LOCAL seed = 0.5": SETTINGS | FOREVER,
+    'SET LOCAL "seed" = 0.5': SETTINGS | FOREVER,
+    "SELECT set_config('seed', '0.5', true)": SETTINGS | FOREVER,
     "SELECT pg_create_logical_replication_slot('a', 'b', true)": FOREVER,
     "SELECT pg_copy_physical_replication_slot('a', 'b', true)": FOREVER,
     "SELECT pg_replication_origin_session_setup('a')": FOREVER,
@@ -82,11 +93,15 @@ CLEAN = (
     "SELECT * FROM listen",
     "SELECT attempt, template, temp FROM a",
     "INSERT INTO weather (temp) VALUES (1)",
+    "insert\ninto weather (temp) VALUES (1)",
+    "MERGE INTO weather USING a ON true WHEN MATCHED THEN DELETE",
+    "SELECT put_into, into_use FROM a",
     "-- SET a\nSELECT 1",
     "/* SET /* a */ */ SELECT 1",
     "SELECT 1; ",
     "UPDATE a SET b = 1",
     "SET LOCAL a = 1",
+    "SET LOCAL seedling.a = 1",
     'set local "a" = 1',
     "SET TRANSACTION READ ONLY",
     "SET CONSTRAINTS ALL IMMEDIATE",
@@ -118,6 +133,15 @@ def test_what_does_not_is_let_pass(text: str) -> None:
         ("INSERT INTO a VALUES (1)", WRITES),
         ("COMMIT AND CHAIN", ENDS),
         ("PREPARE TRANSACTION 'a'", ENDS),
+        ("SET seed = 0.5", STICKS),
+        ("SET search_path TO a", NAMES),
+        ("SET LOCAL search_path TO a", NAMES),
+        ("SET SCHEMA 'a'", NAMES),
+        ("RESET ALL", NAMES),
+        ("SET LOCAL ROLE a", NAMES),
+        ("SELECT set_config('search_path', %s, true)", NAMES),
+        ("SELECT set_config(%s, %s, true)", NAMES),
+        ("SELECT set_config(a, b, false) FROM c", NAMES),
         ("SELECT pg_advisory_lock(1)", STICKS),
         ("CALL a()", STICKS | ENDS),
         ("BEGIN; SET a = 1; COMMIT", STICKS | ENDS),
@@ -130,6 +154,25 @@ def test_what_else_is_known_of_a_statement(text: str, marks: int) -> None:
 def test_only_what_may_be_a_role_counts_as_one() -> None:
     for text in ("SET a = 1", "RESET ALL", "SELECT set_config('app.a', %s, false)"):
         assert judge(text) & (SETTINGS | ROLES) == SETTINGS
+
+
+def test_other_settings_leave_names_what_they_are() -> None:
+    for text in ("SET a = 1", "SET LOCAL a = 1", "SELECT set_config('a', %s, true)", "SELECT 1"):
+        assert not judge(text) & NAMES
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(
+    ("first", "many"),
+    [
+        ("SELECT temp -- x", "INSERT INTO a VALUES (1)"),
+        ("SELECT * FROM pg_settings", "UPDATE a SET b = 1"),
+        ("", "SELECT set_config('a', 'b', false)"),
+    ],
+)
+def test_a_long_script_takes_as_long_as_it_is(first: str, many: str) -> None:
+    """And not the square of that, which is a quarter of an hour here."""
+    judge(f"{first};" + f"{many};" * 100_000)
 
 
 def test_a_single_set_is_undone_by_a_rollback() -> None:
