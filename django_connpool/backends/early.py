@@ -19,7 +19,7 @@ from psycopg.pq import TransactionStatus
 
 from django_connpool import scopes
 from django_connpool.pool.session import reported
-from django_connpool.pool.statements import DIRT, SEQUENCES, kinds
+from django_connpool.pool.statements import DIRT, RENAMED, SEQUENCES, kinds
 
 from .recall import recaller
 
@@ -29,7 +29,8 @@ else:
     _Base = object
 
 # What is remembered of sequences is no reason to hold on: every INSERT with a serial key would be.
-PINNING = DIRT & ~SEQUENCES
+# Nor is what psycopg has prepared, which it prepares again.
+PINNING = DIRT & ~(SEQUENCES | RENAMED)
 _IDLE, _DEAD = TransactionStatus.IDLE, TransactionStatus.UNKNOWN
 CONNECTING = frozenset({"_cursor", "close_if_health_check_failed", "ensure_connection"})
 # Replaced at run time by packages that connect again, and by Django's tests to forbid connecting.

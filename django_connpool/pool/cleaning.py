@@ -23,6 +23,7 @@ from .statements import (
     HELD,
     LOCKS,
     PREPARED,
+    RENAMED,
     ROLES,
     SEQUENCES,
     SETTINGS,
@@ -99,6 +100,8 @@ def begin(conn: Any, dirt: int, born: Sequence[tuple[int, bytes]] | None) -> Cle
     """Send what cleans the session; None when it cannot be cleaned and has to be closed."""
     if dirt & FOREVER or born is None or conn.pgconn.transaction_status != TransactionStatus.IDLE:
         return None
+    if dirt & RENAMED:
+        dirt |= PREPARED  # what psycopg has prepared goes, and all the rest with it
     text, dirt = statements(dirt, born)
     pgconn = conn.pgconn
     deadline = time.monotonic() + SEND_TIMEOUT

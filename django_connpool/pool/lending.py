@@ -33,7 +33,7 @@ from .slot import (
     Loans,
     Slot,
 )
-from .statements import ANYTHING
+from .statements import ANYTHING, CHANNELS
 from .supply import FRESH
 from .upkeep import Upkeep
 
@@ -362,7 +362,8 @@ class Lending(Upkeep, Generic[CT]):
             return UNUSABLE
         try:
             if self._restores:
-                if slot.birth.touch.touched:
+                # Notifications gather on the object of whoever listens, without touching it.
+                if slot.birth.touch.touched or slot.watch.dirt & CHANNELS:
                     slot.birth.restore(conn)
                 return self._clean(slot, conn)
             if callable(self._reset):

@@ -8,7 +8,7 @@ from types import CodeType
 from typing import TYPE_CHECKING, Any
 
 from .session import Birth, reported
-from .statements import ROLES, SETTINGS
+from .statements import RENAMED, ROLES, SETTINGS
 
 if TYPE_CHECKING:
     import psycopg
@@ -145,7 +145,7 @@ class Slot:
         """What its borrower may have left in the session, as far as can be told from outside."""
         watch = self.watch
         if watch.called and reported(self.pgconn) != self.birth.reported:
-            return watch.dirt | SETTINGS | ROLES
+            return watch.dirt | SETTINGS | ROLES | RENAMED
         return watch.dirt
 
     @property

@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from functools import lru_cache
 from typing import Any
 
-from psycopg import ClientCursor, Connection, Cursor, InterfaceError, OperationalError
+from psycopg import ClientCursor, Connection, Cursor, InterfaceError, OperationalError, RawCursor
 from psycopg.adapt import Transformer
 from psycopg.pq import TransactionStatus
 
@@ -25,7 +25,9 @@ from .statements import (
     DIRT,
     ENDS,
     HELD,
+    NAMES,
     RECALLS,
+    RENAMED,
     STICKS,
     TEMP,
     WRITES,
@@ -35,6 +37,7 @@ from .statements import (
 IDLE = TransactionStatus.IDLE
 _SANE = (IDLE, TransactionStatus.INTRANS)
 _OPEN = (TransactionStatus.INTRANS, TransactionStatus.INERROR)
+_RENAMES = TEMP | NAMES
 
 
 class Watch:
@@ -90,11 +93,13 @@ class Watch:
     def weigh(self, bits: int, conn: Any) -> None:
         """What a statement that is about to begin may do to the session."""
         if bits & RECALLS and self._wrote_in != self.loan:
-            self._forget_sequences(conn.pgconn)
+            self._forget_sequences(conn)
         if bits & WRITES:
             self._wrote_in = self.loan
-            if self.born is None or any(born & TEMP for born, _ in self.born):
+            if self.born != [] and self._was_born_with(TEMP):
                 bits |= TEMP  # for it may be a temporary table that every borrower finds
+        if bits & _RENAMES and not self.records and conn.prepare_threshold is not None:
+            bits |= RENAMED
         if bits & CALLS:
             self.called = True
         dirt = bits & DIRT
@@ -105,22 +110,40 @@ class Watch:
         if bits & STICKS or (at_rest and conn.autocommit):
             self.kept |= dirt
 
-    def _forget_sequences(self, pgconn: Any) -> None:
+    def _was_born_with(self, kind: int) -> bool:
+        return self.born is None or any(kinds & kind for kinds, _ in self.born)
+
+    def _forget_sequences(self, conn: Any) -> None:
         """Let currval() and lastval() find nothing of an earlier loan.
 
         Not done when a loan ends: every INSERT into a table with a serial key would make the
         session dirty, and cleaning throws the numbers away that a sequence has cached.
         """
-        if pgconn.transaction_status in _SANE and not pgconn.pipeline_status:
-            pgconn.exec_(b"DISCARD SEQUENCES")
+        if conn.pgconn.pipeline_status:
+            for _ in conn._exec_command(b"DISCARD SEQUENCES"):  # which is only put in line
+                pass
+        elif conn.pgconn.transaction_status in _SANE:
+            conn.pgconn.exec_(b"DISCARD SEQUENCES")
 
     def record(self, query: Any, params: Any, conn: Any) -> None:
         """A statement of the session's birth is about to be sent."""
-        dirt = self.judge(query, conn) & DIRT
+        dirt = self._dirt_of_birth(query, conn)
         self.recorded |= dirt
         if dirt and self.born is not None:
             text = ClientCursor(conn).mogrify(query, params)
             self.born.append((dirt, text.encode(conn.info.encoding)))
+
+    def record_in_vain(self, query: Any, conn: Any) -> None:
+        """A statement of the session's birth is about to be sent, in a way that has no text."""
+        if self._dirt_of_birth(query, conn):
+            self.born = None
+
+    def _dirt_of_birth(self, query: Any, conn: Any) -> int:
+        bits = self.judge(query, conn)
+        dirt = bits & DIRT
+        if bits & WRITES and self._was_born_with(TEMP):
+            dirt |= TEMP  # for it may be the rows of a temporary table
+        return dirt
 
     def expect_the_worst(self) -> None:
         """A statement has begun that nobody has looked at."""
@@ -375,8 +398,19 @@ class _Recorded:
     _conn: Any
 
     def _convert_query(self, query: Any, params: Any = None) -> Any:
-        of(self._conn).record(query, params, self._conn)
+        if params and isinstance(self, RawCursor):  # whose placeholders only the server replaces
+            of(self._conn).record_in_vain(query, self._conn)
+        else:
+            of(self._conn).record(query, params, self._conn)
         return super()._convert_query(query, params)  # type: ignore[misc]
+
+    def executemany(self, query: Any, *args: Any, **kwargs: Any) -> Any:
+        of(self._conn).record_in_vain(query, self._conn)
+        return super().executemany(query, *args, **kwargs)  # type: ignore[misc]
+
+    def _start_copy_gen(self, statement: Any, *args: Any, **kwargs: Any) -> Any:
+        of(self._conn).record_in_vain(statement, self._conn)
+        return super()._start_copy_gen(statement, *args, **kwargs)  # type: ignore[misc]
 
 
 def _no_statement() -> Generator[Any, Any, None]:

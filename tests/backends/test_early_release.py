@@ -249,6 +249,17 @@ def test_a_set_that_was_rolled_back_or_local_does_not_keep_it(early: Any) -> Non
     assert not held(early)
 
 
+def test_what_psycopg_prepared_under_other_names_does_not_keep_it(databases: Databases) -> None:
+    pool = {"max_size": 1, "release": "transaction"}
+    options = {"prepare_threshold": 0, "server_side_binding": True}
+    wrapper = databases.add(pool=pool, options=options)
+    with transaction.atomic(using=wrapper.alias):
+        value(wrapper, "SELECT set_config('search_path', 'pg_catalog', true)")
+        value(wrapper, "SELECT 1")
+    assert not held(wrapper)
+    assert value(wrapper, "SELECT count(*) FROM pg_prepared_statements") <= 1  # itself
+
+
 def test_an_insert_with_a_serial_key_does_not_keep_it(early: Any) -> None:
     with transaction.atomic(using=early.alias):
         early.cursor().execute("CREATE TABLE IF NOT EXISTS serials (id serial, x int)")

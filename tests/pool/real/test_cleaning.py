@@ -247,6 +247,63 @@ def test_what_configure_set_is_there_again(make_pool: MakePool) -> None:
     assert pids_of(pool, 1) == before
 
 
+@pytest.mark.parametrize("how", ["executemany", "copy", "raw"])
+def test_a_session_born_in_a_way_that_cannot_be_repeated_is_replaced(
+    how: str, make_pool: MakePool
+) -> None:
+    def configure(conn: Any) -> None:
+        in_autocommit(conn)
+        cursor = conn.cursor()
+        if how == "raw":
+            cursor.execute("SELECT set_config($1, $2, false)", ["work_mem", "9MB"])
+        elif how == "executemany":
+            values = [("work_mem", "8MB"), ("work_mem", "9MB")]
+            cursor.executemany("SELECT set_config(%s, %s, false)", values)
+        else:
+            with cursor.copy("COPY (SELECT set_config('work_mem', '9MB', false)) TO STDOUT") as c:
+                list(c)
+
+    kwargs = {"cursor_factory": psycopg.RawCursor} if how == "raw" else {}
+    pool = make_pool(max_size=1, configure=configure, kwargs=kwargs)
+    before = make_dirty(pool, "SELECT 1")
+    assert pids_of(pool, 1) == [before]
+    make_dirty(pool)
+    assert work_mem(pool) == "9MB"
+    assert pids_of(pool, 1) != [before]
+
+
+@pytest.mark.parametrize("copied", [False, True])
+def test_rows_that_configure_put_in_a_temporary_table_are_there_again(
+    copied: bool, make_pool: MakePool
+) -> None:
+    def configure(conn: Any) -> None:
+        in_autocommit(conn)
+        conn.execute("CREATE TEMP TABLE mine (x int)")
+        conn.execute("INSERT INTO mine VALUES (%s)", [1])
+        if copied:
+            with conn.cursor().copy("COPY mine FROM STDIN") as copy:
+                copy.write_row([2])
+
+    pool = make_pool(max_size=1, configure=configure)
+    before = make_dirty(pool, "DELETE FROM mine")
+    with pool.connection() as conn:
+        rows = conn.execute("SELECT x FROM mine").fetchall()
+    assert rows == ([(1,), (2,)] if copied else [(1,)])
+    assert (pids_of(pool, 1) == [before]) is not copied
+
+
+def test_a_lock_that_configure_took_is_there_again(make_pool: MakePool) -> None:
+    def configure(conn: Any) -> None:
+        in_autocommit(conn)
+        conn.execute("SELECT pg_advisory_lock(815)")
+
+    pool = make_pool(max_size=1, configure=configure)
+    before = make_dirty(pool, "SELECT pg_advisory_unlock(815)")
+    with pool.connection() as conn:
+        locks = "SELECT objid FROM pg_locks WHERE locktype = 'advisory' AND pid = %s"
+        assert conn.execute(locks, [before]).fetchall() == [(815,)]
+
+
 def test_a_session_born_past_the_watch_is_replaced_when_it_gets_dirty(make_pool: MakePool) -> None:
     def configure(conn: Any) -> None:
         in_autocommit(conn)
@@ -268,6 +325,46 @@ def test_what_psycopg_has_prepared_outlives_a_clean_up(pool: ConnectionPool[Any]
         conn.execute("SELECT %s::int", [1])
         count = "SELECT count(*) FROM pg_prepared_statements"
         assert conn.execute(count, prepare=False).fetchone() == (1,)
+
+
+@pytest.fixture
+def two_things(cluster: Server) -> Iterator[None]:
+    """Two tables of one name, which have different columns."""
+    cluster.execute("CREATE SCHEMA names")
+    cluster.execute("CREATE TABLE names.spam (other text)")
+    cluster.execute("CREATE TABLE spam (x int)")
+    yield
+    cluster.execute("DROP TABLE spam")
+    cluster.execute("DROP SCHEMA names CASCADE")
+
+
+@pytest.mark.parametrize(
+    "renaming",
+    [
+        "SET search_path TO names",
+        "SET LOCAL search_path TO names",
+        "SELECT set_config('search_path', 'names', true)",
+        "CREATE TEMP TABLE spam AS SELECT 'a' AS other",
+        "CREATE TEMP TABLE spam ON COMMIT DROP AS SELECT 'a' AS other",
+    ],
+)
+@pytest.mark.usefixtures("two_things")
+def test_what_psycopg_has_prepared_under_other_names_is_not_the_next_borrowers(
+    renaming: str, pool: ConnectionPool[Any]
+) -> None:
+    with pool.connection() as conn, conn.transaction():
+        conn.execute(renaming)
+        conn.execute("SELECT * FROM spam", prepare=True)
+    with pool.connection() as conn:
+        cursor = conn.execute("SELECT * FROM spam", prepare=True)
+        assert [column.name for column in cursor.description] == ["x"]
+
+
+def test_local_names_need_no_clean_up_where_psycopg_prepares_nothing(make_pool: MakePool) -> None:
+    pool = make_pool(max_size=1, kwargs={"prepare_threshold": None})
+    make_dirty(pool, "SET LOCAL search_path TO names")
+    (slot,) = pool._slots
+    assert slot.cleaning is None
 
 
 def test_psycopg_forgets_what_a_clean_up_has_deallocated(
@@ -364,6 +461,32 @@ def test_sequences_are_forgotten_for_whoever_asks_and_kept_for_their_user(
         assert conn.execute("SELECT lastval()").fetchone() == (1,)
     with pool.connection() as conn, pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState):
         conn.execute("SELECT lastval()")
+
+
+def test_sequences_are_forgotten_for_whoever_asks_in_a_pipeline(pool: ConnectionPool[Any]) -> None:
+    conn = pool.getconn()
+    conn.pgconn.exec_(b"CREATE TEMP SEQUENCE s")
+    conn.pgconn.exec_(b"SELECT nextval('s')")  # unseen, as that of an earlier INSERT is
+    with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState), conn.pipeline():
+        conn.execute("SELECT lastval()").fetchone()
+    with conn.pipeline():
+        conn.execute("SELECT nextval('s')")
+        assert conn.execute("SELECT lastval()").fetchone() == (2,)
+    pool.putconn(conn)
+
+
+def test_notifications_that_one_borrower_did_not_read_no_other_reads(
+    pool: ConnectionPool[Any],
+) -> None:
+    with pool.connection() as conn:
+        conn.execute("LISTEN gossip")
+        conn.execute("NOTIFY gossip, 'unread'")
+        conn.execute("SELECT 1")
+    with pool.connection() as conn:
+        conn.execute("LISTEN gossip")
+        conn.execute("NOTIFY gossip, 'own'")
+        heard = conn.notifies(timeout=10, stop_after=1)
+        assert [notify.payload for notify in heard] == ["own"]
 
 
 def test_factories_and_handlers_are_put_back(pool: ConnectionPool[Any]) -> None:
