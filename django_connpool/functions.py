@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from .pool.statements import DIRT, SEQUENCES, Judge
+from .pool.statements import DIRT, SEQUENCES, Judge, bare
 
 # Those of a database's own: not PostgreSQL's, and not those that come with an extension.
 _QUERY = """
@@ -26,7 +26,8 @@ ORDER BY 1
 _STATEMENT = re.compile(
     r"(?:^|;|\b(?:begin|atomic|then|else|loop)\b)\s*"
     r"(?:set\s+(?!local\s|constraints\s|transaction\s)|(?:reset|listen|prepare|discard|load)\b"
-    r"|create\s+(?:(?:local|global)\s+)?temp)",
+    r"|create\s+(?:(?:local|global)\s+)?temp)"
+    r"|\binto\s+(?:(?:local|global)\s+)?temp(?:orary)?\s",
     re.IGNORECASE,
 )
 _COMMENT = re.compile(r"--[^\n\r]*|/\*.*?\*/", re.DOTALL)
@@ -39,7 +40,7 @@ def hiding_state(cursor: Any, named: Iterable[str]) -> list[str]:
     Without those that are `named`, with or without their schema. A body that puts its
     statements together as text (EXECUTE) does not show what it does.
     """
-    known = {name.rpartition(".")[2] for name in named}
+    known = {bare(name) for name in named}
     cursor.execute(_QUERY)
     return sorted(
         {

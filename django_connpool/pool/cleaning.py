@@ -81,11 +81,12 @@ def _widened(dirt: int, born: Sequence[tuple[int, bytes]]) -> int:
 class Cleaning:
     """A clean-up under way. The connection is nobody's until its `outcome` is known."""
 
-    __slots__ = ("_answer", "_pgconn")
+    __slots__ = ("_answer", "_pgconn", "undoes")
 
-    def __init__(self, pgconn: Any) -> None:
+    def __init__(self, pgconn: Any, undoes: int) -> None:
         self._answer = Answer(pgconn)
         self._pgconn = pgconn
+        self.undoes = undoes  # kinds of dirt
 
     def outcome(self, patience: float = 0.0) -> bool | None:
         """Whether the session is clean; None when that is not known after so many seconds."""
@@ -114,7 +115,7 @@ def begin(conn: Any, dirt: int, born: Sequence[tuple[int, bytes]] | None) -> Cle
         return None
     if dirt & PREPARED:
         _forget_prepared(conn)
-    return Cleaning(pgconn)
+    return Cleaning(pgconn, dirt)
 
 
 def _forget_prepared(conn: Any) -> None:

@@ -133,7 +133,7 @@ class Lending(Upkeep, Generic[CT]):
         patience = self._patience(cleaning.CLEAN_TIMEOUT, timeout)
         outcome = slot.cleaning.outcome(patience)
         if outcome:
-            slot.cleaning = None
+            slot.came_clean()
             slot.vet_at = min(self._clock() + FRESH, slot.retire_at)
         elif slot.pgconn.status == ConnStatus.BAD:
             self._discard_dead(slot)

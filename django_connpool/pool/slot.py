@@ -45,6 +45,8 @@ POOL_CLOSED = "pool closed"
 NEVER = float("inf")
 AT_ONCE = float("-inf")
 
+_REPORTED = SETTINGS | ROLES  # what the server reports is of these kinds
+
 
 class Loans(set["Slot"]):
     """What a thread has borrowed."""
@@ -145,13 +147,21 @@ class Slot:
         """What its borrower may have left in the session, as far as can be told from outside."""
         watch = self.watch
         if watch.called and reported(self.pgconn) != self.birth.reported:
-            return watch.dirt | SETTINGS | ROLES | RENAMED
+            return watch.dirt | _REPORTED | RENAMED
         return watch.dirt
 
     @property
     def thread(self) -> int:
         """The thread whose loan it is; 0 when it is none."""
         return self.loans.thread if self.loans is not None else 0
+
+    def came_clean(self) -> None:
+        """Its clean-up has succeeded."""
+        cleaning, self.cleaning = self.cleaning, None
+        if cleaning is not None and cleaning.undoes & _REPORTED == _REPORTED:
+            # Else a setting that changed with the server's configuration would have every
+            # loan cleaned from then on.
+            self.birth.reported = reported(self.pgconn)
 
     def bury(self) -> None:
         """The place is free and this object of no more use."""

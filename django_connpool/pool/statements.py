@@ -112,6 +112,11 @@ _ROLE = re.compile(r"role|authorization|pg_settings", re.IGNORECASE | re.ASCII)
 _PATH = re.compile(
     r"search_path|schema|role|authorization|pg_settings|\ball\b", re.IGNORECASE | re.ASCII
 )
+# SELECT INTO makes a temporary table also where it does not say so, by `search_path`. Before the
+# word may be a placeholder, or in old servers a number, without a space.
+_INTO = re.compile(
+    r"(?<!insert\s)(?<!merge\s)(?:\b|(?<=\d)|(?<=[%)][bst]))into\b", re.IGNORECASE | re.ASCII
+)
 _UPDATE = re.compile(r"\bupdate\b", re.IGNORECASE | re.ASCII)
 _SEED = re.compile(r"\bseed\b", re.IGNORECASE | re.ASCII)
 _QUOTED_SEED = re.compile(r"'seed'", re.IGNORECASE | re.ASCII)
@@ -121,12 +126,7 @@ _TELLING = {
     "settings": (r"set_config|set_limit|pg_settings", 0),  # looked at more closely
     # A lock that is given up may be one that the session was born with.
     "locks": (r"pg_(?:try_)?advisory_(?:un)?lock", LOCKS | STICKS),
-    # SELECT INTO makes a temporary table also where it does not say so, by `search_path`. Before
-    # the word may be a placeholder, or in old servers a number, without a space.
-    "temp": (
-        r"pg_temp|(?<!insert\s)(?<!merge\s)(?:\b|(?<=\d)|(?<=[%)][bst]))into\b",
-        TEMP,
-    ),
+    "temp": (r"pg_temp", TEMP),
     "sequences": (r"nextval|setval", SEQUENCES | STICKS | WRITES),
     "recalls": (r"currval|lastval", RECALLS),
     # Replication slots and origins, base backups, connections of dblink, random()'s seed.
@@ -136,7 +136,7 @@ _TELLING = {
         FOREVER | STICKS,
     ),
     # They run SQL that is handed to them as a value; and names that are written in escapes.
-    "any": (r"_to_xml|ts_stat|ts_rewrite|crosstab|connectby|u&\"", _UNKNOWN),
+    "any": (r"_to_xml|ts_stat|ts_rewrite|crosstab|connectby|xpath_table|u&\"", _UNKNOWN),
 }
 
 _BLANK = re.compile(r"(?:[ \t\n\r\f\v(]|--[^\n\r]*)+")
@@ -150,12 +150,12 @@ _MOST_REMEMBERED = 1000  # statements
 class Judge:
     """Tells what statements may leave behind; remembers what it has told.
 
-    `functions` are the names, with or without a schema, of functions that give state to the
-    session and cannot be recognized.
+    `functions` are the names, with or without a schema and parentheses, of functions that give
+    state to the session and cannot be recognized.
     """
 
     def __init__(self, functions: Iterable[str] = ()) -> None:
-        named = [re.escape(name.rpartition(".")[2].strip('"')) for name in functions]
+        named = [re.escape(bare(name)) for name in functions]
         groups = {name: pattern for name, (pattern, _) in _TELLING.items()}
         if named:
             groups["any"] += "|" + "|".join(named)
@@ -198,6 +198,8 @@ class Judge:
             several |= bool(number and (bits or statement.strip()))
             found |= bits
         found |= self.words(text)
+        if _INTO.search(text):
+            found |= TEMP
         if found & SETTINGS:
             found |= _which_settings(text)
         if several and found & DIRT:
@@ -213,6 +215,11 @@ class Judge:
         for group, word in {(match.lastgroup or "any", match[0].lower()) for match in matches}:
             found |= _settings(word, text) if group == "settings" else _TELLING[group][1]
         return found
+
+
+def bare(name: str) -> str:
+    """The name of a function, as calls of it hold it in any case."""
+    return name.partition("(")[0].rpartition(".")[2].strip(' "')
 
 
 def _settings(word: str, text: str) -> int:

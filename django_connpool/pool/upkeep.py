@@ -190,7 +190,7 @@ class Upkeep(Supply):
         """Under the lock: take the outcome of a clean-up that nobody has come for."""
         if slot.cleaning is None or not slot.cleaning.outcome():
             return False
-        slot.cleaning = None
+        slot.came_clean()
         slot.vet_at = min(now + self._ping_after, slot.retire_at)
         return True
 

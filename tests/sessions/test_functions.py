@@ -23,6 +23,7 @@ HARMLESS = {
     "local": "BEGIN SET LOCAL work_mem = '7MB'; PERFORM set_config('a.b', 'c', true); END",
     "commented": "BEGIN -- ; SET work_mem = '7MB'\n /* set_config */ PERFORM 1; END",
     "updates": "BEGIN UPDATE corpus.thing SET name = name; END",
+    "reads": "DECLARE x int; BEGIN SELECT 1 INTO x; SELECT 2 INTO STRICT x; END",
     "counts": "BEGIN PERFORM nextval('corpus.counter'); END",
 }
 
@@ -40,6 +41,10 @@ def wrapper(databases: Databases) -> Any:
             "CREATE OR REPLACE FUNCTION corpus.f_atomic() RETURNS text "
             "BEGIN ATOMIC SELECT set_config('work_mem', '7MB', false); END"
         )
+        cursor.execute(
+            "CREATE OR REPLACE FUNCTION corpus.f_into() RETURNS void LANGUAGE sql "
+            "AS 'SELECT 1 AS x INTO TEMP t; SELECT'"
+        )
     return wrapper
 
 
@@ -47,15 +52,16 @@ def test_functions_that_give_state_are_found(wrapper: Any) -> None:
     with wrapper.cursor() as cursor:
         found = hiding_state(cursor, named=())
     ours = {name.removeprefix("corpus.f_") for name in found if name.startswith("corpus.f_")}
-    assert ours == {*BODIES, "atomic"}
+    assert ours == {*BODIES, "atomic", "into"}
     assert {"corpus.set_tenant", "corpus.hidden_lock", "corpus.hidden_temp"} <= set(found)
 
 
 def test_those_that_are_named_are_not_told(wrapper: Any) -> None:
     with wrapper.cursor() as cursor:
-        found = hiding_state(cursor, named=HIDDEN_FUNCTIONS)
+        found = hiding_state(cursor, named=[*HIDDEN_FUNCTIONS, "corpus.f_sets()"])
     assert "corpus.hidden_zone" in found
-    assert not {"corpus.set_tenant", "corpus.hidden_lock", "corpus.hidden_temp"} & set(found)
+    named = {f"corpus.{name}" for name in ("set_tenant", "hidden_lock", "hidden_temp", "f_sets")}
+    assert not named & set(found)
 
 
 def test_the_check_asks_only_the_databases_it_is_told_to(wrapper: Any) -> None:

@@ -317,6 +317,30 @@ def test_a_session_born_past_the_watch_is_replaced_when_it_gets_dirty(make_pool:
     assert pids_of(pool, 1) != [before]
 
 
+def test_a_setting_that_changed_with_the_configuration_is_cleaned_after_once(
+    make_pool: MakePool, throwaway_cluster: Server
+) -> None:
+    pool = make_pool(throwaway_cluster.dsn(), max_size=1, configure=in_autocommit)
+    make_dirty(pool, "CREATE TABLE t (x int)")
+    throwaway_cluster.execute("ALTER SYSTEM SET TimeZone = 'Asia/Tokyo'")
+    throwaway_cluster.execute("SELECT pg_reload_conf()")
+
+    (slot,) = pool._slots
+
+    def zone() -> bytes:
+        make_dirty(pool, "SELECT 1")
+        return slot.pgconn.parameter_status(b"TimeZone")  # type: ignore[no-any-return]
+
+    until(lambda: zone() == b"Asia/Tokyo")
+    cleaned = []
+    for _ in range(3):
+        make_dirty(pool, "INSERT INTO t VALUES (1)")
+        cleaned.append(slot.cleaning is not None)
+    assert cleaned == [True, False, False]
+    make_dirty(pool, "DO $$ BEGIN SET TimeZone = 'UTC'; END $$")
+    assert zone() == b"Asia/Tokyo"
+
+
 def test_what_psycopg_has_prepared_outlives_a_clean_up(pool: ConnectionPool[Any]) -> None:
     with pool.connection() as conn:
         conn.execute("SELECT %s::int", [1], prepare=True)
