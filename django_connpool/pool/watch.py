@@ -8,13 +8,22 @@ announced, and expects the worst.
 
 from __future__ import annotations
 
+import re
 import weakref
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from typing import Any
 
-from psycopg import ClientCursor, Connection, Cursor, InterfaceError, OperationalError, RawCursor
+from psycopg import (
+    ClientCursor,
+    Connection,
+    Cursor,
+    Error,
+    InterfaceError,
+    OperationalError,
+    RawCursor,
+)
 from psycopg.adapt import Transformer
 from psycopg.pq import TransactionStatus
 
@@ -38,6 +47,7 @@ IDLE = TransactionStatus.IDLE
 _SANE = (IDLE, TransactionStatus.INTRANS)
 _OPEN = (TransactionStatus.INTRANS, TransactionStatus.INERROR)
 _RENAMES = TEMP | NAMES
+_ROLLBACK = re.compile(r"\s*(?:rollback|abort)\b", re.IGNORECASE | re.ASCII)
 
 
 class Watch:
@@ -127,6 +137,8 @@ class Watch:
 
     def record(self, query: Any, params: Any, conn: Any) -> None:
         """A statement of the session's birth is about to be sent."""
+        if isinstance(query, str) and _ROLLBACK.match(query):
+            self.take_back()
         dirt = self._dirt_of_birth(query, conn)
         self.recorded |= dirt
         if dirt and self.born is not None:
@@ -137,6 +149,18 @@ class Watch:
         """A statement of the session's birth is about to be sent, in a way that has no text."""
         if self._dirt_of_birth(query, conn):
             self.born = None
+
+    def take_back(self) -> None:
+        """Something is rolled back while the session is born: who knows what of it."""
+        if self.recorded:
+            self.born = None
+
+    def forget_failed(self, recorded: int, query: Any, conn: Any) -> None:
+        """A statement has failed: nothing that came after the first `recorded` ones is so."""
+        if self.born is not None:
+            del self.born[recorded:]
+            if self.judge(query, conn) & ENDS:  # the first of several may have been committed
+                self.take_back()
 
     def _dirt_of_birth(self, query: Any, conn: Any) -> int:
         bits = self.judge(query, conn)
@@ -253,11 +277,20 @@ def recording(conn: Any) -> Iterator[None]:
         return
     plain, conn.cursor_factory = conn.cursor_factory, _recorded(conn.cursor_factory)
     chosen = conn.cursor_factory
-    watch.records = True
+    watch.records, watch.recorded = True, 0
+    prepared = conn._prepared
+    clear = prepared.clear
+
+    def clear_and_tell() -> bool:
+        watch.take_back()
+        return bool(clear())
+
+    prepared.clear = clear_and_tell  # what psycopg does at each rollback of its own
     try:
         yield
     finally:
         watch.records = False
+        vars(prepared).pop("clear", None)
         if watch.dirt & ~watch.recorded & ~HELD:  # by a cursor of another kind
             watch.born = None
         if conn.cursor_factory is chosen:
@@ -403,6 +436,15 @@ class _Recorded:
         else:
             of(self._conn).record(query, params, self._conn)
         return super()._convert_query(query, params)  # type: ignore[misc]
+
+    def execute(self, query: Any, *args: Any, **kwargs: Any) -> Any:
+        watch = of(self._conn)
+        recorded = len(watch.born or ())
+        try:
+            return super().execute(query, *args, **kwargs)  # type: ignore[misc]
+        except Error:
+            watch.forget_failed(recorded, query, self._conn)
+            raise
 
     def executemany(self, query: Any, *args: Any, **kwargs: Any) -> Any:
         of(self._conn).record_in_vain(query, self._conn)

@@ -4,6 +4,7 @@ import asyncio
 import datetime
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -211,6 +212,30 @@ def test_connection_created_is_sent_once_per_physical_connection(
     second = pid(wrapper)
 
     assert created == [(wrapper, first), (wrapper, second)]
+
+
+@pytest.mark.parametrize(
+    ("statement", "may_be_kept"), [("SELECT 1", True), ("SET work_mem = '9MB'", False)]
+)
+def test_what_a_receiver_rolls_back_is_no_part_of_the_session_and_the_rest_stays(
+    statement: str, may_be_kept: bool, databases: Databases
+) -> None:
+    def roll_back(connection: Any, **kwargs: Any) -> None:
+        with suppress(ZeroDivisionError), transaction.atomic(using=connection.alias):
+            connection.cursor().execute(statement)
+            raise ZeroDivisionError
+
+    wrapper = databases.add(pool={"max_size": 1}, TIME_ZONE="Africa/Nairobi")
+    connection_created.connect(roll_back)
+    try:
+        first = pid(wrapper)
+        value(wrapper, "SELECT set_config('work_mem', '7MB', false)")
+        wrapper.close()
+        assert value(wrapper, "SHOW work_mem") == "4MB"
+        assert value(wrapper, ZONE) == "Africa/Nairobi"
+        assert (pid(wrapper) == first) is may_be_kept
+    finally:
+        connection_created.disconnect(roll_back)
 
 
 def test_a_receiver_of_connection_created_may_query(databases: Databases) -> None:

@@ -162,6 +162,12 @@ STATEMENTS: dict[str, Change] = {
     "temp that shadows": ("CREATE TEMP TABLE thing AS SELECT 'fake' AS name",),
     "select into temp": ("SELECT 1 AS x INTO TEMP t",),
     "select into temporary": ("SELECT 1 AS x INTO LOCAL TEMPORARY TABLE t",),
+    "select into by search_path": (
+        "BEGIN",
+        "SELECT set_config('search_path', concat('pg_', 'temp'), true)",
+        "SELECT 1 AS x INTO t",
+        "COMMIT",
+    ),
     "select into commented": ("SELECT 1 AS x INTO /* a /* b */ c */ TEMP t",),
     "select into pg_temp": ("SELECT 1 AS x INTO pg_temp.t",),
     "temp by search_path": ("SET search_path = pg_temp", "CREATE TABLE t (x int)"),

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -290,6 +291,51 @@ def test_rows_that_configure_put_in_a_temporary_table_are_there_again(
         rows = conn.execute("SELECT x FROM mine").fetchall()
     assert rows == ([(1,), (2,)] if copied else [(1,)])
     assert (pids_of(pool, 1) == [before]) is not copied
+
+
+def rolled_back(conn: Any) -> None:
+    conn.autocommit = False
+    conn.execute("SET work_mem = '9MB'")
+    conn.rollback()
+    conn.autocommit = True
+
+
+def rolled_back_in_a_block(conn: Any) -> None:
+    with suppress(ZeroDivisionError), conn.transaction():
+        conn.execute("SET work_mem = '9MB'")
+        raise ZeroDivisionError
+
+
+def rolled_back_by_hand(conn: Any) -> None:
+    conn.execute("BEGIN")
+    conn.execute("SET work_mem = '9MB'")
+    conn.execute("ROLLBACK")
+
+
+@pytest.mark.parametrize("step", [rolled_back, rolled_back_in_a_block, rolled_back_by_hand])
+def test_what_configure_rolled_back_is_not_there_after_a_clean_up(
+    step: Callable[[Any], None], make_pool: MakePool
+) -> None:
+    def configure(conn: Any) -> None:
+        in_autocommit(conn)
+        step(conn)
+
+    pool = make_pool(max_size=1, configure=configure)
+    make_dirty(pool)
+    assert work_mem(pool) == "4MB"
+
+
+def test_what_configure_tried_in_vain_does_not_fail_the_clean_up(make_pool: MakePool) -> None:
+    def configure(conn: Any) -> None:
+        in_autocommit(conn)
+        conn.execute("SET work_mem = '9MB'")
+        with pytest.raises(psycopg.Error):
+            conn.execute("SET setting_of_postgresql_30 = 'x'")
+
+    pool = make_pool(max_size=1, configure=configure)
+    before = make_dirty(pool)
+    assert work_mem(pool) == "9MB"
+    assert pids_of(pool, 1) == [before]
 
 
 def test_a_lock_that_configure_took_is_there_again(make_pool: MakePool) -> None:
