@@ -113,9 +113,11 @@ _PATH = re.compile(
     r"search_path|schema|role|authorization|pg_settings|\ball\b", re.IGNORECASE | re.ASCII
 )
 # SELECT INTO makes a temporary table also where it does not say so, by `search_path`. Before the
-# word may be a placeholder, or in old servers a number, without a space.
+# word may be a placeholder, or in old servers a number, without a space. Columns may be named so.
 _INTO = re.compile(
-    r"(?<!insert\s)(?<!merge\s)(?:\b|(?<=\d)|(?<=[%)][bst]))into\b", re.IGNORECASE | re.ASCII
+    r"(?<!insert\s)(?<!merge\s)(?:\b|(?<=\d)|(?<=[%)][bst]))into\b"
+    r"(?:(?<![\s.,(=]\"into)|(?!\"))",
+    re.IGNORECASE | re.ASCII,
 )
 _UPDATE = re.compile(r"\bupdate\b", re.IGNORECASE | re.ASCII)
 _SEED = re.compile(r"\bseed\b", re.IGNORECASE | re.ASCII)

@@ -59,6 +59,8 @@ DIRTY = {
     "SELECT %(b)sINTO TEMP a": TEMP,
     "SELECT 1INTO TEMP a": TEMP,  # up to PostgreSQL 14
     "SELECT 'insert' INTO TEMP a": TEMP,
+    'SELECT 1 AS "a"INTO"b"': TEMP,
+    'SELECT "a"."b" INTO"c"': TEMP,
     "INSERT INTO a VALUES (1); SELECT 1 INTO TEMP b": TEMP,
     "DECLARE a CURSOR FOR SELECT 1": CURSORS,
     "PREPARE a AS SELECT 1": PREPARED,
@@ -97,6 +99,7 @@ CLEAN = (
     "insert\ninto weather (temp) VALUES (1)",
     "MERGE INTO weather USING a ON true WHEN MATCHED THEN DELETE",
     "SELECT put_into, into_use FROM a",
+    'SELECT "a"."into", "INTO" AS "b" FROM "a" WHERE ("into" = 1)',
     "-- SET a\nSELECT 1",
     "/* SET /* a */ */ SELECT 1",
     "SELECT 1; ",
