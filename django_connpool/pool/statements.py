@@ -124,7 +124,7 @@ _SEED = re.compile(r"\bseed\b", re.IGNORECASE | re.ASCII)
 _QUOTED_SEED = re.compile(r"'seed'", re.IGNORECASE | re.ASCII)
 
 # Words that give state to a session wherever they stand, and what kind of it.
-_TELLING = {
+_TELLING: dict[str, tuple[str, int]] = {
     "settings": (r"set_config|set_limit|pg_settings", 0),  # looked at more closely
     # A lock that is given up may be one that the session was born with.
     "locks": (r"pg_(?:try_)?advisory_(?:un)?lock", LOCKS | STICKS),
@@ -140,6 +140,15 @@ _TELLING = {
     # They run SQL that is handed to them as a value; and names that are written in escapes.
     "any": (r"_to_xml|ts_stat|ts_rewrite|crosstab|connectby|xpath_table|u&\"", _UNKNOWN),
 }
+
+# Each of these words holds one of these. To look for them costs a long statement, of which
+# nothing is remembered, a tenth of what the words themselves would.
+_STEMS = (
+    *("set_config", "set_limit", "pg_settings", "advisory_", "pg_temp", "nextval", "setval"),
+    *("currval", "lastval", "slot", "pg_replication_origin", "backup", "dblink_connect"),
+    *("setseed", "_to_xml", "ts_stat", "ts_rewrite", "crosstab", "connectby", "xpath_table"),
+    'u&"',
+)
 
 _BLANK = re.compile(r"(?:[ \t\n\r\f\v(]|--[^\n\r]*)+")
 _COMMENT_EDGE = re.compile(r"/\*|\*/")
@@ -157,7 +166,9 @@ class Judge:
     """
 
     def __init__(self, functions: Iterable[str] = ()) -> None:
-        named = [re.escape(bare(name)) for name in functions]
+        names = [bare(name) for name in functions]
+        self._stems = [*_STEMS, *(name.casefold() for name in names)]
+        named = [re.escape(name) for name in names]
         groups = {name: pattern for name, (pattern, _) in _TELLING.items()}
         if named:
             groups["any"] += "|" + "|".join(named)
@@ -200,7 +211,7 @@ class Judge:
             several |= bool(number and (bits or statement.strip()))
             found |= bits
         found |= self.words(text)
-        if _INTO.search(text):
+        if _selects_into(text):
             found |= TEMP
         if found & SETTINGS:
             found |= _which_settings(text)
@@ -213,10 +224,20 @@ class Judge:
     def words(self, text: str) -> int:
         """What the words in a text tell, wherever they stand."""
         found = 0
+        folded = text.casefold()
+        if not any(stem in folded for stem in self._stems):
+            return found
         matches = self._telling.finditer(text)
         for group, word in {(match.lastgroup or "any", match[0].lower()) for match in matches}:
             found |= _settings(word, text) if group == "settings" else _TELLING[group][1]
         return found
+
+
+def _selects_into(text: str) -> bool:
+    """Whether a text holds an INTO that is not the one of INSERT or MERGE."""
+    folded = text.casefold()
+    others = folded.count("into") - folded.count("insert into") - folded.count("merge into")
+    return bool(others and _INTO.search(text))
 
 
 def bare(name: str) -> str:

@@ -117,6 +117,12 @@ CLEAN = (
     "COMMIT",
     "NOTIFY a",
 )
+TELLING = """
+    set_config set_limit pg_settings pg_advisory_lock pg_try_advisory_unlock pg_temp nextval setval
+    currval lastval pg_create_a_slot pg_copy_a_slot setseed pg_replication_origin_session_setup
+    pg_backup_start pg_start_backup dblink_connect query_to_xml ts_stat ts_rewrite crosstab
+    connectby xpath_table
+"""
 
 
 @pytest.mark.parametrize("text", DIRTY)
@@ -193,6 +199,15 @@ def test_named_functions_count_for_anything_with_and_without_schema() -> None:
     ):
         assert named(text) & ANYTHING == ANYTHING
         assert not judge(text) & DIRT
+
+
+@pytest.mark.parametrize("word", [*TELLING.split(), 'u&"', "do_it", "ΑΣ", "É"])
+def test_no_word_that_tells_is_passed_by_for_want_of_its_stem(word: str) -> None:
+    hasty, thorough = (Judge(["do_it", "a.ΑΣ", "É"]) for _ in range(2))
+    thorough._stems = [""]
+    for text in (f"update {word}(1)", f"update {word.upper()}(1)", f"update {word}x"):
+        assert thorough.words(text)
+        assert hasty.words(text) == thorough.words(text)
 
 
 def test_a_composed_query_is_read_as_it_will_be_sent() -> None:
