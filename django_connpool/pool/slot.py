@@ -158,7 +158,11 @@ class Slot:
     def came_clean(self) -> None:
         """Its clean-up has succeeded."""
         cleaning, self.cleaning = self.cleaning, None
-        if cleaning is not None and cleaning.undoes & _REPORTED == _REPORTED:
+        if (
+            cleaning is not None
+            and cleaning.undoes & _REPORTED == _REPORTED
+            and self.birth.reported  # a driver of another kind does not tell
+        ):
             # Else a setting that changed with the server's configuration would have every
             # loan cleaned from then on.
             self.birth.reported = reported(self.pgconn)
