@@ -78,20 +78,19 @@ def _widened(dirt: int, born: Sequence[tuple[int, bytes]]) -> int:
     return dirt
 
 
-class Cleaning:
-    """A clean-up under way. The connection is nobody's until its `outcome` is known."""
+class Cleaning(Answer):
+    """A clean-up under way. The connection is nobody's until its outcome is known."""
 
-    __slots__ = ("_answer", "_pgconn", "undoes")
+    __slots__ = ("undoes",)
 
     def __init__(self, pgconn: Any, undoes: int) -> None:
-        self._answer = Answer(pgconn)
-        self._pgconn = pgconn
+        super().__init__(pgconn)
         self.undoes = undoes  # kinds of dirt
 
     def outcome(self, patience: float = 0.0) -> bool | None:
         """Whether the session is clean; None when that is not known after so many seconds."""
-        outcome = self._answer.outcome(time.monotonic() + patience)
-        if outcome:
+        outcome = super().outcome(patience)
+        if outcome and self.undoes & CHANNELS:
             while self._pgconn.notifies() is not None:  # for whoever has listened before
                 pass
         return outcome

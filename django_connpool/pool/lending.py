@@ -317,9 +317,9 @@ class Lending(Upkeep, Generic[CT]):
         try:
             pgconn, watch = slot.pgconn, slot.watch
             conn.__dict__["_pool"] = None  # as it was when it was new
+            in_the_middle = pgconn.transaction_status or pgconn.pipeline_status  # IDLE is 0
             if (
-                pgconn.transaction_status  # other than IDLE, which is 0
-                or pgconn.pipeline_status
+                in_the_middle
                 or self._tidies_always
                 or (
                     self._restores
@@ -330,7 +330,7 @@ class Lending(Upkeep, Generic[CT]):
                     )
                 )
             ):
-                if not reset.is_at_rest(conn):
+                if in_the_middle:
                     complaint = self._complaint(slot, conn)
                 unfit = self._tidy(slot, conn)
             if unfit:

@@ -72,13 +72,15 @@ class Answer:
         self._pgconn = pgconn
         self._failed = False
 
-    def outcome(self, deadline: float) -> bool | None:
-        """Whether every statement succeeded; None when that is not known by `deadline`."""
+    def outcome(self, patience: float = 0.0) -> bool | None:
+        """Whether every statement succeeded; None when that is not known after so many seconds."""
         pgconn = self._pgconn
+        deadline = None
         try:
             pgconn.consume_input()
             while True:
                 while pgconn.is_busy():
+                    deadline = deadline or time.monotonic() + patience
                     if not ready(pgconn.socket, deadline, writing=False):
                         return None
                     pgconn.consume_input()
@@ -105,7 +107,7 @@ def ping(pgconn: Any, timeout: float = PING_TIMEOUT) -> bool:
                 return False
     except OperationalError:
         return False
-    return Answer(pgconn).outcome(deadline) is True
+    return Answer(pgconn).outcome(deadline - time.monotonic()) is True
 
 
 def ready(fd: int, deadline: float, writing: bool) -> bool:
