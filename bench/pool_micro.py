@@ -37,8 +37,24 @@ def cycle(dsn: str, rounds: int, number: int = 20_000) -> None:
         ["", *NAMES],
         [["µs", *micros], ["ratio to psycopg_pool", *[m / micros[1] for m in micros]]],
     )
+    pools: list[Any] = [peer.pool for peer in peers if isinstance(peer, (Ours, PsycopgPool))]
+    micros = interleaved([lambda pool=pool: blocks(pool, number) for pool in pools], rounds)
+    table(
+        "the same as both document it: with pool.connection()",
+        ["", *NAMES[:2]],
+        [["µs", *micros], ["ratio to psycopg_pool", *[m / micros[1] for m in micros]]],
+    )
     for peer in peers:
         peer.close()
+
+
+def blocks(pool: Any, number: int) -> float:
+    """Microseconds that an empty block costs."""
+    began = time.perf_counter()
+    for _ in range(number):
+        with pool.connection():
+            pass
+    return (time.perf_counter() - began) / number * 1e6
 
 
 def flatness(rounds: int, number: int = 20_000) -> None:
