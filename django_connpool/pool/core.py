@@ -110,8 +110,9 @@ class Core:
         self._orphans: deque[tuple[Slot, Loans | None]] = deque()
         # What there is to log; see `_tell`.
         self._news: deque[tuple[str, tuple[object, ...]]] = deque()
-        # Given back by a finalizer inside the lock: the slots, and their connections.
-        self._late: deque[tuple[Slot, Any]] = deque()
+        # Given back by a finalizer inside the lock: the slots, their connections, and which
+        # loans of theirs that ends.
+        self._late: deque[tuple[Slot, Any, int]] = deque()
         # Interrupted on their way from hand to hand, and nobody's any more; see `_mend_strays`.
         self._strays: deque[Slot | Waiter] = deque()
 
@@ -188,7 +189,8 @@ def _is_somebodys(slot: Slot) -> bool:
 def _loan(slot: Slot, now: float) -> dict[str, Any]:
     """One loan as a snapshot shows it; a slot just handed over is its waiter's already."""
     lent = slot.loans is not None
-    thread = slot.thread if lent or slot.waiter is None else slot.waiter.loans.thread
+    waiter = slot.waiter  # looked at once: it accepts without the lock, and is gone then
+    thread = slot.thread if lent or waiter is None else waiter.loans.thread
     return {
         "held": max(0.0, now - (slot.since if lent else slot.idle_since)),
         "thread": explain.thread_name(thread),

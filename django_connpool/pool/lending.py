@@ -234,6 +234,7 @@ class Lending(Upkeep, Generic[CT]):
             waiter.slot, last.waiter, last.state = last, waiter, HANDED
             del self._idle[-1]
             self._stats.requests_num += not waiter.tries
+            waiter.tries += 1
             return False
         outage = self._outage
         if outage is not None and self._is_hopeless() and self._clock() < outage.hurry():
@@ -309,7 +310,7 @@ class Lending(Upkeep, Generic[CT]):
             self._refuse(conn, slot)
             return
         if self._lock._is_owned():
-            self._late.append((slot, conn))
+            self._late.append((slot, conn, slot.watch.loan))
             maintenance.poke()
             return
         over = False

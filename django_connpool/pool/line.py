@@ -143,8 +143,8 @@ class Line(Core):
                 del self._idle[-1]
                 self._hand_over(slot, waiter, self._clock())
             except BaseException:
-                if slot.state is HANDED and slot.waiter is not None:
-                    self._queue.let_go(slot.waiter)
+                if slot.state is HANDED:
+                    self._queue.let_go(waiter)
                 elif slot.state is RETURNING:
                     if slot not in self._idle:
                         self._idle.append(slot)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import threading
 from collections.abc import Callable, Iterable
 from time import monotonic
@@ -33,6 +34,8 @@ from .statements import Judge
 from .stats import Stats
 
 PING_AFTER = 30.0  # seconds of idleness after which the socket's silence is not believed
+logger = logging.getLogger("django_connpool.pool")
+
 
 _CONNECTION: Any = psycopg.Connection
 _numbers = itertools.count(1)
@@ -234,7 +237,7 @@ class ConnectionPool(Lending[CT]):
                 self._to_close.clear()
             deadline = self._clock() + timeout
             for slot in slots:
-                say_goodbye(slot.conn, slot.pgconn)
+                self._say_goodbye(slot)
             for slot in slots:
                 await_end(slot.end, deadline - self._clock())
                 self._free(slot)
@@ -246,6 +249,13 @@ class ConnectionPool(Lending[CT]):
     def leave(self) -> None:
         """The process is ending: close what is idle, and what comes back from now on."""
         self._winding_up = True
+    def _say_goodbye(self, slot: Slot) -> None:
+        """The user's own `close` may fail; that is no reason to leave the others open."""
+        try:
+            say_goodbye(slot.conn, slot.pgconn)
+        except Exception as error:
+            logger.info("%s: closing a connection failed: %s", self.name, one_line(error))
+
         self._close_idle(timeout=0.0)
         self._close_for_daemons()
 

@@ -313,6 +313,7 @@ class Supply(Line):
         """Under the lock: the server refuses connections, and none can come back either."""
         return (
             self._outage is not None
+            and not self._suspended  # those in line wait for `resume`, not for the server
             and not self._promising()
             and self._outage.hopeless(self._on_loan())
         )

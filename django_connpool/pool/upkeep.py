@@ -53,17 +53,21 @@ class Upkeep(Supply):
         while self._orphans:
             self._reclaim(*self._orphans[0])
 
-    def _take_back(self, slot: Slot, conn: Any) -> None:
-        """Under the lock: give back for the first of `_late`."""
+    def _take_back(self, slot: Slot, conn: Any, loan: int) -> None:
+        """Under the lock: give back for the first of `_late`.
+
+        Unless somebody else has given the same loan back meanwhile: what is on loan then
+        is the next borrower's.
+        """
         try:
             del self._late[0]
-            if slot.state is LOAN and slot in self._slots:
+            if slot.state is LOAN and slot.watch.loan == loan and slot in self._slots:
                 slot.state = RETURNING
                 self._end_loan(slot, self._clock())
                 self._settle_or_retire(slot, conn, self._clock())
         except BaseException:
             with suppress(ValueError):
-                self._late.remove((slot, conn))
+                self._late.remove((slot, conn, loan))
             self._take_up(slot)
             raise
 
@@ -136,8 +140,10 @@ class Upkeep(Supply):
             self._send_to_close(slot)
         elif slot in self._idle:
             slot.waiter, slot.state = None, IDLE
-        elif slot.state is HANDED and slot.waiter is not None:
-            self._queue.let_go(slot.waiter)
+        elif slot.state is HANDED:
+            waiter = slot.waiter  # looked at once: it may accept at this moment
+            if waiter is not None:
+                self._queue.let_go(waiter)
         elif slot.state is RETURNING:
             self._end_loan(slot, self._clock())
             slot.waiter = None

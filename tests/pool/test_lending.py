@@ -1,0 +1,152 @@
+"""Moments of borrowing and giving back that real threads seldom meet."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from typing import Any
+from unittest import mock
+
+import pytest
+from psycopg import OperationalError
+
+from django_connpool.pool import ConnectionPool, PoolTimeout
+from django_connpool.pool.maintenance import maintenance
+from django_connpool.pool.queue import Waiter
+from django_connpool.pool.slot import HANDED, LOAN, Slot
+
+from .fake import FakeConnection, FakeServer, fake_pool, working_pool
+
+DEADLINE = 10.0  # seconds
+
+
+@pytest.fixture
+def nobody_comes_by() -> Iterator[None]:
+    """The maintenance thread is not woken, so that what it would do is left to the borrowers."""
+    with mock.patch.object(maintenance, "poke", lambda: None):
+        yield
+
+
+def in_a_thread(work: Any) -> None:
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join(DEADLINE)
+    assert not thread.is_alive()
+
+
+def give_back_inside_the_lock(pool: ConnectionPool[Any], conn: Any) -> None:
+    """As a finalizer or signal handler does that interrupted the pool itself."""
+    with pool._lock:
+        pool.putconn(conn)
+
+
+class Accepting(Slot):
+    """A slot whose waiter accepts, which takes no lock, right after it was looked at so often."""
+
+    __slots__ = ()
+    looks = 0
+
+    @property
+    def waiter(self) -> Any:
+        waiter = Slot.waiter.__get__(self)  # type: ignore[attr-defined]
+        Accepting.looks -= 1
+        if not Accepting.looks:
+            Slot.waiter.__set__(self, None)  # type: ignore[attr-defined]
+            self.state = LOAN
+        return waiter
+
+    @waiter.setter
+    def waiter(self, waiter: Any) -> None:
+        Slot.waiter.__set__(self, waiter)  # type: ignore[attr-defined]
+
+
+def handed_over(pool: ConnectionPool[Any], looks: int) -> Slot:
+    """One slot of the pool, on its way to a waiter that accepts at the worst moment."""
+    Accepting.looks = looks
+    slot: Slot = pool._idle.pop()
+    slot.waiter, slot.state = Waiter(pool._clock()), HANDED
+    slot.waiter.slot = slot
+    slot.__class__ = Accepting
+    return slot
+
+
+def test_a_timeout_can_be_explained_while_another_borrower_accepts() -> None:
+    with working_pool(FakeServer(), max_size=1) as pool:
+        pool.putconn(pool.getconn())
+        slot = handed_over(pool, looks=2)
+        with pytest.raises(PoolTimeout, match="1 on loan"):
+            pool.getconn(timeout=0)
+        assert slot.state is LOAN
+        pool._discard(slot, "lost")
+
+
+def test_a_note_about_a_slot_may_be_read_while_its_next_borrower_accepts(
+    nobody_comes_by: None,
+) -> None:
+    with working_pool(FakeServer(), max_size=1) as pool:
+        pool.putconn(pool.getconn())
+        slot = handed_over(pool, looks=1)
+        pool._strays.append(slot)
+        pool.tick()
+        assert (slot.state, pool.has_orphans) == (LOAN, False)
+        pool._discard(slot, "lost")
+
+
+def test_a_loan_given_back_twice_does_not_end_the_next_one(nobody_comes_by: None) -> None:
+    with working_pool(FakeServer(), max_size=1) as pool:
+        conn = pool.getconn()
+        give_back_inside_the_lock(pool, conn)
+        with mock.patch.object(pool, "_look_around"):  # it has not come to that yet
+            in_a_thread(lambda: pool.putconn(conn))
+            assert pool.getconn() is conn
+        pool.tick()
+        assert conn._slot.state is LOAN
+        with pytest.raises(PoolTimeout):
+            pool.getconn(timeout=0)
+        pool.putconn(conn)
+
+
+def test_who_finds_something_dead_without_waiting_is_one_request(nobody_comes_by: None) -> None:
+    server = FakeServer()
+    with working_pool(server, max_size=1) as pool:
+        give_back_inside_the_lock(pool, pool.getconn())  # idle once the next borrower looks
+        server.kill_all()
+        pool.putconn(pool.getconn())
+        assert pool.get_stats()["requests_num"] == 2
+
+
+def test_in_a_suspended_pool_nobody_is_refused_for_an_outage() -> None:
+    server = FakeServer()
+    server.state = "down"
+    with working_pool(server) as pool:
+        with pytest.raises(OperationalError, match="refused"):
+            pool.getconn()
+        pool.suspend()
+        served: list[Any] = []
+        borrower = threading.Thread(target=lambda: served.append(pool.getconn(DEADLINE)))
+        borrower.start()
+        while not pool._queue and borrower.is_alive():
+            pass
+        server.state = "up"
+        pool.resume()
+        borrower.join(DEADLINE)
+        assert served, "it was told what the server had said before"
+        pool.putconn(served.pop())
+
+
+class Stubborn(FakeConnection):
+    def close(self) -> None:
+        super().close()
+        raise LookupError("the user's own close() fails")
+
+
+def test_a_connection_that_fails_to_close_keeps_no_other_open() -> None:
+    server = FakeServer()
+    pool = fake_pool(server, max_size=3)
+    pool.connection_class = Stubborn
+    conns = [pool.getconn() for _ in range(3)]
+    for conn in conns:
+        pool.putconn(conn)
+    pool.close()
+    assert not server.connections
+    assert not pool._slots
