@@ -115,6 +115,8 @@ class Core:
         self._late: deque[tuple[Slot, Any, int]] = deque()
         # Interrupted on their way from hand to hand, and nobody's any more; see `_mend_strays`.
         self._strays: deque[Slot | Waiter] = deque()
+        # What a signal handler asked for inside the lock; see `_is_put_off`.
+        self._put_off: deque[Callable[[], None]] = deque()
 
     def _on_loan(self) -> int:
         return len(self._slots) - len(self._idle) - len(self._opening) - len(self._closing)

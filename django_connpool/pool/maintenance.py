@@ -47,10 +47,12 @@ class Maintenance:
         self._begin()
 
     def _begin(self) -> None:
-        self._lock = threading.Lock()
+        # Reentrant: a signal handler may use a pool in the middle of a section below.
+        self._lock = threading.RLock()
         self._deadlines: dict[weakref.ref[ConnectionPool[Any]], float] = {}
         self._watches: dict[Any, Callable[[], None]] = {}
         self._thread: threading.Thread | None = None
+        self._starting = False
         self._stopping = False
         self._chores_due = NEVER
         self._wake_up: tuple[int, int] | None = None  # read and write end of a pipe
@@ -58,7 +60,10 @@ class Maintenance:
     def schedule(self, pool: weakref.ref[ConnectionPool[Any]], at: float) -> None:
         """Have the pool's `tick` called once at the moment `at` of the monotonic clock."""
         with self._lock:
-            self._deadlines[pool] = min(at, self._deadlines.get(pool, at))
+            # In this order: no signal handler comes between the comparison and what follows.
+            self._deadlines.setdefault(pool, at)
+            if at < self._deadlines[pool]:
+                self._deadlines[pool] = at
             self._start()
         self.poke()
 
@@ -117,19 +122,24 @@ class Maintenance:
                 self._start()
 
     def _start(self) -> None:
-        if self._stopping or (self._thread is not None and self._thread.is_alive()):
+        if self._stopping or self._starting:
             return
-        if self._wake_up is None:
-            self._wake_up = os.pipe()
-            for end in self._wake_up:
-                os.set_blocking(end, False)
-        self._thread = threading.Thread(
-            target=self._run, name="django-connpool-maintenance", daemon=True
-        )
+        if self._thread is not None and self._thread.is_alive():
+            return
+        self._starting = True
         try:
+            if self._wake_up is None:
+                self._wake_up = os.pipe()
+                for end in self._wake_up:
+                    os.set_blocking(end, False)
+            self._thread = threading.Thread(
+                target=self._run, name="django-connpool-maintenance", daemon=True
+            )
             self._thread.start()
         except RuntimeError:  # the interpreter is shutting down: nothing left to maintain
             self._thread = None
+        finally:
+            self._starting = False
 
     def _run(self) -> None:
         try:

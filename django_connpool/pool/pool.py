@@ -6,6 +6,7 @@ import itertools
 import logging
 import threading
 from collections.abc import Callable, Iterable
+from functools import partial
 from time import monotonic
 from types import TracebackType
 from typing import Any
@@ -33,9 +34,9 @@ from .slot import AT_ONCE, DRAINED, IDLE, LOAN, NEVER, POOL_CLOSED, RETURNING, S
 from .statements import Judge
 from .stats import Stats
 
-PING_AFTER = 30.0  # seconds of idleness after which the socket's silence is not believed
 logger = logging.getLogger("django_connpool.pool")
 
+PING_AFTER = 30.0  # seconds of idleness after which the socket's silence is not believed
 
 _CONNECTION: Any = psycopg.Connection
 _numbers = itertools.count(1)
@@ -214,6 +215,8 @@ class ConnectionPool(Lending[CT]):
         Loans finish in peace and are closed when given back. Waits at most `timeout`
         seconds for the closing of what was idle. Closing twice does nothing.
         """
+        if self._is_put_off(partial(self.close, timeout)):
+            return
         with self._lock:
             if self._closed and not self._winding_up:  # not open yet
                 return
@@ -246,9 +249,6 @@ class ConnectionPool(Lending[CT]):
                 self._put_back_jobs(slots)
             raise
 
-    def leave(self) -> None:
-        """The process is ending: close what is idle, and what comes back from now on."""
-        self._winding_up = True
     def _say_goodbye(self, slot: Slot) -> None:
         """The user's own `close` may fail; that is no reason to leave the others open."""
         try:
@@ -256,6 +256,9 @@ class ConnectionPool(Lending[CT]):
         except Exception as error:
             logger.info("%s: closing a connection failed: %s", self.name, one_line(error))
 
+    def leave(self) -> None:
+        """The process is ending: close what is idle, and what comes back from now on."""
+        self._winding_up = True
         self._close_idle(timeout=0.0)
         self._close_for_daemons()
 
@@ -273,6 +276,8 @@ class ConnectionPool(Lending[CT]):
 
     def drain(self) -> None:
         """Replace every connection: idle ones now, loans when they are given back."""
+        if self._is_put_off(self.drain):
+            return
         with self._lock:
             self._check_open()
             self._generation += 1
@@ -283,6 +288,8 @@ class ConnectionPool(Lending[CT]):
 
     def check(self) -> None:
         """Try every idle connection with a round trip; replace those that fail."""
+        if self._is_put_off(self.check):
+            return
         with self._lock:
             slots = list(self._idle)
         for slot in slots:
@@ -326,6 +333,8 @@ class ConnectionPool(Lending[CT]):
     def resize(self, min_size: int, max_size: int | None = None) -> None:
         """Change the bounds while running; what is too much closes as it becomes idle."""
         sizes = checked_sizes(min_size, max_size)
+        if self._is_put_off(partial(self.resize, *sizes)):
+            return
         with self._lock:
             self._min_size, self._max_size = sizes
             excess = len(self._slots) - len(self._closing) - self._max_size
@@ -337,12 +346,16 @@ class ConnectionPool(Lending[CT]):
 
     def suspend(self) -> None:
         """Lend nothing more until `resume`; borrowers wait in line, loans go on."""
+        if self._is_put_off(self.suspend):
+            return
         with self._lock:
             self._check_open()
             self._suspended, self._serving = True, False
 
     def resume(self) -> None:
         """End `suspend`: serve those in line, in order."""
+        if self._is_put_off(self.resume):
+            return
         with self._lock:
             self._check_open()
             self._suspended, self._serving = False, True

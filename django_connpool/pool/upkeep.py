@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
 from . import explain
 from .cleaning import CLEAN_TIMEOUT
+from .errors import PoolClosed
 from .maintenance import maintenance
 from .probe import is_alive
 from .slot import (
@@ -43,7 +45,28 @@ class Upkeep(Supply):
 
     @property
     def has_orphans(self) -> bool:
-        return bool(self._orphans or self._late or self._strays)
+        return bool(self._orphans or self._late or self._strays or self._put_off)
+
+    def _is_put_off(self, action: Callable[[], None]) -> bool:
+        """Leave it to the maintenance thread, if the caller interrupted the pool itself.
+
+        What a signal handler did inside the lock would happen under the hands of the code it
+        interrupted, which has looked already at what there is.
+        """
+        if not self._lock._is_owned():
+            return False
+        self._put_off.append(action)
+        maintenance.poke()
+        return True
+
+    def _catch_up(self) -> None:
+        while True:
+            try:
+                action = self._put_off.popleft()
+            except IndexError:
+                return
+            with suppress(PoolClosed):  # there is nothing left to do it to
+                action()
 
     def _bury_orphans(self) -> None:
         """Under the lock: take back what dead borrowers left, and what came back too early."""
@@ -152,6 +175,7 @@ class Upkeep(Supply):
 
     def tick(self) -> None:
         """Do what time brings. Called by the maintenance thread at the deadline."""
+        self._catch_up()
         self._look_around()
         if self._news:
             # A log handler may take its time, or borrow: the thread it would wait for then is

@@ -1149,6 +1149,86 @@ def test_a_signal_handler_may_borrow_at_any_line(scene: Any, keeps: bool) -> Non
     assert n > 10
 
 
+class OperatingHandler(Handler):
+    """Calls `handle` at the n-th call of a function of the pool's.
+
+    There the interpreter looks for signals. In between it does so after some calls only.
+    """
+
+    def _trace(self, frame: FrameType, event: str, _: Any) -> Any:
+        if _is_of_the_pool(frame) and event == "call":
+            self.left -= 1
+            if not self.left:
+                sys.settrace(None)
+                self.where = " < ".join(trail(frame, _is_of_the_pool))
+                self.strike()
+        return None
+
+
+def operated(scene: Any, n: int, operate: Callable[[ConnectionPool[Any]], None]) -> str:
+    """Play a scene with a signal handler that operates the pool; say where it struck."""
+    server = FakeServer()
+    server.bound = lambda: 2
+    pool = fake_pool(server)
+    handler = OperatingHandler(n, lambda: operate(pool))
+    try:
+        with scene(pool) as step, handler, suppress(PoolClosed):
+            step(pool)
+        del step
+        until(lambda: not pool._put_off)
+        assert_sound(pool, server)
+    except Exception as failure:
+        raise AssertionError(f"after a signal handler at {handler.where}") from failure
+    return handler.where
+
+
+def close_it(pool: ConnectionPool[Any]) -> None:
+    pool.close()
+
+
+def drain_it(pool: ConnectionPool[Any]) -> None:
+    pool.drain()
+
+
+def check_it(pool: ConnectionPool[Any]) -> None:
+    pool.check()
+
+
+def resize_it(pool: ConnectionPool[Any]) -> None:
+    pool.resize(0, 1)
+    pool.resize(0, 2)
+
+
+def suspend_it(pool: ConnectionPool[Any]) -> None:
+    pool.suspend()
+    pool.resume()
+
+
+def look_at_it(pool: ConnectionPool[Any]) -> None:
+    pool.snapshot()
+    pool.pop_stats()
+
+
+@pytest.mark.parametrize(
+    "operate",
+    [close_it, drain_it, check_it, resize_it, suspend_it, look_at_it],
+    ids=lambda operate: operate.__name__,
+)
+@pytest.mark.parametrize(
+    "scene",
+    [
+        *(no_connection, dead_connections, sessions_being_cleaned, a_session_to_clean),
+        *(a_last_use, all_on_loan, what_a_finalizer_gave_back, tick),
+    ],
+    ids=lambda scene: scene.__name__,
+)
+def test_a_signal_handler_may_operate_the_pool_at_any_call(scene: Any, operate: Any) -> None:
+    n = 1
+    while operated(scene, n, operate):
+        n += 1
+    assert n > 10
+
+
 class Interrupt(BaseException):
     """What the interpreter raises in a thread, between any two of its instructions."""
 
