@@ -240,7 +240,7 @@ class ConnectionPool(Lending[CT]):
                 self._to_close.clear()
             deadline = self._clock() + timeout
             for slot in slots:
-                self._say_goodbye(slot)
+                self._say_goodbye(slot.conn, slot.pgconn)
             for slot in slots:
                 await_end(slot.end, deadline - self._clock())
                 self._free(slot)
@@ -249,10 +249,10 @@ class ConnectionPool(Lending[CT]):
                 self._put_back_jobs(slots)
             raise
 
-    def _say_goodbye(self, slot: Slot) -> None:
+    def _say_goodbye(self, conn: Any, pgconn: Any) -> None:
         """The user's own `close` may fail; that is no reason to leave the others open."""
         try:
-            say_goodbye(slot.conn, slot.pgconn)
+            say_goodbye(conn, pgconn)
         except Exception as error:
             logger.info("%s: closing a connection failed: %s", self.name, one_line(error))
 
@@ -270,7 +270,7 @@ class ConnectionPool(Lending[CT]):
             if conn is None or slot.thread == main or not conn.lock.acquire(blocking=False):
                 continue
             try:
-                say_goodbye(conn, slot.pgconn)
+                self._say_goodbye(conn, slot.pgconn)
             finally:
                 conn.lock.release()
 

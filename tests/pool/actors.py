@@ -31,7 +31,7 @@ class Actor:
         self.thread.start()
 
     def go(self, answer: Any = None) -> None:
-        """Let it run until it stops again; `answer` is what its `stop` returns."""
+        """Let it run until it stops again; `answer` is what its `stop` returns, or raises."""
         assert not self.ended, "an actor is asked to go on after its end"
         self._answer = answer
         self._cue.release()
@@ -48,6 +48,8 @@ class Actor:
         self.place = place
         self._done.release()
         self._cue.acquire()
+        if isinstance(self._answer, BaseException):  # an interrupt
+            raise self._answer
         return self._answer
 
     def _run(self) -> None:
@@ -76,6 +78,8 @@ class Stage:
         """In place of `Waiter.wait`: the test says when it is over."""
         actor = self.actors[threading.get_ident()]
         actor.waiter = waiter
-        actor.stop("in line")
-        actor.waiter = None
+        try:
+            actor.stop("in line")
+        finally:
+            actor.waiter = None
         return waiter.gate.acquire(blocking=False)

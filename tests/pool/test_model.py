@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import sys
+from contextlib import suppress
 from typing import Any
 from unittest import mock
 
@@ -12,6 +13,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from psycopg import OperationalError
+from psycopg.pq import ExecStatus
 
 from django_connpool.pool import (
     PoolClosed,
@@ -25,12 +27,15 @@ from django_connpool.pool import (
 from django_connpool.pool.outage import LAST_RETRY
 from django_connpool.pool.queue import Waiter
 from django_connpool.pool.slot import CLOSING, HANDED, IDLE, LOAN, NEVER, OPENING
+from django_connpool.pool.statements import SETTINGS
 
 from .actors import Actor, Stage
 from .fake import FakeClock, FakeMaintenance, FakeServer, fake_pool
 
 TIMEOUT = 10.0  # seconds of the fake clock
 BORROWERS = 6
+# What becomes of a loan before it is given back.
+HOW = ["execute", "fail", "mess up", "change", "spoil", "inside the lock"]
 
 
 class Borrower:
@@ -53,12 +58,16 @@ class Borrower:
         self.conn = self.error = None
         try:
             self.conn = self.machine.pool.getconn(timeout)
-        except OperationalError as error:
+        except (OperationalError, KeyboardInterrupt) as error:
             self.error = error
 
     def give_back(self) -> None:
         conn, self.conn = self.conn, None
         self.machine.pool.putconn(conn)
+
+    def give_back_inside_the_lock(self) -> None:
+        with self.machine.pool._lock:
+            self.give_back()
 
     def drop(self) -> None:
         self.conn = None
@@ -146,6 +155,8 @@ class PoolMachine(RuleBasedStateMachine):
         borrower.actor.go(lambda: borrower.borrow(timeout))
         self.look_at(borrower)
         assert borrower.conn is None or not in_line, "a newcomer overtook those in line"
+        if self.pool._suspended:
+            assert isinstance(borrower.error, (type(None), PoolTimeout, TooManyRequests))
 
     def look_at(self, borrower: Borrower) -> None:
         """Check what a borrow came to, if it is over."""
@@ -159,7 +170,7 @@ class PoolMachine(RuleBasedStateMachine):
             assert self.pool.closed
         elif isinstance(borrower.error, TooManyRequests):
             assert len(self.pool._queue) >= self.pool.max_waiting > 0
-        elif borrower.error is not None:
+        elif isinstance(borrower.error, OperationalError):
             assert self.server.attempts, "the server's refusal without the server's being asked"
 
     def tells(self, conn: Any) -> bool:
@@ -181,7 +192,15 @@ class PoolMachine(RuleBasedStateMachine):
             borrower.actor.go()
             self.look_at(borrower)
 
-    @rule(n=st.integers(0, 11), how=st.sampled_from(["", "", "", "execute", "fail", "mess up"]))
+    @rule(n=st.integers(0, 11))
+    def interrupt_one_in_line(self, n: int) -> None:
+        borrower = self.some(n, lambda b: b.is_waiting)
+        if borrower is not None:
+            borrower.actor.go(KeyboardInterrupt())
+            self.look_at(borrower)
+            assert isinstance(borrower.error, KeyboardInterrupt)
+
+    @rule(n=st.integers(0, 11), how=st.sampled_from(["", "", "", *HOW]))
     def give_back(self, n: int, how: str) -> None:
         borrower = self.some(n, lambda b: b.actor.place == "ready" and b.conn is not None)
         if borrower is None:
@@ -189,9 +208,14 @@ class PoolMachine(RuleBasedStateMachine):
         if borrower.conn.pgconn.is_alive:
             if how == "mess up":
                 borrower.conn.pgconn.transaction_status = 1  # in the middle of a statement
-            elif how:
+            elif how in ("change", "spoil"):
+                borrower.conn._slot.watch.dirt |= SETTINGS
+            elif how in ("execute", "fail"):
                 getattr(borrower.conn, how)()
-        borrower.actor.go(borrower.give_back)
+            if how == "spoil":
+                borrower.conn.pgconn.answers = ExecStatus.FATAL_ERROR
+        inside = how == "inside the lock"
+        borrower.actor.go(borrower.give_back_inside_the_lock if inside else borrower.give_back)
 
     @rule(n=st.integers(0, 11))
     def drop(self, n: int) -> None:
@@ -215,6 +239,17 @@ class PoolMachine(RuleBasedStateMachine):
             worker.go()
             if worker.ended:
                 self.workers.remove(worker)
+
+    @rule(n=st.integers(0, 11))
+    def interrupt_work(self, n: int) -> None:
+        """As where no more threads are to be had, and a borrower does the work."""
+        places = ("connecting", "closing")
+        if working := [worker for worker in self.workers if worker.place in places]:
+            worker = working[n % len(working)]
+            with suppress(KeyboardInterrupt):
+                worker.go(KeyboardInterrupt())
+            assert worker.ended
+            self.workers.remove(worker)
 
     @rule(n=st.integers(1, 30))
     def work_much(self, n: int) -> None:
@@ -311,6 +346,7 @@ class PoolMachine(RuleBasedStateMachine):
         held = {b.conn._slot for b in self.borrowers if b.conn is not None}
         on_loan = {s for s in self.pool._slots if s.state is LOAN}
         orphans = {slot for slot, _ in self.pool._orphans}
+        orphans |= {slot for slot, _, _ in self.pool._late}
         assert held <= on_loan
         assert on_loan - held <= orphans
 
@@ -337,7 +373,7 @@ class PoolMachine(RuleBasedStateMachine):
         pool = self.pool
         at_work = len(pool._opening) + len(pool._closing) - len(pool._to_close)
         assert at_work <= len(self.workers)
-        assert not pool._to_close or at_work
+        assert not pool._to_close or at_work or self.maintenance.at <= self.clock()
 
     def the_numbers_are_what_is(self) -> None:
         seen = self.pool.snapshot()
