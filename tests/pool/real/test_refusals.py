@@ -226,6 +226,25 @@ def test_a_pool_repairs_itself_when_the_server_is_back(
     assert pool.snapshot()["last_error"] is None
 
 
+def test_growth_that_failed_does_not_stop_later_growth(
+    make_pool: MakePool, fake_server: FakeServer, dsn: str, cluster: Server, app: str
+) -> None:
+    where = [dsn]
+    pool = make_pool(lambda: f"{where[0]} application_name={app}", min_size=1)
+    holder = holder_of(pool)
+    fake_server.refusal, where[0] = FULL, fake_server.dsn()
+    waiter = Borrower(pool)
+    until(lambda: fake_server.attempts)
+    assert waiter.error is None
+    where[0] = dsn
+    assert waiter.got() != pid(holder.conn)
+    for borrower in (holder, waiter):
+        borrower.give_back()
+    cluster.terminate(application_name=app)
+    assert served(pool)
+    until_idle(pool, 1)
+
+
 @pytest.mark.stress
 def test_a_probe_that_hangs_does_not_stand_for_those_who_come_later(
     make_pool: MakePool, fake_server: FakeServer, dsn: str
