@@ -82,9 +82,17 @@ class Outage:
         self.retry_at = min(self.retry_at, self.failed_at + LAST_RETRY)
         return self.retry_at
 
-    def hopeless(self, loans: int) -> bool:
-        """Whether waiting for a connection cannot help: nobody may give one back either."""
-        return self.kind != STARTING and not loans
+    def hopeless(self, loans: int, closing: int) -> bool:
+        """Whether waiting for a connection cannot help: nobody may give one back either.
+
+        Nor does one of our own leave a place to a new one, where there are not enough.
+        """
+        return self.kind != STARTING and not loans and not (closing and self.kind == FULL)
+
+    def place_is_free(self, now: float) -> None:
+        """One of our connections is gone: when places were lacking, one is worth an attempt."""
+        if self.kind == FULL:
+            self.retry_at = now
 
 
 def one_line(error: BaseException) -> str:

@@ -315,7 +315,7 @@ class Supply(Line):
             self._outage is not None
             and not self._suspended  # those in line wait for `resume`, not for the server
             and not self._promising()
-            and self._outage.hopeless(self._on_loan())
+            and self._outage.hopeless(self._on_loan(), len(self._closing))
         )
 
     def _report_outage(self, now: float) -> None:
@@ -345,6 +345,8 @@ class Supply(Line):
             self._closing.discard(slot)
             self._stats.closed_for(slot.reason)
             slot.bury()
+            if self._outage is not None:
+                self._outage.place_is_free(self._clock())
             self._judge()
             self._dismiss_if_done()
 

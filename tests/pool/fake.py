@@ -78,6 +78,7 @@ class FakeServer:
     def __init__(self) -> None:
         self.state = "up"
         self.bound: Callable[[], float] = lambda: NEVER
+        self.places = NEVER  # for so many connections
         self.connections: set[FakePGconn] = set()
         self.most = 0
         self.attempts = 0
@@ -93,6 +94,8 @@ class FakeServer:
             self.attempts += 1
             if self.state != "up":
                 raise OperationalError(REFUSALS[self.state])
+            if len(self.connections) >= self.places:
+                raise OperationalError(REFUSALS["full"])
             self.connections.add(backend)
             self.most = max(self.most, len(self.connections))
             self.exceeded |= len(self.connections) > self.bound()

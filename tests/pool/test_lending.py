@@ -16,6 +16,7 @@ from django_connpool.pool.queue import Waiter
 from django_connpool.pool.slot import HANDED, LOAN, Slot
 
 from .fake import FakeConnection, FakeServer, fake_pool, working_pool
+from .test_interrupts import until
 
 DEADLINE = 10.0  # seconds
 
@@ -150,3 +151,42 @@ def test_a_connection_that_fails_to_close_keeps_no_other_open() -> None:
     pool.close()
     assert not server.connections
     assert not pool._slots
+
+
+def test_on_a_full_server_the_place_of_a_connection_being_closed_is_waited_for() -> None:
+    server = FakeServer()
+    server.places, server.lingers = 1, True
+    with working_pool(server, max_uses=1, max_size=2) as pool:
+        pool.putconn(pool.getconn())  # for the last time
+        served: list[Any] = []
+        borrower = threading.Thread(target=lambda: served.append(pool.getconn(DEADLINE)))
+        borrower.start()
+        until(lambda: server.attempts == 2 and not pool._opening)  # refused
+        assert borrower.is_alive()
+        server.reap()
+        borrower.join(DEADLINE)
+        assert served, "it was told that the server is full"
+        server.lingers = False
+        pool.putconn(served.pop())
+
+
+def test_on_a_full_server_who_cannot_have_that_place_is_told() -> None:
+    server = FakeServer()
+    server.places, server.lingers = 1, True
+    with working_pool(server, max_uses=1, max_size=2) as pool:
+        pool.putconn(pool.getconn())
+        errors: list[BaseException] = []
+
+        def borrow() -> None:
+            try:
+                pool.getconn(DEADLINE)
+            except OperationalError as error:
+                errors.append(error)
+
+        borrower = threading.Thread(target=borrow)
+        borrower.start()
+        until(lambda: server.attempts == 2 and not pool._opening)
+        server.places = 0  # somebody else is faster
+        server.reap()
+        borrower.join(DEADLINE / 2)
+        assert "too many clients" in str(errors.pop())

@@ -36,17 +36,21 @@ def test_a_refusal_is_sorted_by_its_text(text: str, kind: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "loans", "hopeless"),
+    ("kind", "loans", "closing", "hopeless"),
     [
-        ("connection refused", 0, True),
-        ("connection refused", 1, False),
-        ("too many clients already", 0, True),
-        ("too many clients already", 1, False),
-        ("the database system is starting up", 0, False),
+        ("connection refused", 0, 0, True),
+        ("connection refused", 0, 1, True),
+        ("connection refused", 1, 0, False),
+        ("too many clients already", 0, 0, True),
+        ("too many clients already", 0, 1, False),
+        ("too many clients already", 1, 0, False),
+        ("the database system is starting up", 0, 0, False),
     ],
 )
-def test_waiting_is_hopeless_when_nothing_can_come(kind: str, loans: int, hopeless: bool) -> None:
-    assert Outage(OperationalError(kind), 0.0).hopeless(loans) is hopeless
+def test_waiting_is_hopeless_when_nothing_can_come(
+    kind: str, loans: int, closing: int, hopeless: bool
+) -> None:
+    assert Outage(OperationalError(kind), 0.0).hopeless(loans, closing) is hopeless
 
 
 def test_attempts_are_spaced_further_and_further_but_not_while_somebody_asks() -> None:
