@@ -52,7 +52,6 @@ class Maintenance:
         self._deadlines: dict[weakref.ref[ConnectionPool[Any]], float] = {}
         self._watches: dict[Any, Callable[[], None]] = {}
         self._thread: threading.Thread | None = None
-        self._starting = False
         self._stopping = False
         self._chores_due = NEVER
         self._wake_up: tuple[int, int] | None = None  # read and write end of a pipe
@@ -122,24 +121,20 @@ class Maintenance:
                 self._start()
 
     def _start(self) -> None:
-        if self._stopping or self._starting:
+        if self._stopping or (self._thread is not None and self._thread.is_alive()):
             return
-        if self._thread is not None and self._thread.is_alive():
-            return
-        self._starting = True
+        if self._wake_up is None:
+            self._wake_up = os.pipe()
+            for end in self._wake_up:
+                os.set_blocking(end, False)
+        # A signal handler may start another in between: this one ends then, see `_is_needed`.
+        self._thread = thread = threading.Thread(
+            target=self._run, name="django-connpool-maintenance", daemon=True
+        )
         try:
-            if self._wake_up is None:
-                self._wake_up = os.pipe()
-                for end in self._wake_up:
-                    os.set_blocking(end, False)
-            self._thread = threading.Thread(
-                target=self._run, name="django-connpool-maintenance", daemon=True
-            )
-            self._thread.start()
+            thread.start()
         except RuntimeError:  # the interpreter is shutting down: nothing left to maintain
             self._thread = None
-        finally:
-            self._starting = False
 
     def _run(self) -> None:
         try:
@@ -164,7 +159,7 @@ class Maintenance:
 
     def _is_needed(self) -> bool:
         with self._lock:
-            if self._stopping:
+            if self._stopping or self._thread is not threading.current_thread():
                 return False
             if not self._deadlines and not self._watches:
                 self._thread = None  # whoever has something to do from here on starts another
