@@ -153,7 +153,8 @@ class Slot:
     @property
     def thread(self) -> int:
         """The thread whose loan it is; 0 when it is none."""
-        return self.loans.thread if self.loans is not None else 0
+        loans = self.loans  # looked at once: it may end at this moment
+        return 0 if loans is None else loans.thread
 
     def came_clean(self) -> None:
         """Its clean-up has succeeded."""
