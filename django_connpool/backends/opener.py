@@ -102,7 +102,7 @@ class Opener:
     def _wrapper(self) -> PooledDatabaseWrapperMixin:
         wrapper = self.wrapper_class(identity.snapshot(self.settings_dict), self.alias)
         wrapper.is_opener = True
-        wrapper.Database = _Driver(wrapper.Database)
+        wrapper.Database = _Driver(wrapper.Database)  # type: ignore[assignment]
         vars(wrapper).update(self.zone)
         return wrapper
 

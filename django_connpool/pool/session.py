@@ -126,10 +126,11 @@ def noticing(connection_class: Any) -> Any:
     Objects made of it are faster than those that change over: from Python 3.13 on that
     makes each look at an attribute slower.
     """
-    if isinstance(connection_class, type) and issubclass(connection_class, Connection):
+    made: Any = connection_class
+    if isinstance(made, type) and issubclass(made, Connection):
         with suppress(TypeError):  # it does not let itself be extended
             return _noticing(connection_class)
-    return connection_class
+    return made
 
 
 class Birth:
