@@ -65,10 +65,13 @@ class EarlyReleaseMixin(_Base):
             self.is_for_a_statement = True
             try:
                 if self.connects_as_django and BaseDatabaseWrapper.ensure_connection is _ENSURE:
-                    with self.wrap_database_errors:
-                        self.connect()
+                    self.connect()
                 else:
                     self.ensure_connection()
+            except self.Database.Error:
+                # Here and below only now, because it costs two calls, and errors are rare.
+                with self.wrap_database_errors:
+                    raise
             finally:
                 self.is_for_a_statement = False
 
@@ -87,8 +90,11 @@ class EarlyReleaseMixin(_Base):
         ):
             return super()._cursor(name)  # type: ignore[misc]
         # What Django's own does when it finds that there is a connection, and no error so far.
-        with self.wrap_database_errors:
+        try:
             return self._prepare_cursor(self.create_cursor(name))  # type: ignore[attr-defined]
+        except self.Database.Error:
+            with self.wrap_database_errors:
+                raise
 
     def get_autocommit(self) -> bool:
         if self.releases_early and self.connection is None and self.settings_dict["AUTOCOMMIT"]:

@@ -190,3 +190,9 @@ def test_on_a_full_server_who_cannot_have_that_place_is_told() -> None:
         server.reap()
         borrower.join(DEADLINE / 2)
         assert "too many clients" in str(errors.pop())
+
+
+def test_what_a_pool_is_made_of_lies_in_slots() -> None:
+    with working_pool(FakeServer(), max_size=1) as pool:
+        pool.putconn(pool.getconn())
+        assert vars(pool) == {}
