@@ -8,9 +8,10 @@ with its borrower until the request ends: what sees changes for cleaning sees th
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from threading import get_ident
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from django.db.backends.base.base import BaseDatabaseWrapper
@@ -37,7 +38,6 @@ CONNECTING = frozenset({"_cursor", "close_if_health_check_failed", "ensure_conne
 _ENSURE: Any = BaseDatabaseWrapper.ensure_connection
 if _ENSURE.__module__ != BaseDatabaseWrapper.__module__:
     _ENSURE = None
-_REMEMBERED = frozenset({"arraysize", "format", "itersize", "row_factory"})
 
 
 class EarlyReleaseMixin(_Base):
@@ -136,7 +136,7 @@ class EarlyReleaseMixin(_Base):
             or connection._pool is None
             or (status := connection.pgconn.transaction_status) not in (_IDLE, _DEAD)
             or connection.pgconn.pipeline_status
-            or connection.autocommit != self.settings_dict["AUTOCOMMIT"]
+            or connection._autocommit != self.settings_dict["AUTOCOMMIT"]
             # What is adapted for a statement, or collected meanwhile, may close a cursor.
             or connection.lock.locked()
         ):
@@ -146,7 +146,7 @@ class EarlyReleaseMixin(_Base):
             self._pin("shared by threads")
         elif status == _DEAD:
             # Without autocommit it was in a transaction, and the next statement has to fail too.
-            if connection.autocommit:
+            if connection._autocommit:
                 self._let_go(connection)
         elif dirt := slot.watch.dirt & PINNING:
             self._pin(", ".join(kinds(dirt)))
@@ -200,29 +200,36 @@ class EarlyReleaseMixin(_Base):
             self.release_if_free()
 
 
+def _remembered(name: str) -> Any:
+    """An attribute of the present cursor; what is set on it, is set on the next one as well."""
+
+    def get(self: EarlyCursor) -> Any:
+        return getattr(self._cursor, name)
+
+    def put(self: EarlyCursor, value: Any) -> None:
+        setattr(self._cursor, name, value)
+        self._set = {**self._set, name: value}
+
+    return property(get, put)
+
+
 class EarlyCursor:
-    """Stands for a psycopg cursor, whichever connection the next statement is run on.
+    """Stands for a psycopg cursor, whichever connection the next statement is run on."""
 
-    What is set on it, is set on the next one as well.
-    """
+    _closed = False
+    _set: Mapping[str, Any] = MappingProxyType({})
 
-    __slots__ = ("_closed", "_cursor", "_loan", "_name", "_set", "_wrapper")
-
-    _wrapper: Any
-    _cursor: Any
-    _loan: int  # of its connection, which may have been lent to others and come back
-    _name: str | None
-    _closed: bool
-    _set: dict[str, Any] | None
+    arraysize = _remembered("arraysize")
+    format = _remembered("format")
+    itersize = _remembered("itersize")
+    row_factory = _remembered("row_factory")
 
     def __init__(self, wrapper: Any, cursor: Any, name: str | None) -> None:
-        put = object.__setattr__
-        put(self, "_wrapper", wrapper)
-        put(self, "_cursor", cursor)
-        put(self, "_loan", cursor._conn._slot.watch.loan)
-        put(self, "_name", name)
-        put(self, "_closed", False)
-        put(self, "_set", None)
+        self._wrapper = wrapper
+        self._cursor = cursor
+        # Of its connection, which may have been lent to others and come back.
+        self._loan = cursor._conn._slot.watch.loan
+        self._name = name
 
     def _present(self) -> Any:
         """The psycopg cursor to use now, on a connection that is at hand."""
@@ -236,10 +243,10 @@ class EarlyCursor:
         cursor = self._cursor
         if cursor._conn is not connection or self._loan != connection._slot.watch.loan:
             cursor = wrapper.plain_cursor(self._name)
-            for name, value in (self._set or {}).items():
+            for name, value in self._set.items():
                 setattr(cursor, name, value)
-            object.__setattr__(self, "_cursor", cursor)
-            object.__setattr__(self, "_loan", connection._slot.watch.loan)
+            self._cursor = cursor
+            self._loan = connection._slot.watch.loan
         return cursor
 
     def execute(self, *args: Any, **kwargs: Any) -> EarlyCursor:
@@ -268,7 +275,7 @@ class EarlyCursor:
 
     def close(self) -> None:
         if not self._closed:
-            object.__setattr__(self, "_closed", True)
+            self._closed = True
             wrapper = self._wrapper
             try:
                 self._cursor.close()
@@ -307,11 +314,6 @@ class EarlyCursor:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._cursor, name)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        setattr(self._cursor, name, value)
-        if name in _REMEMBERED:
-            object.__setattr__(self, "_set", {**(self._set or {}), name: value})
 
     def __repr__(self) -> str:
         return repr(self._cursor)
