@@ -32,7 +32,7 @@ ENGINES = [pytest.param((STOCK, None), id="stock"), pytest.param((POOLED, POOL),
 
 @pytest.fixture
 def early(databases: Databases) -> Any:
-    return databases.add(pool=POOL)
+    return databases.add("attacked", pool=POOL)
 
 
 @pytest.fixture
@@ -916,7 +916,7 @@ def test_two_tasks_in_a_block_each_have_a_backend_of_their_own(early: Any) -> No
 
 
 def test_two_tasks_in_one_thread_take_turns_with_one_connection(databases: Databases) -> None:
-    early = databases.add(pool={**POOL, "max_size": 1})
+    early = databases.add("attacked", pool={**POOL, "max_size": 1})
 
     def insert_and_count(number: int) -> int:
         mine = connections[early.alias]
