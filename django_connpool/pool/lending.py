@@ -195,6 +195,7 @@ class Lending(Upkeep, Generic[CT]):
                     queued = self._stand_in_line(waiter, seconds)
                 if self._news:
                     self._publish()
+                    now = self._clock()  # a log handler may have taken its time
                 if queued:
                     maintenance.attend(self._self)
                     if len(self._slots) < self._max_size or self._to_close:

@@ -62,10 +62,7 @@ class Line(Core):
         waiter = self._first_waiting() if self._queue and self._serving else None
         if (
             now >= slot.retire_at
-            or (
-                len(self._slots) > self._max_size
-                and len(self._slots) > self._max_size + len(self._closing)
-            )
+            or len(self._slots) > self._max_size + len(self._closing)
             or (self._winding_up and waiter is None)
         ):
             self._retire(slot, self._reason_to_close(slot))
@@ -116,10 +113,7 @@ class Line(Core):
 
     def _hand_over(self, slot: Slot, waiter: Waiter, now: float) -> None:
         """Under the lock: give a slot to the first in line."""
-        waited = now - waiter.since
-        wait = self._stats.wait  # `add` by hand, as in `_end_loan`
-        wait.total += waited
-        wait.buckets[bisect_left(BOUNDS, waited)] += 1
+        self._stats.wait.add(now - waiter.since)
         slot.waiter = waiter
         waiter.slot, slot.state = slot, HANDED
         self._queue.let_go(waiter)
@@ -127,7 +121,7 @@ class Line(Core):
     def _first_waiting(self) -> Waiter | None:
         """Under the lock: the first in line that nobody has served yet."""
         while self._queue:
-            waiter = next(iter(self._queue))
+            waiter = self._queue.first()
             if waiter.slot is None and waiter not in self._strays:
                 return waiter
             self._queue.let_go(waiter)  # an interrupt kept it in line

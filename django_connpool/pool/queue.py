@@ -47,9 +47,9 @@ class Waiter:
 class WaitQueue(OrderedDict[Waiter, None]):
     """Waiters in order of arrival; joining, leaving and serving cost the same at any length.
 
-    A newcomer is entered as a key.
     An ordered dictionary, because a waiter that times out leaves from the middle, for
-    which a deque would have to search. The pool's lock guards it.
+    which a deque would have to search. A newcomer takes its place as a key, with None as its
+    value. The pool's lock guards it.
     """
 
     def rejoin(self, waiter: Waiter) -> None:

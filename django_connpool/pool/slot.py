@@ -49,7 +49,7 @@ _REPORTED = SETTINGS | ROLES  # what the server reports is of these kinds
 
 
 class Loans(set["Slot"]):
-    """What a thread has borrowed."""
+    """What a thread has borrowed; or one loan, when it may outlive its thread."""
 
     __slots__ = ("thread",)
 

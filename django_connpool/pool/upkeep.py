@@ -60,11 +60,8 @@ class Upkeep(Supply):
         return True
 
     def _catch_up(self) -> None:
-        while True:
-            try:
-                action = self._put_off.popleft()
-            except IndexError:
-                return
+        while self._put_off:
+            action = self._put_off.popleft()
             with suppress(PoolClosed):  # there is nothing left to do it to
                 action()
 

@@ -17,9 +17,9 @@ from psycopg.pq import TransactionStatus
 
 from django_connpool.pool import ConnectionPool
 from django_connpool.pool.statements import SETTINGS
+from tests.pool.real.helpers import until
 
 from .fake import FakeServer, fake_pool, working_pool
-from .test_interrupts import until
 
 DEADLINE = 20.0  # seconds
 MAX_SIZE = 3

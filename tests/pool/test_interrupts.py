@@ -29,6 +29,7 @@ from psycopg.pq import ExecStatus, TransactionStatus
 import django_connpool.pool
 from django_connpool.pool import ConnectionPool, PoolClosed, PoolTimeout, TooManyRequests, outage
 from django_connpool.pool.lending import Lending
+from django_connpool.pool.loan import Loan
 from django_connpool.pool.maintenance import maintenance
 from django_connpool.pool.queue import Waiter, WaitQueue
 from django_connpool.pool.slot import IDLE, ON_LOAN, Slot
@@ -1009,6 +1010,7 @@ BORROWING = [
     *(Lending._came_clean, Lending._prefer_ready, Lending._clean),
     *(Lending._hand_over, WaitQueue.let_go, Lending._bury_orphans, Lending._is_orphan),
     *(Lending.putconn, Lending._complaint, Lending._tidy, Lending._end_loan, Lending._settle),
+    *(Loan.__enter__, Loan.__exit__),
 ]
 CLEANING_UP_CODE = [
     *(Lending._put_back, Lending._give_up, Lending._discard),
@@ -1018,6 +1020,8 @@ CLEANING_UP_CODE = [
 ELSEWHERE = {
     "self._mend_idle()",
     "raise OperationalError(",
+    # Before anything is borrowed.
+    'raise RuntimeError("this block is under way already: call connection() for another")',
 }
 
 

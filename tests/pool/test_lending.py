@@ -14,9 +14,9 @@ from django_connpool.pool import ConnectionPool, PoolTimeout
 from django_connpool.pool.maintenance import maintenance
 from django_connpool.pool.queue import Waiter
 from django_connpool.pool.slot import HANDED, LOAN, Loans, Slot
+from tests.pool.real.helpers import until
 
 from .fake import FakeConnection, FakeServer, fake_pool, working_pool
-from .test_interrupts import until
 
 DEADLINE = 10.0  # seconds
 
