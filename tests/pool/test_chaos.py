@@ -21,7 +21,7 @@ from tests.pool.real.helpers import until
 
 from .fake import FakeServer, fake_pool, working_pool
 
-DEADLINE = 20.0  # seconds
+DEADLINE = 60.0  # seconds; of a machine that has other things to do
 MAX_SIZE = 3
 LOANS = 200
 
@@ -210,7 +210,7 @@ def test_borrowing_never_fails_while_another_thread_evicts() -> None:
     with working_pool(FakeServer(), max_size=10) as pool:
 
         def borrow(choice: random.Random) -> None:
-            for _ in range(10_000):
+            for _ in range(1_000):
                 pool.putconn(pool.getconn())
             borrowed.set()
 

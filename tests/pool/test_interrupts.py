@@ -37,6 +37,8 @@ from tests.interrupter import Interrupter, trail
 
 from .fake import FakeServer, fake_pool
 
+pytestmark = pytest.mark.stress
+
 POOL_CODE = str(Path(django_connpool.pool.__file__).parent)
 FINALIZERS = {"__del__", "connection_died", "_wake_maintenance"}
 NOTE = "self._strays.append("
@@ -959,7 +961,6 @@ def situations() -> set[tuple[Any, ...]]:
     return set()
 
 
-@pytest.mark.stress
 @pytest.mark.parametrize("scene", SCENES, ids=lambda scene: scene.__name__)
 def test_an_interrupt_at_any_line_loses_nothing_nor_does_another_while_cleaning_up(
     scene: Any, situations: set[tuple[Any, ...]]
@@ -991,7 +992,6 @@ def strike_everywhere(
     return n, lines
 
 
-@pytest.mark.stress
 def test_the_second_interrupt_strikes_at_every_line_of_cleaning_up() -> None:
     seen: set[tuple[str, int]] = set()
     for scene in (
@@ -1303,7 +1303,6 @@ def spare_new_threads(pool: ConnectionPool[Any]) -> None:
     pool._hire = hire_unharmed  # type: ignore[method-assign]
 
 
-@pytest.mark.stress
 def test_threads_interrupted_at_random_never_share_and_never_lose_a_connection(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

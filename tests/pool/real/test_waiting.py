@@ -134,10 +134,9 @@ def test_who_gets_a_dead_connection_does_not_lose_its_place_in_a_full_line(
     def wake_late(waiter: Waiter, timeout: float) -> bool:
         return wait(waiter, timeout) and next_came.wait(DEADLINE)
 
-    monkeypatch.setattr(Waiter, "wait", wake_late)
-
     pool = make_pool(max_size=1, max_waiting=1, max_lifetime=600, kwargs=options)
     conn = pool.getconn()
+    monkeypatch.setattr(Waiter, "wait", wake_late)
     first = Borrower(pool)
     until_waiting(pool, 1)
     pool.putconn(conn)
