@@ -66,7 +66,6 @@ class Core:
         "_lock",
         "_max_size",
         "_mean_connect",
-        "_mean_hold",
         "_min_size",
         "_moved_at",
         "_news",
@@ -166,7 +165,6 @@ class Core:
         self._last_error: BaseException | None = None
         self._generation = 0
         self._deadline = NEVER  # of the maintenance thread
-        self._mean_hold: float | None = None  # seconds, moving average
         self._mean_connect = 0.0  # seconds, moving average
         self._stats = Stats()
         self._full: list[threading.Event] = []  # of those in wait()
@@ -222,7 +220,7 @@ class Core:
             "opening": len(self._opening),
             "closing": len(self._closing),
             "waiting": len(self._queue),
-            "longest_wait": now - self._queue.first().since if self._queue else 0.0,
+            "longest_wait": now - self._queue[0].since if self._queue else 0.0,
             "closed": self._closed,
             "suspended": self._suspended,
             "last_error": one_line(self._outage.error) if self._outage is not None else None,
@@ -257,7 +255,7 @@ def _loan(slot: Slot, now: float) -> dict[str, Any]:
     """One loan as a snapshot shows it; a slot just handed over is its waiter's already."""
     lent = slot.loans is not None
     waiter = slot.waiter  # looked at once: it accepts without the lock, and is gone then
-    thread = slot.thread if lent or waiter is None else waiter.loans.thread
+    thread = slot.thread if lent or waiter is None else waiter.thread
     return {
         "held": max(0.0, now - (slot.since if lent else slot.idle_since)),
         "thread": explain.thread_name(thread),

@@ -41,6 +41,7 @@ logger = logging.getLogger("django_connpool.pool")
 
 HASTIEST_ANSWER = 0.1  # seconds a server may take, however little time its borrower has
 LOOKED_AT = 8  # idle connections, for one that is not being cleaned
+_NOT_LOCKED = "cannot release un-acquired lock"  # says `threading.RLock`, and gevent's
 
 
 class Lending(Upkeep, Generic[CT]):
@@ -63,7 +64,9 @@ class Lending(Upkeep, Generic[CT]):
             # take a slot that the code it interrupted has in hand.
             if not self._idle or self._lock._is_owned():
                 return self._getconn_slowly(timeout, None)
-            with self._lock:
+            lock = self._lock
+            try:  # see `_interrupt_behind`
+                lock.acquire()
                 if self._serving and self._idle and (last := self._idle[-1]).state is IDLE:
                     if last.cleaning is not None:
                         last = self._prefer_ready()
@@ -72,18 +75,22 @@ class Lending(Upkeep, Generic[CT]):
                     slot, last.state = last, LOAN
                     del self._idle[-1]
                     self._stats.requests_num += 1
+            finally:
+                lock.release()
             if slot is not None:
                 now = self._clock()
                 if (now < slot.vet_at and is_alive(slot)) or self._is_fit(slot, now, timeout):
                     return self._lend(slot, now, this_thread.loans)
             return self._getconn_slowly(timeout, None if slot is None else now)
-        except BaseException:
+        except BaseException as error:
             if slot is not None:
                 # Nothing is called before the slot is noted, so no second interrupt loses it.
                 if slot.state is LOAN:
                     slot.state = RETURNING
                 self._strays.append(slot)
                 self._put_back(slot)
+            if (interrupt := _interrupt_behind(error)) is not None:
+                raise interrupt from None
             raise
 
     def _lend(self, slot: Slot, now: float, loans: Loans) -> CT:
@@ -188,16 +195,19 @@ class Lending(Upkeep, Generic[CT]):
         seconds = self.timeout if timeout is None else timeout
         now = self._clock()
         began = now if since is None else since
-        waiter = Waiter(began, since is not None, this_thread.loans)
+        waiter = Waiter(began, since is not None)
         try:
             while True:
-                with self._lock:
+                lock = self._lock
+                try:  # see `_interrupt_behind`
+                    lock.acquire()
                     queued = self._stand_in_line(waiter, seconds)
+                finally:
+                    lock.release()
                 if self._news:
                     self._publish()
                     now = self._clock()  # a log handler may have taken its time
                 if queued:
-                    maintenance.attend(self._self)
                     if len(self._slots) < self._max_size or self._to_close:
                         self._staff()
                     if not waiter.wait(began + seconds - now):
@@ -211,7 +221,7 @@ class Lending(Upkeep, Generic[CT]):
                 # a borrower that did not use it.
                 is_fresh = queued and slot.cleaning is None and now < slot.idle_since + FRESH
                 if (is_fresh and is_alive(slot)) or self._is_fit(slot, now, began + seconds - now):
-                    return self._lend(slot, now, waiter.loans)
+                    return self._lend(slot, now, this_thread.loans)
                 waiter.begin_again()
                 now = self._clock()
         except BaseException as error:
@@ -220,6 +230,8 @@ class Lending(Upkeep, Generic[CT]):
                 waiter.slot.state = RETURNING
             self._strays.append(waiter)
             self._give_up(waiter, error)
+            if (interrupt := _interrupt_behind(error)) is not None:
+                raise interrupt from None
             raise
 
     def _stand_in_line(self, waiter: Waiter, seconds: float) -> bool:
@@ -228,15 +240,16 @@ class Lending(Upkeep, Generic[CT]):
             self._check_open()
         if self._orphans or self._late or self._strays:
             self._bury_orphans()
-        if self._idle and self._idle[-1].state is not IDLE:
-            self._mend_idle()
-        if self._serving and self._idle:
-            last = self._prefer_ready() if self._idle[-1].cleaning else self._idle[-1]
-            waiter.slot, last.waiter, last.state = last, waiter, HANDED
-            del self._idle[-1]
-            self._stats.requests_num += not waiter.tries
-            waiter.tries += 1
-            return False
+        if self._idle:
+            if self._idle[-1].state is not IDLE:
+                self._mend_idle()
+            if self._serving and self._idle:
+                last = self._prefer_ready() if self._idle[-1].cleaning else self._idle[-1]
+                waiter.slot, last.waiter, last.state = last, waiter, HANDED
+                del self._idle[-1]
+                self._stats.requests_num += not waiter.tries
+                waiter.tries += 1
+                return False
         outage = self._outage
         if outage is not None and self._is_hopeless() and self._clock() < outage.hurry():
             raise again(outage.error)
@@ -250,13 +263,14 @@ class Lending(Upkeep, Generic[CT]):
             )
         if not self._queue:
             self._line_since = self._clock()
+            maintenance.attend(self._self)
         if waiter.tries:
             self._queue.rejoin(waiter)
         else:
             self._stats.requests_queued += 1
             self._stats.requests_num += 1
             waiter.tries = 1
-            self._queue[waiter] = None
+            self._queue.append(waiter)
         return True
 
     def _leave_line(self, waiter: Waiter, seconds: float) -> None:
@@ -275,7 +289,8 @@ class Lending(Upkeep, Generic[CT]):
             self._stats.requests_num += not waiter.tries
             self._stats.requests_errors += 1
             self._stats.requests_timeouts += isinstance(error, PoolTimeout)
-            self._stats.wait.add(self._clock() - waiter.since)
+            self._stats.wait.note(self._clock() - waiter.since)
+            self._stats.count()
         if waiter.slot is not None or self._to_close:
             self._staff()
 
@@ -306,8 +321,11 @@ class Lending(Upkeep, Generic[CT]):
         connection is not on loan from this pool (another pool's, or given back before);
         in `strict` mode ProgrammingError, when it has been rolled back and is with the pool.
         """
-        slot: Slot | None = getattr(conn, "_slot", None)
-        if slot is None or slot.state is not LOAN or slot not in self._slots:
+        try:
+            slot: Slot | None = conn._slot  # type: ignore[attr-defined]
+        except AttributeError:
+            slot = None
+        if slot is None or slot.state is not LOAN or slot.pool is not self._self:
             self._refuse(conn, slot)
             return
         if self._lock._is_owned():
@@ -338,17 +356,23 @@ class Lending(Upkeep, Generic[CT]):
             if unfit:
                 self._discard(slot, unfit, conn)
             else:
-                now = self._clock()
-                with self._lock:
+                waiter, now, lock = None, self._clock(), self._lock
+                try:  # see `_interrupt_behind`
+                    lock.acquire()
                     if slot.state is LOAN:  # or another thread has been faster
                         # One line, so that no interrupt finds a loan that is half over.
                         over, slot.state = True, RETURNING
-                        self._end_loan(slot, now)
-                        self._settle(slot, conn, now)
+                        waiter = self._come_free(slot, conn, now)
                         self._moved_at = now
-        except BaseException:
+                finally:
+                    lock.release()
+                if waiter is not None:
+                    waiter.wake()
+        except BaseException as error:
             self._strays.append(slot)  # first, as in `getconn`
             self._put_back(slot, not over)
+            if (interrupt := _interrupt_behind(error)) is not None:
+                raise interrupt from None
             raise
         if not over and not unfit:
             self._refuse(conn, slot)
@@ -443,12 +467,8 @@ class Lending(Upkeep, Generic[CT]):
         with self._lock:
             if slot.state is not LOAN:  # another thread has given it back meanwhile
                 return
-            if conn is not None:
-                self._end_loan(slot, self._clock())
-                self._stats.returns_bad += 1
-            self._retire(slot, reason)
-            if conn is not None:
-                slot.conn = conn  # last: as long as it is on loan its borrower holds it alone
+            self._stats.returns_bad += conn is not None  # else it was not lent yet
+            self._settle(slot, slot.conn if conn is None else conn, self._clock(), reason)
         self._staff()
 
     def _discard_dead(self, slot: Slot) -> None:
@@ -458,3 +478,15 @@ class Lending(Upkeep, Generic[CT]):
             self._stats.connections_lost += 1
             self._condemn()
         self._staff()
+
+
+def _interrupt_behind(error: BaseException) -> BaseException | None:
+    """What kept the lock from being taken, if the error is what `release` says of that.
+
+    Where every loan comes by, the lock is taken by hand, inside the block whose end releases
+    it: `with` costs 0.3 µs more. Between `acquire` and the rest of the block, or its end and
+    `release`, no interrupt strikes: the interpreter looks for signals when a call has returned.
+    """
+    if isinstance(error, RuntimeError) and str(error).startswith(_NOT_LOCKED):
+        return error.__context__
+    return None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from typing import Any
 
 from .cleaning import CLEAN_TIMEOUT
@@ -24,49 +23,67 @@ from .slot import (
     SURPLUS,
     Slot,
 )
-from .stats import BOUNDS
+
+COUNT_AT = 256  # loans of a connection, after which those noted are counted
 
 
 class Line(Core):
     """A slot that comes free goes to the first in line, to the idle ones, or out."""
 
-    def _end_loan(self, slot: Slot, now: float) -> None:
-        """Under the lock: book a loan that ends, and cut the slot loose from its thread."""
-        if slot.loans is None:  # an interrupt struck before it was lent
-            return
-        slot.loans.discard(slot)
-        slot.loans = None
-        slot.uses += 1
-        if slot.uses == self.max_uses:
-            slot.retire_at = AT_ONCE
-        held = now - slot.since
-        hold = self._stats.hold  # `add` by hand: every loan comes by here
-        hold.total += held
-        hold.buckets[bisect_left(BOUNDS, held)] += 1
-        mean = self._mean_hold
-        self._mean_hold = held if mean is None else mean + 0.2 * (held - mean)
-        if slot.reported:
-            slot.reported = False
-            self._tell("a loan reported as a leak was given back after %.1f s", held)
+    def _settle(self, slot: Slot, conn: Any, now: float, unfit: str = "") -> None:
+        """Under the lock: end the loan, if any, and bring the connection to rest.
 
-    def _settle(self, slot: Slot, conn: Any, now: float) -> None:
-        """Under the lock: bring a fit connection to rest: the first in line, idle, or closed."""
+        It goes to the first in line, to the idle ones, or out: if it is `unfit`, which says
+        why, or for a reason of the pool's.
+        """
+        waiter = self._come_free(slot, conn, now, unfit)
+        if waiter is not None:
+            waiter.wake()
+
+    def _come_free(self, slot: Slot, conn: Any, now: float, unfit: str = "") -> Waiter | None:
+        """Under the lock: as `_settle`, but return who was served and is still to be woken.
+
+        Every loan comes by here, so this calls nothing that it can do itself.
+        """
+        loans = slot.loans
+        if loans is not None:  # or it was not lent, or an interrupt struck before it was
+            loans.discard(slot)
+            slot.loans = None
+            if self.max_uses:
+                slot.uses += 1
+                if slot.uses == self.max_uses:
+                    slot.retire_at = AT_ONCE
+            self._stats.hold.note(now - slot.since)
+            if slot.reported:
+                slot.reported = False
+                held = now - slot.since
+                self._tell("a loan reported as a leak was given back after %.1f s", held)
+        if unfit:
+            self._retire(slot, unfit)
+            slot.conn = conn  # last: an interrupt in between must not make it look tidied
+            return None
         slot.conn = conn
         slot.note = slot.pinned = None
         watch = slot.watch
-        watch.loan += 1
+        watch.loan = loan = watch.loan + 1
         watch.last, watch.called = None, False
         if watch.dirt or slot.birth.touch.touched:
             watch.forget()
             slot.birth.loan_begins()
-        waiter = self._first_waiting() if self._queue and self._serving else None
+        if not loan % COUNT_AT:
+            self._stats.count()
+        queue, waiter = self._queue, None
+        if queue and self._serving:
+            waiter = queue[0]
+            if waiter.slot is not None or self._strays:
+                waiter = self._first_waiting()
         if (
             now >= slot.retire_at
             or len(self._slots) > self._max_size + len(self._closing)
             or (self._winding_up and waiter is None)
         ):
             self._retire(slot, self._reason_to_close(slot))
-            return
+            return None
         slot.idle_since = now
         vet_at = now + self._ping_after
         slot.vet_at = vet_at if vet_at < slot.retire_at else slot.retire_at
@@ -74,12 +91,16 @@ class Line(Core):
             slot.vet_at = AT_ONCE
             self._schedule(now + CLEAN_TIMEOUT)
         if waiter is not None:
-            self._hand_over(slot, waiter, now)
-            return
+            self._stats.wait.note(now - waiter.since)
+            slot.waiter = waiter
+            waiter.slot, slot.state = slot, HANDED
+            del queue[0]
+            return waiter
         self._idle.append(slot)
         slot.state = IDLE
         if slot.retire_at < self._deadline or now + self.max_idle < self._deadline:
             self._schedule(min(now + self.max_idle, slot.retire_at))
+        return None
 
     def _reason_to_close(self, slot: Slot) -> str:
         if self._winding_up:
@@ -88,15 +109,12 @@ class Line(Core):
             return DRAINED
         return EXPIRED if self._clock() >= slot.retire_at else SURPLUS
 
-    def _settle_or_retire(self, slot: Slot, conn: Any, now: float) -> None:
+    def _settle_if_clean(self, slot: Slot, conn: Any) -> None:
         """Under the lock, where nothing may be sent: keep a session only if it is clean."""
         if conn is not None:
             conn.__dict__["_pool"] = None
-        if conn is not None and self._is_clean(slot, conn):
-            self._settle(slot, conn, now)
-        else:
-            self._retire(slot, RECLAIMED)
-            slot.conn = conn  # last: an interrupt in between must not make it look tidied
+        is_clean = conn is not None and self._is_clean(slot, conn)
+        self._settle(slot, conn, self._clock(), "" if is_clean else RECLAIMED)
 
     def _is_clean(self, slot: Slot, conn: Any) -> bool:
         try:
@@ -112,8 +130,8 @@ class Line(Core):
             return False
 
     def _hand_over(self, slot: Slot, waiter: Waiter, now: float) -> None:
-        """Under the lock: give a slot to the first in line."""
-        self._stats.wait.add(now - waiter.since)
+        """Under the lock: give a slot to the first in line, and wake it."""
+        self._stats.wait.note(now - waiter.since)
         slot.waiter = waiter
         waiter.slot, slot.state = slot, HANDED
         self._queue.let_go(waiter)
@@ -121,7 +139,7 @@ class Line(Core):
     def _first_waiting(self) -> Waiter | None:
         """Under the lock: the first in line that nobody has served yet."""
         while self._queue:
-            waiter = self._queue.first()
+            waiter = self._queue[0]
             if waiter.slot is None and waiter not in self._strays:
                 return waiter
             self._queue.let_go(waiter)  # an interrupt kept it in line

@@ -177,7 +177,7 @@ class ConnectionPool(Lending[CT]):
         workers (gunicorn's --preload). The workers fill up at their first use.
         """
         with self._lock:
-            used = self._mean_hold is not None or self._on_loan() or self._queue
+            used = self._stats.mean_hold() is not None or self._on_loan() or self._queue
             if used or not self._warmed or self._opening:
                 return
             self._keep_min = self._warmed = False
@@ -392,7 +392,7 @@ class ConnectionPool(Lending[CT]):
     def pop_stats(self) -> dict[str, int]:
         """As `get_stats`, and start counting anew."""
         with self._lock:
-            stats, self._stats = self._stats, Stats()
+            stats, self._stats = self._stats, Stats(self._stats.mean_hold())
             return stats.as_dict() | self._measures()
 
     def snapshot(self) -> dict[str, Any]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
+from collections import deque
+from contextlib import suppress
 from itertools import takewhile
 from threading import TIMEOUT_MAX
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .slot import Loans, Slot
+    from .slot import Slot
 
 
 class Waiter:
@@ -20,22 +21,31 @@ class Waiter:
     accepted or still with its giver, never with nobody.
     """
 
-    __slots__ = ("error", "gate", "loans", "since", "slot", "tries")
+    __slots__ = ("error", "gate", "since", "slot", "thread", "tries")
 
-    def __init__(self, since: float, tries: int, loans: Loans) -> None:
+    def __init__(self, since: float, tries: int) -> None:
         self.since = since
-        self.loans = loans  # of its thread
         self.tries = tries  # how often it has asked so far: again, when what it got was dead
         self.slot: Slot | None = None
         self.error: BaseException | None = None
-        # Looked up now: gevent may patch it after this module was imported.
+        # Looked up now: gevent may patch them after this module was imported.
+        self.thread = threading.get_ident()
         self.gate = gate = threading.Lock()
         gate.acquire()
 
     def begin_again(self) -> None:
         """Get ready to stand in line once more; what it was given is gone."""
         self.slot = None
-        self.gate.acquire(blocking=False)
+        # Another gate: whoever served it may be about to open that one.
+        self.gate = gate = threading.Lock()
+        gate.acquire()
+
+    def wake(self) -> None:
+        """Open its gate, once it is served; doing it twice is harmless."""
+        try:  # noqa: SIM105 - that costs more than all the rest
+            self.gate.release()
+        except RuntimeError:
+            pass
 
     def wait(self, timeout: float) -> bool:
         """Sleep until served, at most `timeout` seconds; say whether woken."""
@@ -44,30 +54,23 @@ class Waiter:
         return self.gate.acquire(True, timeout if timeout < TIMEOUT_MAX else TIMEOUT_MAX)
 
 
-class WaitQueue(OrderedDict[Waiter, None]):
-    """Waiters in order of arrival; joining, leaving and serving cost the same at any length.
+class WaitQueue(deque[Waiter]):
+    """Waiters in order of arrival; joining and serving cost the same at any length.
 
-    An ordered dictionary, because a waiter that times out leaves from the middle, for
-    which a deque would have to search. A newcomer takes its place as a key, with None as its
-    value. The pool's lock guards it.
+    Leaving too, for who has waited longest: only somebody in the middle of the line is
+    looked for, at some nanoseconds a waiter. The pool's lock guards it.
     """
 
     def rejoin(self, waiter: Waiter) -> None:
         """Take a place by arrival: of one that was served something dead."""
-        self[waiter] = None
-        before = list(takewhile(lambda other: other.since < waiter.since, self))
-        for one in reversed([*before, waiter]):
-            self.move_to_end(one, last=False)
+        self.insert(sum(1 for _ in takewhile(lambda one: one.since < waiter.since, self)), waiter)
 
     def leave(self, waiter: Waiter) -> None:
-        self.pop(waiter, None)
+        with suppress(ValueError):
+            self.remove(waiter)
 
     def let_go(self, waiter: Waiter) -> None:
-        """Open the gate of one that is served; doing it twice is harmless."""
+        """Wake one that is served, and have it leave; doing it twice is harmless."""
         # In this order: after an interrupt it is in line and found again, or awake and leaves.
-        if waiter.gate.locked():
-            waiter.gate.release()
-        self.pop(waiter, None)
-
-    def first(self) -> Waiter:
-        return next(iter(self))
+        waiter.wake()
+        self.leave(waiter)

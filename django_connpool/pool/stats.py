@@ -10,23 +10,42 @@ BOUNDS = (0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0)
 
 
 class Histogram:
-    """How often a duration fell into each bucket, and their sum in seconds."""
+    """How often a duration fell into each bucket, and their sum in seconds.
 
-    __slots__ = ("buckets", "total")
+    Durations are only noted, with `note`, and counted by `count`: when somebody looks, and
+    now and then. Counting touches much memory, which a busy pool would do twice a loan.
+    """
 
-    def __init__(self) -> None:
-        self.buckets = [0] * (len(BOUNDS) + 1)
-        self.total = 0.0
+    __slots__ = ("_buckets", "_noted", "_total", "mean", "note")
 
-    def add(self, seconds: float) -> None:
-        self.total += seconds
-        self.buckets[bisect_left(BOUNDS, seconds)] += 1
+    def __init__(self, mean: float | None = None) -> None:
+        self._buckets = [0] * (len(BOUNDS) + 1)
+        self._total = 0.0
+        self.mean = mean  # seconds, moving average of those counted
+        self._noted: list[float] = []
+        self.note = self._noted.append
+
+    def count(self) -> None:
+        """Count what was noted."""
+        noted = self._noted[:]
+        del self._noted[: len(noted)]
+        for seconds in noted:
+            self._total += seconds
+            self._buckets[bisect_left(BOUNDS, seconds)] += 1
+            mean = self.mean
+            self.mean = seconds if mean is None else mean + 0.2 * (seconds - mean)
+
+    @property
+    def total(self) -> float:
+        self.count()
+        return self._total
 
     def as_dict(self) -> dict[str, Any]:
+        self.count()
         return {
-            "count": sum(self.buckets),
-            "sum": round(self.total, 6),
-            "buckets": dict(zip([*map(str, BOUNDS), "+Inf"], self.buckets, strict=True)),
+            "count": sum(self._buckets),
+            "sum": round(self._total, 6),
+            "buckets": dict(zip([*map(str, BOUNDS), "+Inf"], self._buckets, strict=True)),
         }
 
 
@@ -49,7 +68,7 @@ class Stats:
         "wait",
     )
 
-    def __init__(self) -> None:
+    def __init__(self, mean_hold: float | None = None) -> None:
         self.requests_num = 0
         self.requests_queued = 0
         self.requests_errors = 0
@@ -61,8 +80,18 @@ class Stats:
         self.loans_reclaimed = 0
         self.closed: dict[str, int] = {}  # reason: how many
         self.wait = Histogram()
-        self.hold = Histogram()
+        self.hold = Histogram(mean_hold)
         self.connect = Histogram()
+
+    def count(self) -> None:
+        """Count what was only noted so far."""
+        for histogram in (self.wait, self.hold, self.connect):
+            histogram.count()
+
+    def mean_hold(self) -> float | None:
+        """How long loans last, in seconds, as a moving average; None before the first."""
+        self.hold.count()
+        return self.hold.mean
 
     def closed_for(self, reason: str) -> None:
         self.closed[reason] = self.closed.get(reason, 0) + 1

@@ -156,7 +156,7 @@ class Supply(Line):
             on_loan=self._on_loan(),
             stalled_for=now - max(self._line_since, self._moved_at),
             pressed_for=now - max(self._line_since, self._grew_at),
-            mean_hold=self._mean_hold,
+            mean_hold=self._stats.mean_hold(),
             mean_connect=self._mean_connect,
         )
         if not worth and len(self._queue) > promising:
@@ -197,7 +197,7 @@ class Supply(Line):
             # Capped, so that one which hung does not make us wait for the next ones as long.
             self._mean_connect += (0.3 if mean else 1.0) * (min(took, SLOWEST_CONNECT) - mean)
             self._stats.connections_num += 1
-            self._stats.connect.add(took)
+            self._stats.connect.note(took)
             recovered, self._outage = self._outage is not None, None
             self._opening.discard(slot)
             slot.opened_at = now

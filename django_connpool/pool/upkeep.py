@@ -83,8 +83,7 @@ class Upkeep(Supply):
             del self._late[0]
             if slot.state is LOAN and slot.watch.loan == loan and slot in self._slots:
                 slot.state = RETURNING
-                self._end_loan(slot, self._clock())
-                self._settle_or_retire(slot, conn, self._clock())
+                self._settle_if_clean(slot, conn)
         except BaseException:
             with suppress(ValueError):
                 self._late.remove((slot, conn, loan))
@@ -108,9 +107,7 @@ class Upkeep(Supply):
                 slot.purpose(),
             )
             slot.state = RETURNING
-            self._end_loan(slot, self._clock())
-            slot.conn = conn
-            self._retire(slot, RECLAIMED)
+            self._settle(slot, conn, self._clock(), RECLAIMED)
         except BaseException:
             with suppress(ValueError):
                 self._orphans.remove((slot, loans))
@@ -165,10 +162,9 @@ class Upkeep(Supply):
             if waiter is not None:
                 self._queue.let_go(waiter)
         elif slot.state is RETURNING:
-            self._end_loan(slot, self._clock())
             slot.waiter = None
             conn = slot.conn or (slot.ref() if slot.ref is not None else None)
-            self._settle_or_retire(slot, conn, self._clock())
+            self._settle_if_clean(slot, conn)
 
     def tick(self) -> None:
         """Do what time brings. Called by the maintenance thread at the deadline."""

@@ -13,7 +13,7 @@ import weakref
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from psycopg import (
     ClientCursor,
@@ -305,6 +305,9 @@ class _Watched:
     Every statement comes by here, so this calls as little as it can.
     """
 
+    if not TYPE_CHECKING:
+        __slots__ = ()  # see `_with_front`
+
     _conn: Any
     _closed: bool
     _loan = -1
@@ -349,6 +352,9 @@ class _WatchedPlain(_Watched):
     What psycopg does in four calls and two generators is done here in one call each, so that
     being watched costs next to nothing. See `_is_plain`.
     """
+
+    if not TYPE_CHECKING:
+        __slots__ = ()
 
     _watch: Watch
     _reset: Callable[[], None]
@@ -496,7 +502,12 @@ def _recorded(cursor_class: type) -> type:
 
 
 def _with_front(front: type, cursor_class: type) -> type:
-    names = {"__module__": cursor_class.__module__, "__qualname__": cursor_class.__qualname__}
+    names: dict[str, Any] = {
+        "__module__": cursor_class.__module__,
+        "__qualname__": cursor_class.__qualname__,
+    }
+    if front is _WatchedPlain and not cursor_class.__dictoffset__:
+        names["__slots__"] = ("_loan", "_watch")  # psycopg's have no dictionary either
     return type(cursor_class.__name__, (front, cursor_class), names)
 
 

@@ -29,6 +29,7 @@ from psycopg.pq import ExecStatus, TransactionStatus
 import django_connpool.pool
 from django_connpool.pool import ConnectionPool, PoolClosed, PoolTimeout, TooManyRequests, outage
 from django_connpool.pool.lending import Lending
+from django_connpool.pool.line import COUNT_AT
 from django_connpool.pool.loan import Loan
 from django_connpool.pool.maintenance import maintenance
 from django_connpool.pool.queue import Waiter, WaitQueue
@@ -54,7 +55,7 @@ def _is_of_the_pool(frame: FrameType) -> bool:
 
 
 def _is_safe(frame: FrameType) -> bool:
-    """Whether this line is the end of a `with`, or does nothing: no interrupt strikes there.
+    """Whether this line gives the lock back, or does nothing: no interrupt strikes there.
 
     The interpreter looks for signals after calls and at the start of loops and functions,
     so never between the last instruction of the body and the release of the lock, nor before
@@ -66,7 +67,7 @@ def _is_safe(frame: FrameType) -> bool:
     if frame.f_lineno in safe_in_handlers(frame.f_code.co_filename):
         return True
     line = linecache.getline(frame.f_code.co_filename, frame.f_lineno).strip()
-    if line == "try:":
+    if line.startswith("try:") or line in ("finally:", "lock.release()"):
         return True
     if not line.startswith("with self._lock"):
         return False
@@ -425,6 +426,27 @@ def what_a_finalizer_gave_back(pool: ConnectionPool[Any]) -> Iterator[Step]:
 
 
 @contextmanager
+def what_a_finalizer_gave_back_while_somebody_waits(pool: ConnectionPool[Any]) -> Iterator[Step]:
+    conns = [pool.getconn() for _ in range(pool.max_size)]
+    rival = Rival(pool)
+    with mock.patch.object(maintenance, "poke", lambda: None):
+        with pool._lock:
+            give_back(*conns)
+        conns.clear()
+        yield borrow_and_give_back
+    maintenance.poke()
+    rival.assert_served()
+
+
+@contextmanager
+def the_loan_after_which_they_are_counted(pool: ConnectionPool[Any]) -> Iterator[Step]:
+    pool.putconn(pool.getconn())
+    for slot in pool._slots:
+        slot.watch.loan = COUNT_AT - 1
+    yield borrow_and_give_back
+
+
+@contextmanager
 def leaks_that_are_watched(pool: ConnectionPool[Any]) -> Iterator[Step]:
     pool.leak_after, pool._describe = 600.0, lambda: "GET /"
 
@@ -658,8 +680,9 @@ def a_loan_given_back_twice(pool: ConnectionPool[Any]) -> Iterator[Step]:
 
     def step(pool: ConnectionPool[Any]) -> None:
         pool.putconn(conn)
-        with suppress(ValueError):
-            pool.putconn(conn)
+        for again in (conn, object()):
+            with suppress(ValueError):
+                pool.putconn(again)
 
     yield step
 
@@ -913,6 +936,8 @@ SCENES = [
     what_a_thread_that_ended_left,
     a_dead_borrower_before_who_does_not_wait,
     what_a_finalizer_gave_back,
+    what_a_finalizer_gave_back_while_somebody_waits,
+    the_loan_after_which_they_are_counted,
     leaks_that_are_watched,
     a_session_to_clean,
     sessions_being_cleaned,
@@ -1009,7 +1034,7 @@ BORROWING = [
     *(Lending._give_up, Lending._timeout),
     *(Lending._came_clean, Lending._prefer_ready, Lending._clean),
     *(Lending._hand_over, WaitQueue.let_go, Lending._bury_orphans, Lending._is_orphan),
-    *(Lending.putconn, Lending._complaint, Lending._tidy, Lending._end_loan, Lending._settle),
+    *(Lending.putconn, Lending._complaint, Lending._tidy, Lending._come_free, Lending._settle),
     *(Loan.__enter__, Loan.__exit__),
 ]
 CLEANING_UP_CODE = [
@@ -1019,6 +1044,8 @@ CLEANING_UP_CODE = [
 # What only happens after an interrupt, or in a finalizer or signal handler inside the pool.
 ELSEWHERE = {
     "self._mend_idle()",
+    "waiter = self._first_waiting()",
+    "raise interrupt from None",
     "raise OperationalError(",
     # Before anything is borrowed.
     'raise RuntimeError("this block is under way already: call connection() for another")',

@@ -13,7 +13,7 @@ from psycopg import OperationalError
 from django_connpool.pool import ConnectionPool, PoolTimeout
 from django_connpool.pool.maintenance import maintenance
 from django_connpool.pool.queue import Waiter
-from django_connpool.pool.slot import HANDED, LOAN, Loans, Slot
+from django_connpool.pool.slot import HANDED, LOAN, Slot
 from tests.pool.real.helpers import until
 
 from .fake import FakeConnection, FakeServer, fake_pool, working_pool
@@ -65,7 +65,7 @@ def handed_over(pool: ConnectionPool[Any], looks: int) -> Slot:
     """One slot of the pool, on its way to a waiter that accepts at the worst moment."""
     Accepting.looks = looks
     slot: Slot = pool._idle.pop()
-    slot.waiter, slot.state = Waiter(pool._clock(), 0, Loans(1)), HANDED
+    slot.waiter, slot.state = Waiter(pool._clock(), 0), HANDED
     slot.waiter.slot = slot
     slot.__class__ = Accepting
     return slot

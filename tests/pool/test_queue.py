@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from django_connpool.pool.queue import Waiter, WaitQueue
-from django_connpool.pool.slot import Loans
 
 
 def line(*since: float) -> tuple[WaitQueue, list[Waiter]]:
     queue = WaitQueue()
-    waiters = [Waiter(moment, 0, Loans(1)) for moment in since]
+    waiters = [Waiter(moment, 0) for moment in since]
     for waiter in waiters:
-        queue[waiter] = None
+        queue.append(waiter)
     return queue, waiters
 
 
 def test_newcomers_stand_last() -> None:
     queue, waiters = line(1, 2, 3)
     assert list(queue) == waiters
-    assert queue.first() is waiters[0]
+    assert queue[0] is waiters[0]
 
 
 def test_one_that_gives_up_leaves_from_the_middle_and_may_do_so_twice() -> None:
@@ -39,7 +38,7 @@ def test_those_that_were_served_something_dead_take_their_old_places() -> None:
 
 def test_one_that_found_a_dead_connection_before_it_queued_has_its_place_by_arrival() -> None:
     queue, (first, second) = line(1, 3)
-    late = Waiter(2, 1, Loans(1))
+    late = Waiter(2, 1)
     queue.rejoin(late)
     assert list(queue) == [first, late, second]
 

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import pytest
+
+from django_connpool.pool import PoolTimeout
+from django_connpool.pool.line import COUNT_AT
 from django_connpool.pool.stats import BOUNDS, Histogram, Stats
+
+from .fake import FakeServer, working_pool
 
 
 def test_a_duration_falls_into_the_first_bucket_that_is_wide_enough() -> None:
     histogram = Histogram()
     for seconds in (0.0, BOUNDS[0], BOUNDS[0] * 1.01, BOUNDS[-1], BOUNDS[-1] + 1):
-        histogram.add(seconds)
+        histogram.note(seconds)
     seen = histogram.as_dict()
     assert seen["count"] == 5
     assert seen["sum"] == round(BOUNDS[0] * 2.01 + BOUNDS[-1] * 2 + 1, 6)
@@ -19,9 +25,9 @@ def test_a_duration_falls_into_the_first_bucket_that_is_wide_enough() -> None:
 def test_the_keys_of_psycopg_pool_are_there_in_its_units() -> None:
     stats = Stats()
     stats.requests_num = 2
-    stats.wait.add(0.25)
-    stats.hold.add(1.5)
-    stats.connect.add(0.125)
+    stats.wait.note(0.25)
+    stats.hold.note(1.5)
+    stats.connect.note(0.125)
     seen = stats.as_dict()
     assert seen["requests_num"] == 2
     assert seen["requests_wait_ms"] == 250
@@ -34,3 +40,31 @@ def test_closed_connections_are_counted_by_reason() -> None:
     for reason in ("lost", "expired", "lost"):
         stats.closed_for(reason)
     assert stats.closed == {"lost": 2, "expired": 1}
+
+
+def test_what_is_noted_is_counted_before_it_takes_much_room() -> None:
+    with working_pool(FakeServer(), max_size=1) as pool:
+        for _ in range(2 * COUNT_AT):
+            pool.putconn(pool.getconn())
+        assert len(pool._stats.hold._noted) < COUNT_AT
+        assert pool.snapshot()["histograms"]["hold"]["count"] == 2 * COUNT_AT
+
+
+def test_who_waits_in_vain_is_counted_at_once() -> None:
+    with working_pool(FakeServer(), max_size=1) as pool:
+        conn = pool.getconn()
+        for _ in range(3):
+            with pytest.raises(PoolTimeout):
+                pool.getconn(timeout=0)
+        assert pool._stats.wait._noted == []
+        assert pool.snapshot()["histograms"]["wait"]["count"] == 3
+        pool.putconn(conn)
+
+
+def test_counting_anew_does_not_forget_how_long_loans_last() -> None:
+    with working_pool(FakeServer(), max_size=1) as pool:
+        pool.putconn(pool.getconn())
+        before = pool._stats.mean_hold()
+        assert pool.pop_stats()["usage_ms"] >= 0
+        assert pool._stats.mean_hold() == before is not None
+        assert pool.snapshot()["histograms"]["hold"]["count"] == 0

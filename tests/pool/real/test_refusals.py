@@ -308,7 +308,8 @@ def test_a_log_handler_may_borrow(make_pool: MakePool, fake_server: FakeServer, 
         until(lambda: any("was given back after" in line for line in lines))
         Borrower(logs).got()
         # Connections come back sooner than new ones open, so at first it is not worth one more.
-        logs._mean_hold, logs._mean_connect = 0.0, 0.1
+        logs._stats.hold.count()
+        logs._stats.hold.mean, logs._mean_connect = 0.0, 0.1
         logs.getconn()
         until(lambda: any("never given back" in line for line in lines))
     finally:
