@@ -376,9 +376,10 @@ class ConnectionPool(Lending[CT]):
 
     def abandon(self, grave: Any) -> None:
         """In a forked child: forget the parent's connections without touching its sockets."""
-        slots, was_open = list(self._slots), not self._closed
+        slots, was_open, suspended = list(self._slots), not self._closed, self._suspended
         self._start_empty()
-        self._closed, self._serving = not was_open, was_open
+        self._closed, self._suspended = not was_open, suspended
+        self._serving = was_open and not suspended
         for slot in slots:
             slot.bury()
             if slot.pgconn is not None:

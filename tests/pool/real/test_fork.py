@@ -352,3 +352,27 @@ def test_multiprocessing_by_fork_works(dsn: str) -> None:
         dsn,
         warnings="ignore",
     )
+
+
+def test_a_child_of_a_suspended_pool_lends_nothing_until_it_resumes(dsn: str) -> None:
+    lines = run_python(
+        COMMON
+        + """
+    def work():
+        from django_connpool.pool import PoolTimeout
+        try:
+            pool.getconn(timeout=0.05)
+        except PoolTimeout as error:
+            print("suspended" in str(error))
+        pool.resume()
+        print(len(ask(pool)))
+
+    ask(pool)
+    pool.suspend()
+    reap(in_child(work))
+    pool.resume()
+    print(len(ask(pool)))
+    """,
+        dsn,
+    ).splitlines()
+    assert lines == ["True", "1", "1"]
