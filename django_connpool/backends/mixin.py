@@ -165,7 +165,7 @@ class PooledDatabaseWrapperMixin(EarlyReleaseMixin):
             with self.wrap_database_errors:
                 raise
         else:
-            self._forget_transaction()
+            self.errors_occurred = False  # the rest is as the last transaction has left it
             self._take(binding, connection)
 
     def _take(self, binding: registry.Binding, connection: Any) -> None:
