@@ -415,26 +415,27 @@ def a_dead_borrower_before_who_does_not_wait(pool: ConnectionPool[Any]) -> Itera
 
 
 @contextmanager
-def what_a_finalizer_gave_back(pool: ConnectionPool[Any]) -> Iterator[Step]:
-    conns = [pool.getconn() for _ in range(pool.max_size)]
+def given_back_by_a_finalizer(pool: ConnectionPool[Any], conns: list[Any]) -> Iterator[None]:
     with mock.patch.object(maintenance, "poke", lambda: None):
         with pool._lock:
             give_back(*conns)
         conns.clear()
-        yield borrow_and_give_back
+        yield
     maintenance.poke()
+
+
+@contextmanager
+def what_a_finalizer_gave_back(pool: ConnectionPool[Any]) -> Iterator[Step]:
+    with given_back_by_a_finalizer(pool, [pool.getconn() for _ in range(pool.max_size)]):
+        yield borrow_and_give_back
 
 
 @contextmanager
 def what_a_finalizer_gave_back_while_somebody_waits(pool: ConnectionPool[Any]) -> Iterator[Step]:
     conns = [pool.getconn() for _ in range(pool.max_size)]
     rival = Rival(pool)
-    with mock.patch.object(maintenance, "poke", lambda: None):
-        with pool._lock:
-            give_back(*conns)
-        conns.clear()
+    with given_back_by_a_finalizer(pool, conns):
         yield borrow_and_give_back
-    maintenance.poke()
     rival.assert_served()
 
 
