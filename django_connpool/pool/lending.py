@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 from typing import Any, Generic, cast
 
@@ -65,7 +66,7 @@ class Lending(Upkeep, Generic[CT]):
             if not self._idle or self._lock._is_owned():
                 return self._getconn_slowly(timeout, None)
             lock = self._lock
-            try:  # see `_interrupt_behind`
+            try:  # see `_raise_interrupt`
                 lock.acquire()
                 if self._serving and self._idle and (last := self._idle[-1]).state is IDLE:
                     if last.cleaning is not None:
@@ -82,15 +83,14 @@ class Lending(Upkeep, Generic[CT]):
                 if (now < slot.vet_at and is_alive(slot)) or self._is_fit(slot, now, timeout):
                     return self._lend(slot, now, this_thread.loans)
             return self._getconn_slowly(timeout, None if slot is None else now)
-        except BaseException as error:
+        except BaseException:
             if slot is not None:
                 # Nothing is called before the slot is noted, so no second interrupt loses it.
                 if slot.state is LOAN:
                     slot.state = RETURNING
                 self._strays.append(slot)
                 self._put_back(slot)
-            if (interrupt := _interrupt_behind(error)) is not None:
-                raise interrupt from None
+            _raise_interrupt()
             raise
 
     def _lend(self, slot: Slot, now: float, loans: Loans) -> CT:
@@ -199,7 +199,7 @@ class Lending(Upkeep, Generic[CT]):
         try:
             while True:
                 lock = self._lock
-                try:  # see `_interrupt_behind`
+                try:  # see `_raise_interrupt`
                     lock.acquire()
                     queued = self._stand_in_line(waiter, seconds)
                 finally:
@@ -230,8 +230,7 @@ class Lending(Upkeep, Generic[CT]):
                 waiter.slot.state = RETURNING
             self._strays.append(waiter)
             self._give_up(waiter, error)
-            if (interrupt := _interrupt_behind(error)) is not None:
-                raise interrupt from None
+            _raise_interrupt()
             raise
 
     def _stand_in_line(self, waiter: Waiter, seconds: float) -> bool:
@@ -357,7 +356,7 @@ class Lending(Upkeep, Generic[CT]):
                 self._discard(slot, unfit, conn)
             else:
                 waiter, now, lock = None, self._clock(), self._lock
-                try:  # see `_interrupt_behind`
+                try:  # see `_raise_interrupt`
                     lock.acquire()
                     if slot.state is LOAN:  # or another thread has been faster
                         # One line, so that no interrupt finds a loan that is half over.
@@ -368,11 +367,10 @@ class Lending(Upkeep, Generic[CT]):
                     lock.release()
                 if waiter is not None:
                     waiter.wake()
-        except BaseException as error:
+        except BaseException:
             self._strays.append(slot)  # first, as in `getconn`
             self._put_back(slot, not over)
-            if (interrupt := _interrupt_behind(error)) is not None:
-                raise interrupt from None
+            _raise_interrupt()
             raise
         if not over and not unfit:
             self._refuse(conn, slot)
@@ -480,13 +478,13 @@ class Lending(Upkeep, Generic[CT]):
         self._staff()
 
 
-def _interrupt_behind(error: BaseException) -> BaseException | None:
-    """What kept the lock from being taken, if the error is what `release` says of that.
+def _raise_interrupt() -> None:
+    """Raise what kept the lock from being taken, if what is raised now says only that.
 
     Where every loan comes by, the lock is taken by hand, inside the block whose end releases
     it: `with` costs 0.3 µs more. Between `acquire` and the rest of the block, or its end and
     `release`, no interrupt strikes: the interpreter looks for signals when a call has returned.
     """
+    error = sys.exc_info()[1]
     if isinstance(error, RuntimeError) and str(error).startswith(_NOT_LOCKED):
-        return error.__context__
-    return None
+        raise error.__context__ or error from None

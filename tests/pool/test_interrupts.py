@@ -1046,7 +1046,6 @@ CLEANING_UP_CODE = [
 ELSEWHERE = {
     "self._mend_idle()",
     "waiter = self._first_waiting()",
-    "raise interrupt from None",
     "raise OperationalError(",
     # Before anything is borrowed.
     'raise RuntimeError("this block is under way already: call connection() for another")',
