@@ -222,7 +222,7 @@ class Lending(Upkeep, Generic[CT]):
                 is_fresh = queued and slot.cleaning is None and now < slot.idle_since + FRESH
                 if (is_fresh and is_alive(slot)) or self._is_fit(slot, now, began + seconds - now):
                     return self._lend(slot, now, this_thread.loans)
-                waiter.begin_again()
+                waiter = waiter.again()
                 now = self._clock()
         except BaseException as error:
             # As in `getconn`: noted first.

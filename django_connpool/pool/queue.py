@@ -33,12 +33,12 @@ class Waiter:
         self.gate = gate = threading.Lock()
         gate.acquire()
 
-    def begin_again(self) -> None:
-        """Get ready to stand in line once more; what it was given is gone."""
-        self.slot = None
-        # Another gate: whoever served it may be about to open that one.
-        self.gate = gate = threading.Lock()
-        gate.acquire()
+    def again(self) -> Waiter:
+        """The same borrower, to stand in line once more; what it was given is gone.
+
+        Another object: whoever served this one may still be about to wake it.
+        """
+        return Waiter(self.since, self.tries)
 
     def wake(self) -> None:
         """Open its gate, once it is served; doing it twice is harmless."""

@@ -116,6 +116,28 @@ def test_who_finds_something_dead_without_waiting_is_one_request(nobody_comes_by
         assert pool.get_stats()["requests_num"] == 2
 
 
+def test_a_wake_up_that_comes_late_is_not_for_who_stands_in_line_again() -> None:
+    server = FakeServer()
+    with working_pool(server, max_size=1) as pool:
+        conn = pool.getconn()
+        served: list[Any] = []
+        borrower = threading.Thread(target=lambda: served.append(pool.getconn(DEADLINE)))
+        borrower.start()
+        until(lambda: pool._queue)
+        waiter = pool._queue[0]
+        server.kill_all()
+        server.state = "starting"
+        with mock.patch.object(Waiter, "wake", lambda waiter: None):  # it has not come to that
+            pool.putconn(conn)
+        waiter.wake()  # by somebody else, who reads a note about the slot
+        until(lambda: pool._queue)  # for what it got was dead
+        waiter.wake()
+        server.state = "up"
+        borrower.join(DEADLINE)
+        assert served, "it woke up to nothing"
+        pool.putconn(served.pop())
+
+
 def test_in_a_suspended_pool_nobody_is_refused_for_an_outage() -> None:
     server = FakeServer()
     server.state = "down"

@@ -30,8 +30,8 @@ def test_those_that_were_served_something_dead_take_their_old_places() -> None:
     queue, (first, second, third) = line(1, 1, 2)
     for waiter in (first, second):
         queue.leave(waiter)
+    second, first = second.again(), first.again()
     for waiter in (second, first):
-        waiter.begin_again()
         queue.rejoin(waiter)
     assert list(queue) == [first, second, third]
 
@@ -52,12 +52,13 @@ def test_a_waiter_sleeps_until_it_is_woken() -> None:
     assert not waiter.wait(0)
 
 
-def test_a_waiter_that_begins_again_forgets_that_it_was_woken() -> None:
+def test_who_stands_in_line_again_is_not_woken_by_what_was_meant_for_the_last_time() -> None:
     queue, (waiter,) = line(0)
     queue.let_go(waiter)
-    waiter.begin_again()
-    assert waiter.slot is None
-    assert not waiter.wait(0)
+    again = waiter.again()
+    waiter.wake()
+    assert again.slot is None
+    assert not again.wait(0)
 
 
 def test_a_wait_longer_than_the_platform_knows_is_possible() -> None:
