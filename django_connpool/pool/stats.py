@@ -94,6 +94,8 @@ class Stats:
         return self.hold.mean
 
     def closed_for(self, reason: str) -> None:
+        """A connection is gone, and will not come to have its loans counted any more."""
+        self.count()
         self.closed[reason] = self.closed.get(reason, 0) + 1
 
     def as_dict(self) -> dict[str, int]:

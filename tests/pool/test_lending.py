@@ -14,6 +14,8 @@ from django_connpool.pool import ConnectionPool, PoolTimeout
 from django_connpool.pool.maintenance import maintenance
 from django_connpool.pool.queue import Waiter
 from django_connpool.pool.slot import HANDED, LOAN, Slot
+from django_connpool.pool.statements import Judge
+from django_connpool.pool.watch import Watch
 from tests.pool.real.helpers import until
 
 from .fake import FakeConnection, FakeServer, fake_pool, working_pool
@@ -212,6 +214,21 @@ def test_on_a_full_server_who_cannot_have_that_place_is_told() -> None:
         server.reap()
         borrower.join(DEADLINE / 2)
         assert "too many clients" in str(errors.pop())
+
+
+def test_where_connections_do_not_live_long_their_loans_are_counted_all_the_same() -> None:
+    def watch(conn: Any) -> None:
+        conn._watch = Watch(Judge())  # of its own, which counts its loans
+
+    with working_pool(FakeServer(), min_size=2, max_uses=10, configure=watch) as pool:
+        pool.wait(DEADLINE)
+        for _ in range(500):
+            pool.putconn(pool.getconn())
+        until(lambda: not (pool._opening or pool._closing))
+        stats = pool._stats
+        noted = [len(one._noted) for one in (stats.wait, stats.hold, stats.connect)]
+        assert max(noted) < 50, "they gather where nobody looks at them"
+        assert pool.snapshot()["histograms"]["hold"]["count"] == 500
 
 
 def test_what_a_pool_is_made_of_lies_in_slots() -> None:
