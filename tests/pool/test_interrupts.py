@@ -1047,6 +1047,7 @@ ELSEWHERE = {
     "self._mend_idle()",
     "waiter = self._first_waiting()",
     "raise OperationalError(",
+    "expect_free(error)",
     # Before anything is borrowed.
     'raise RuntimeError("this block is under way already: call connection() for another")',
 }

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
+import signal
 import threading
-from collections.abc import Iterator
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import partial
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
@@ -11,6 +18,7 @@ import pytest
 from psycopg import OperationalError
 
 from django_connpool.pool import ConnectionPool, PoolTimeout
+from django_connpool.pool.lending import Lending
 from django_connpool.pool.maintenance import maintenance
 from django_connpool.pool.queue import Waiter
 from django_connpool.pool.slot import HANDED, LOAN, Slot
@@ -21,6 +29,7 @@ from tests.pool.real.helpers import until
 from .fake import FakeConnection, FakeServer, fake_pool, working_pool
 
 DEADLINE = 10.0  # seconds
+RLock: Any = type(threading.RLock())
 
 
 @pytest.fixture
@@ -116,6 +125,108 @@ def test_who_finds_something_dead_without_waiting_is_one_request(nobody_comes_by
         server.kill_all()
         pool.putconn(pool.getconn())
         assert pool.get_stats()["requests_num"] == 2
+
+
+class Interrupt(BaseException):
+    """What a signal handler raises."""
+
+
+class Contended(RLock):
+    """The lock of a pool: who waits for it is interrupted, once."""
+
+    def __init__(self, interrupt: BaseException) -> None:
+        self.interrupts = [interrupt]
+
+    def acquire(self, *args: Any) -> Any:
+        if self.interrupts:
+            raise self.interrupts.pop()
+        return super().acquire(*args)
+
+
+def borrow(pool: ConnectionPool[Any]) -> Callable[[], Any]:
+    pool.putconn(pool.getconn())
+    return pool.getconn
+
+
+def stand_in_line(pool: ConnectionPool[Any]) -> Callable[[], Any]:
+    return pool.getconn
+
+
+def give_back(pool: ConnectionPool[Any]) -> Callable[[], Any]:
+    return partial(pool.putconn, pool.getconn())
+
+
+@pytest.mark.parametrize("what", [borrow, stand_in_line, give_back])
+def test_an_interrupt_of_who_waits_for_the_lock_is_raised_as_it_is(what: Any) -> None:
+    with working_pool(FakeServer(), max_size=1) as pool:
+        act = what(pool)
+        interrupt, handled, reason = Interrupt(), LookupError(), LookupError()
+        interrupt.__cause__ = reason
+        pool._lock = Contended(interrupt)
+        with pytest.raises(Interrupt) as caught:
+            try:
+                raise handled
+            except LookupError:
+                act()
+        assert caught.value is interrupt
+        assert interrupt.__context__ is handled
+        assert interrupt.__cause__ is reason
+        names = [entry.name for entry in caught.traceback]
+        assert len(names) == len(set(names)), "there is a line that only raises it again"
+        assert not pool._lock._is_owned()
+        pool.putconn(pool.getconn(DEADLINE))
+
+
+@pytest.mark.parametrize("what", [borrow, stand_in_line, give_back])
+def test_an_interrupt_of_who_waits_for_the_lock_keeps_nothing_alive(what: Any) -> None:
+    class Mine:
+        """Something of the borrower's own."""
+
+    def be_interrupted() -> weakref.ref[Mine]:
+        mine = Mine()
+        pool._lock = Contended(Interrupt())
+        with suppress(Interrupt):
+            act()
+        return weakref.ref(mine)
+
+    with working_pool(FakeServer(), max_size=1) as pool:
+        act = what(pool)
+        gc.disable()
+        try:
+            assert be_interrupted()() is None
+        finally:
+            gc.enable()
+
+
+def test_a_signal_while_somebody_is_refused_does_not_keep_the_lock() -> None:
+    # All in one call, so that the interpreter looks for the signal when the error is under way.
+    refuse = partial(sum, map(ctypes.CDLL(None)["raise"], [signal.SIGUSR1]), None)
+
+    def handle(*_: object) -> None:
+        raise Interrupt
+
+    pool = fake_pool(FakeServer())
+    pool.close()
+    before = signal.signal(signal.SIGUSR1, handle)
+    try:
+        with (
+            mock.patch.object(Lending, "_check_open", staticmethod(refuse)),
+            pytest.raises(Interrupt),
+        ):
+            pool.getconn()
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert not pool._lock._is_owned()
+
+
+def test_what_a_signal_handler_raises_is_not_taken_for_a_second_wake_up() -> None:
+    def handle() -> None:
+        raise RuntimeError("a signal")
+
+    waiter = Waiter(0.0, 0)
+    waiter.gate = SimpleNamespace(release=handle)  # type: ignore[assignment]
+    with pytest.raises(RuntimeError, match="a signal"):
+        waiter.wake()
 
 
 def test_a_wake_up_that_comes_late_is_not_for_who_stands_in_line_again() -> None:
