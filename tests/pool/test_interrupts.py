@@ -198,6 +198,16 @@ def somebody_waiting(pool: ConnectionPool[Any]) -> Iterator[Step]:
 
 
 @contextmanager
+def somebody_waiting_behind_who_was_served(pool: ConnectionPool[Any]) -> Iterator[Step]:
+    """Whom an interrupt has kept in line."""
+    with somebody_waiting(pool) as step:
+        served = Waiter(0.0, 0)
+        served.slot = next(iter(pool._slots))
+        pool._queue.appendleft(served)
+        yield step
+
+
+@contextmanager
 def somebody_waiting_for_a_dirty_one(pool: ConnectionPool[Any]) -> Iterator[Step]:
     with somebody_waiting(pool) as step:
         for slot in pool._slots:
@@ -919,6 +929,7 @@ SCENES = [
     dead_connections,
     all_on_loan,
     somebody_waiting,
+    somebody_waiting_behind_who_was_served,
     somebody_waiting_for_a_dirty_one,
     somebody_waiting_for_a_broken_one,
     an_expired_connection,
@@ -1045,7 +1056,6 @@ CLEANING_UP_CODE = [
 # What only happens after an interrupt, or in a finalizer or signal handler inside the pool.
 ELSEWHERE = {
     "self._mend_idle()",
-    "waiter = self._first_waiting()",
     "raise OperationalError(",
     "expect_free(error)",
     # Before anything is borrowed.
