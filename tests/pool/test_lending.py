@@ -251,6 +251,47 @@ def test_a_wake_up_that_comes_late_is_not_for_who_stands_in_line_again() -> None
         pool.putconn(served.pop())
 
 
+class SignalledLock:
+    """A pool's lock, with a signal that comes right after it was first released."""
+
+    def __init__(self, lock: Any, handle: Callable[[], None]) -> None:
+        self._handle: Callable[[], None] | None = handle
+        self._is_owned, self.acquire, self._release = lock._is_owned, lock.acquire, lock.release
+
+    def release(self) -> None:
+        self._release()
+        handle, self._handle = self._handle, None
+        if handle is not None:
+            handle()
+
+    def __enter__(self) -> None:
+        self.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+
+def test_a_signal_handler_that_waits_does_not_hold_up_who_was_served_before() -> None:
+    handled: list[bool] = []
+
+    def borrow() -> None:
+        pool.putconn(pool.getconn(DEADLINE))
+
+    def handle() -> None:
+        borrow()
+        handled.append(True)
+
+    with working_pool(FakeServer(), max_size=1) as pool:
+        conn = pool.getconn()
+        borrower = threading.Thread(target=borrow)
+        borrower.start()
+        until(lambda: pool._queue)
+        pool._lock = SignalledLock(pool._lock, handle)
+        pool.putconn(conn)
+        borrower.join(DEADLINE)
+        assert handled and not borrower.is_alive()
+
+
 def test_in_a_suspended_pool_nobody_is_refused_for_an_outage() -> None:
     server = FakeServer()
     server.state = "down"
