@@ -55,6 +55,7 @@ class Core:
         "_deadline",
         "_describe",
         "_dirt_of",
+        "_dropped",
         "_full",
         "_generation",
         "_grew_at",
@@ -178,6 +179,8 @@ class Core:
         self._late: deque[tuple[Slot, Any, int]] = deque()
         # Interrupted on their way from hand to hand, and nobody's any more; see `_mend_strays`.
         self._strays: deque[Slot | Waiter] = deque()
+        # Jobs of workers that were interrupted; see `_staff`.
+        self._dropped: deque[list[Slot]] = deque()
         # What a signal handler asked for inside the lock; see `_is_put_off`.
         self._put_off: deque[Callable[[], None]] = deque()
 

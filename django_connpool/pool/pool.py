@@ -245,8 +245,8 @@ class ConnectionPool(Lending[CT]):
                 await_end(slot.end, deadline - self._clock())
                 self._free(slot)
         except BaseException:
-            with self._lock:
-                self._put_back_jobs(slots)
+            self._dropped.append(slots)  # as in `_staff`
+            self._pick_up()
             raise
 
     def _say_goodbye(self, conn: Any, pgconn: Any) -> None:

@@ -43,17 +43,13 @@ class Supply(Line):
         jobs: list[Slot] = []
         try:
             with self._lock:
-                try:
-                    while len(jobs) < self.max_connecting + CLOSERS and self._next_job(jobs):
-                        pass
-                except BaseException:
-                    self._put_back_jobs(jobs)
-                    raise
+                while len(jobs) < self.max_connecting + CLOSERS and self._next_job(jobs):
+                    pass
             for _ in range(len(jobs)):
                 self._hire(jobs)
         except BaseException:
-            with self._lock:
-                self._put_back_jobs(jobs)
+            self._dropped.append(jobs)  # first, so that no second interrupt loses them
+            self._pick_up()
             raise
 
     def _hire(self, jobs: list[Slot]) -> None:
@@ -93,8 +89,8 @@ class Supply(Line):
                 if mine:  # then there may be work for others too
                     self._staff()
         except BaseException:
-            with self._lock:
-                self._put_back_jobs(mine)
+            self._dropped.append(mine)  # as in `_staff`
+            self._pick_up()
             raise
 
     def _next_job(self, jobs: list[Slot]) -> bool:
@@ -115,17 +111,29 @@ class Supply(Line):
             return False
         return True
 
-    def _put_back_jobs(self, jobs: list[Slot]) -> None:
+    def _pick_up(self) -> None:
+        """Have what was dropped done by others. Call without the lock."""
+        maintenance.poke()  # which does it, should this be interrupted too
+        with self._lock:
+            self._put_back_jobs()
+
+    def _put_back_jobs(self) -> None:
         """Under the lock: jobs no worker has taken; maintenance finds others for them."""
-        while jobs:
-            slot = jobs.pop()
-            if slot.state is OPENING:
-                self._forget_attempt(slot)
-            elif slot.state is CLOSING and slot not in self._to_close:
-                self._to_close.append(slot)
-            else:
-                continue
-            self._schedule(self._clock())
+        while self._dropped:
+            jobs = self._dropped[0]
+            while jobs:
+                self._put_back_job(jobs[-1])
+                del jobs[-1]
+            del self._dropped[0]
+
+    def _put_back_job(self, slot: Slot) -> None:
+        if slot.state is OPENING:
+            self._forget_attempt(slot)
+        elif slot.state is not CLOSING or slot in self._to_close:
+            return
+        else:
+            self._to_close.append(slot)
+        self._schedule(self._clock())
 
     def _should_open(self) -> bool:
         """Under the lock: is one more attempt to connect wanted, allowed, and possible?"""

@@ -45,7 +45,7 @@ class Upkeep(Supply):
 
     @property
     def has_orphans(self) -> bool:
-        return bool(self._orphans or self._late or self._strays or self._put_off)
+        return bool(self._orphans or self._late or self._strays or self._dropped or self._put_off)
 
     def _is_put_off(self, action: Callable[[], None]) -> bool:
         """Leave it to the maintenance thread, if the caller interrupted the pool itself.
@@ -68,6 +68,7 @@ class Upkeep(Supply):
     def _bury_orphans(self) -> None:
         """Under the lock: take back what dead borrowers left, and what came back too early."""
         self._mend_strays()
+        self._put_back_jobs()
         while self._late:
             self._take_back(*self._late[0])
         while self._orphans:

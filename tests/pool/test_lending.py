@@ -251,6 +251,31 @@ def test_a_wake_up_that_comes_late_is_not_for_who_stands_in_line_again() -> None
         pool.putconn(served.pop())
 
 
+def test_a_job_that_two_interrupts_took_from_its_worker_is_done_by_another() -> None:
+    server = FakeServer()
+    with working_pool(server, max_size=1) as pool:
+        for what in ("opened", "closed"):
+            interrupts = iter([KeyboardInterrupt, KeyboardInterrupt])
+
+            def interrupted(*_: Any, interrupts: Any = interrupts) -> None:
+                raise next(interrupts)
+
+            with (
+                mock.patch.object(pool, "_hire", interrupted),
+                mock.patch.object(pool, "_put_back_jobs", interrupted),
+                mock.patch.object(maintenance, "poke", lambda: None),
+                pytest.raises(KeyboardInterrupt),
+            ):
+                if what == "opened":
+                    pool.getconn(timeout=DEADLINE)
+                else:
+                    pool.drain()
+            assert next(interrupts, None) is None, "it was interrupted twice"
+            pool.tick()
+            pool.putconn(pool.getconn(DEADLINE))
+        until(lambda: len(server.connections) == 1)
+
+
 class SignalledLock:
     """A pool's lock, with a signal that comes right after it was first released."""
 
