@@ -1213,11 +1213,20 @@ def operated(scene: Any, n: int, operate: Callable[[ConnectionPool[Any]], None])
     server.bound = lambda: 2
     pool = fake_pool(server)
     handler = OperatingHandler(n, lambda: operate(pool))
+    busy, catch_up = threading.RLock(), pool._catch_up
+
+    def seen_to_catch_up() -> None:
+        with busy:
+            catch_up()
+
+    pool._catch_up = seen_to_catch_up  # type: ignore[method-assign]
     try:
         with scene(pool) as step, handler, suppress(PoolClosed):
             step(pool)
         del step
         until(lambda: not pool._put_off)
+        with busy:  # what was put off is being done, or is done
+            del pool._catch_up
         assert_sound(pool, server)
     except Exception as failure:
         raise AssertionError(f"after a signal handler at {handler.where}") from failure
