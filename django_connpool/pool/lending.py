@@ -371,13 +371,8 @@ class Lending(Upkeep, Generic[CT]):
                     if slot.state is LOAN:  # or another thread has been faster
                         # One line, so that no interrupt finds a loan that is half over.
                         over, slot.state = True, RETURNING
-                        waiter = self._come_free(slot, conn, now)
                         self._moved_at = now
-                        # As late as can be: until this thread waits for something both are
-                        # awake, and one of them in vain. Not later: a signal handler that
-                        # borrows would wait for one that nobody has woken.
-                        if waiter is not None:
-                            waiter.wake()
+                        self._settle(slot, conn, now)
                 finally:
                     try:
                         lock.release()

@@ -34,16 +34,8 @@ class Line(Core):
         """Under the lock: end the loan, if any, and bring the connection to rest.
 
         It goes to the first in line, to the idle ones, or out: if it is `unfit`, which says
-        why, or for a reason of the pool's.
-        """
-        waiter = self._come_free(slot, conn, now, unfit)
-        if waiter is not None:
-            waiter.wake()
-
-    def _come_free(self, slot: Slot, conn: Any, now: float, unfit: str = "") -> Waiter | None:
-        """Under the lock: as `_settle`, but return who was served and is still to be woken.
-
-        Every loan comes by here, so this calls nothing that it can do itself.
+        why, or for a reason of the pool's. Every loan comes by here, so this calls nothing
+        that it can do itself.
         """
         loans = slot.loans
         if loans is not None:  # or it was not lent, or an interrupt struck before it was
@@ -61,7 +53,7 @@ class Line(Core):
         if unfit:
             self._retire(slot, unfit)
             slot.conn = conn  # last: an interrupt in between must not make it look tidied
-            return None
+            return
         slot.conn = conn
         slot.note = slot.pinned = None
         watch = slot.watch
@@ -83,7 +75,7 @@ class Line(Core):
             or (self._winding_up and waiter is None)
         ):
             self._retire(slot, self._reason_to_close(slot))
-            return None
+            return
         slot.idle_since = now
         vet_at = now + self._ping_after
         slot.vet_at = vet_at if vet_at < slot.retire_at else slot.retire_at
@@ -95,12 +87,14 @@ class Line(Core):
             slot.waiter = waiter
             waiter.slot, slot.state = slot, HANDED
             del queue[0]
-            return waiter
+            # Last: until this thread waits for something both are awake, one of them in vain.
+            # But inside the lock: a signal handler that borrows would wait behind a sleeper.
+            waiter.wake()
+            return
         self._idle.append(slot)
         slot.state = IDLE
         if slot.retire_at < self._deadline or now + self.max_idle < self._deadline:
             self._schedule(min(now + self.max_idle, slot.retire_at))
-        return None
 
     def _reason_to_close(self, slot: Slot) -> str:
         if self._winding_up:

@@ -1046,7 +1046,7 @@ BORROWING = [
     *(Lending._give_up, Lending._timeout),
     *(Lending._came_clean, Lending._prefer_ready, Lending._clean),
     *(Lending._hand_over, WaitQueue.let_go, Lending._bury_orphans, Lending._is_orphan),
-    *(Lending.putconn, Lending._complaint, Lending._tidy, Lending._come_free, Lending._settle),
+    *(Lending.putconn, Lending._complaint, Lending._tidy, Lending._settle),
     *(Loan.__enter__, Loan.__exit__),
 ]
 CLEANING_UP_CODE = [
