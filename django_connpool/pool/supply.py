@@ -43,8 +43,14 @@ class Supply(Line):
         jobs: list[Slot] = []
         try:
             with self._lock:
-                while len(jobs) < self.max_connecting + CLOSERS and self._next_job(jobs):
-                    pass
+                try:
+                    while len(jobs) < self.max_connecting + CLOSERS and self._next_job(jobs):
+                        pass
+                except BaseException:
+                    # Before the lock is free: a job half taken up is still there for others too.
+                    self._dropped.append(jobs)
+                    self._put_back_jobs()
+                    raise
             for _ in range(len(jobs)):
                 self._hire(jobs)
         except BaseException:
