@@ -162,8 +162,8 @@ def test_the_pool_of_an_alias_nobody_configured_goes_with_its_last_wrapper(
     assert not pool.closed
 
     wrappers.clear()
-    gc.collect()
-    wait_until(lambda: pool.closed, "its pool is closed")
+    # Whoever sweeps at this moment may hold the wrapper, which is a cycle, for a moment longer.
+    wait_until(lambda: gc.collect() >= 0 and pool.closed, "its pool is closed")
     wait_until(lambda: cluster.backends(application_name="databases-dynamic") == 0, "it is gone")
 
 

@@ -86,7 +86,8 @@ class FakeServer:
         self.lingers = False  # backends stay a while after a goodbye, until `reap`
         self.pause: Callable[[str], Any] = lambda where: None
         self._lingering: list[FakePGconn] = []
-        self._lock = threading.Lock()
+        # Reentrant: a connection may be collected, and so say goodbye, inside a section below.
+        self._lock = threading.RLock()
 
     def admit(self, backend: FakePGconn) -> None:
         """Let a connection in, or refuse as PostgreSQL would."""
