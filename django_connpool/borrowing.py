@@ -42,8 +42,8 @@ def release_loans(work: Scope) -> None:
     This thread's at once; other threads' as soon as they are not using them.
     """
     work.ended = True  # first: who borrows from here on sees to it that it comes back
-    for wrapper in work.resumers:
-        wrapper.resumes = None
+    for wrapper in list(work.resumers):
+        wrapper.stop_resuming()
     if not work.borrowers:
         return
     mine = [wrapper for wrapper in _borrowers(None) if wrapper in work.borrowers]
@@ -74,6 +74,7 @@ async def release_between_in_its_thread(work: Scope) -> None:
 
 def _give_back(wrappers: list[Any]) -> None:
     for wrapper in wrappers:
+        wrapper.end_burst()
         if held(wrapper) is not None and not wrapper.in_atomic_block and not wrapper.kept:
             wrapper.give_back()
 
@@ -145,8 +146,8 @@ def _leave(work: Scope, token: Token[Scope | None]) -> None:
 async def release_in_its_thread(work: Scope) -> None:
     """As `release_loans`, in the thread in which Django runs the queries of async code."""
     work.ended = True  # first: who borrows from here on sees to it that it comes back
-    for wrapper in work.resumers:
-        wrapper.resumes = None
+    for wrapper in list(work.resumers):
+        wrapper.stop_resuming()
     if work.borrowers:
         await sync_to_async(release_loans, thread_sensitive=True)(work)
 

@@ -8,9 +8,11 @@ with its borrower until the request ends: what sees changes for cleaning sees th
 
 from __future__ import annotations
 
+from asyncio import _get_running_loop
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from threading import get_ident
+from time import monotonic
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -19,9 +21,12 @@ from psycopg import InterfaceError
 from psycopg.pq import TransactionStatus
 
 from django_connpool import scopes
+from django_connpool.pool.probe import is_alive
 from django_connpool.pool.session import reported
+from django_connpool.pool.slot import BURST
 from django_connpool.pool.statements import DIRT, RENAMED, SEQUENCES, kinds
 
+from .bursts import LONGEST, LOSS, SHORT, bursts, popped
 from .recall import recaller
 
 if TYPE_CHECKING:
@@ -53,12 +58,21 @@ class EarlyReleaseMixin(_Base):
     is_connecting = False
     is_for_a_statement = False  # what is borrowed now is not meant to be used by hand
     resumes: Any = None  # the binding from whose pool it goes on, having given back early
+    aside: list[Any] | None = None  # the connection between two statements; see bursts.py
+    released_at = 0.0  # when it last gave back early, in monotonic seconds, while others waited
+    haste = 0  # how much more often than not the next statement followed at once
     # No class between this one and Django's has a way of its own; so calls can be saved.
     connects_as_django = False
 
     def connect_for_a_statement(self) -> None:
         """Borrow, if there is no connection at hand, for no longer than necessary."""
         if self.connection is None:
+            if self.aside is not None:
+                if self._goes_on():
+                    return
+            elif self.released_at:
+                self._learn(monotonic() - self.released_at < SHORT)
+                self.released_at = 0.0
             if self.resumes is not None and not self.in_atomic_block:
                 self.resume(self.resumes)
                 return
@@ -156,12 +170,91 @@ class EarlyReleaseMixin(_Base):
             self._pin("settings")  # set by a function; the server tells of some
         else:
             slot.watch.called = False  # which says that there is nothing left to ask the server
-            self._let_go(connection)
+            self._pause(connection, slot)
 
     def _let_go(self, connection: Any) -> None:
         if self.resumes is None:
             self._will_resume()
         self._hand_back(connection)
+
+    def _pause(self, connection: Any, slot: Any) -> None:
+        """Between two statements: give back; in a burst, while others wait, set aside."""
+        if connection._pool.is_awaited:
+            now = monotonic()
+            work = scopes.current.get()
+            if (
+                self.haste > 0
+                and now - slot.since < LONGEST
+                and work is not None
+                and not work.ended
+            ):
+                self._set_aside(connection, work, now)
+                return
+            self.released_at = now
+        self._let_go(connection)
+
+    def _set_aside(self, connection: Any, work: scopes.Scope, now: float) -> None:
+        if self.resumes is None:
+            self.resumes = self._binding
+        aside = [connection]
+        try:
+            self.connection = None
+            connection._slot.pinned = BURST
+            work.borrowers.discard(self)
+            work.resumers.add(self)
+            bursts.watch(aside, now)
+            self.aside = aside
+        except BaseException:
+            # An interrupt. Whoever has popped it since has it.
+            self.connection = None
+            for left in popped(aside):
+                left._pool.putconn(left)
+            raise
+
+    def _goes_on(self) -> bool:
+        """Take up again what was set aside, unless somebody else has, or it has died."""
+        if _get_running_loop() is not None:
+            return False  # which is refused by what comes next
+        aside, self.aside = self.aside, None
+        try:
+            connection = aside.pop()  # type: ignore[union-attr]
+        except IndexError:
+            self._learn(False)
+            return False
+        if self.haste < LOSS:
+            self.haste += 1
+        slot = connection._slot
+        if not is_alive(slot):
+            self._hand_back(connection)
+            return False
+        slot.pinned = None
+        work = scopes.current.get()
+        if work is not None:
+            work.borrowers.add(self)
+        self.errors_occurred = False
+        self.connection = connection
+        return True
+
+    def _learn(self, soon: bool) -> None:
+        """Note whether the next statement followed at once."""
+        self.haste = min(self.haste + 1, LOSS) if soon else max(self.haste - LOSS, -LOSS)
+
+    def end_burst(self) -> None:
+        """Give back what was set aside, unless somebody has taken it. In whichever thread."""
+        aside, self.aside = self.aside, None
+        if aside is None:
+            return
+        found = popped(aside)
+        if not found:
+            self._learn(False)
+        for connection in found:
+            connection._pool.putconn(connection)
+
+    def stop_resuming(self) -> None:
+        """Some work has ended: what comes next looks at the settings, and borrows anew."""
+        self.resumes = None
+        if self.aside is not None:
+            self.end_burst()
 
     def _will_resume(self) -> None:
         """Go on from the same pool until the work that is under way ends."""

@@ -7,6 +7,7 @@ from asyncio import _get_running_loop
 from collections.abc import Mapping
 from contextlib import suppress
 from threading import get_ident
+from time import monotonic
 from typing import Any
 from weakref import WeakSet
 
@@ -21,6 +22,7 @@ from django_connpool import conf, registry, scopes
 from django_connpool.pool import ConnectionPool, PoolClosed, reset, watch
 
 from . import creation, recall, schema
+from .bursts import bursts
 from .early import CONNECTING, EarlyCursor, EarlyReleaseMixin
 from .opener import Opener
 
@@ -115,7 +117,8 @@ class PooledDatabaseWrapperMixin(EarlyReleaseMixin):
             return
         # Also one that only other threads' wrappers have used so far.
         bindings = {self._binding, registry.find(self)}
-        self._binding = self.resumes = None
+        self.stop_resuming()
+        self._binding = None
         for binding in bindings:
             if binding is not None:
                 registry.close(binding)
@@ -126,6 +129,8 @@ class PooledDatabaseWrapperMixin(EarlyReleaseMixin):
         """Borrow a connection. Does what Django's own `connect` does, and nothing twice."""
         if _get_running_loop() is not None:
             self._refuse_event_loops()
+        if self.aside is not None:
+            self.end_burst()
         binding = self._binding
         # What follows from the settings is done again only when they have changed.
         if binding is None or not binding.suits(self):
@@ -137,6 +142,8 @@ class PooledDatabaseWrapperMixin(EarlyReleaseMixin):
             # Django 4.2 does not look: the rest of the block would commit bit by bit.
             raise ProgrammingError("Cannot open a new connection in an atomic block.")
         self._forget_transaction()
+        if bursts.aside:
+            bursts.collect(monotonic())
         try:
             connection = binding.pool.getconn()
         except PoolClosed:
@@ -156,6 +163,8 @@ class PooledDatabaseWrapperMixin(EarlyReleaseMixin):
         """
         if _get_running_loop() is not None:
             self._refuse_event_loops()
+        if bursts.aside:
+            bursts.collect(monotonic())
         try:
             connection = binding.pool.getconn()
         except PoolClosed:
@@ -268,7 +277,7 @@ class PooledDatabaseWrapperMixin(EarlyReleaseMixin):
 
     @async_unsafe
     def close(self) -> None:
-        self.resumes = None
+        self.stop_resuming()
         if "connection" not in vars(self):
             recall.held(self)
         super().close()
@@ -336,7 +345,7 @@ class PooledDatabaseWrapperMixin(EarlyReleaseMixin):
 
         Not inside an atomic block, which a request handled inside a test is in.
         """
-        self.resumes = None
+        self.stop_resuming()
         own = vars(self)
         connection = own["connection"] if "connection" in own else recall.held(self)
         if connection is None:
@@ -380,6 +389,7 @@ class PooledDatabaseWrapperMixin(EarlyReleaseMixin):
 
     def inc_thread_sharing(self) -> None:
         """As Django's; and what is on loan is not taken back with the thread that borrowed it."""
+        self.end_burst()
         super().inc_thread_sharing()
         connection = self.connection
         pool = getattr(connection, "_pool", None)
@@ -428,6 +438,7 @@ def _forget_loans() -> None:
     """In a forked child: its parent's connections are not its own."""
     for wrapper in list(_wrappers):
         wrapper._binding = wrapper.resumes = None  # bound again, the child's pool is announced
+        wrapper.aside = None
         if wrapper.is_lent:
             wrapper.connection = None
             wrapper.by_hand = False

@@ -228,7 +228,7 @@ class Recaller:
         if taken:
             # Cleaning a session can take long.
             threading.Thread(
-                target=_give_back, args=(taken,), name="django-connpool-recall", daemon=True
+                target=give_back, args=(taken,), name="django-connpool-recall", daemon=True
             ).start()
 
     def _recall_leftovers(self, now: float, taken: list[Any]) -> float:
@@ -290,10 +290,11 @@ def take_back(binding: Binding) -> None:
             with _lock:
                 if _COUNTS and getattr(_in_hand(wrapper), "_pool", None) is binding.pool:
                     _take(wrapper, 0.0, now, taken)
-    _give_back(taken)
+    give_back(taken)
 
 
-def _give_back(connections: list[Any]) -> None:
+def give_back(connections: list[Any]) -> None:
+    """Give back what was taken from others, for whom nobody could be told of an error."""
     while connections:
         connection = connections.pop()
         pool = connection._pool

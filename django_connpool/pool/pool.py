@@ -170,6 +170,11 @@ class ConnectionPool(Lending[CT]):
         self._keep_min = self._warmed = True
         self._staff()
 
+    @property
+    def is_awaited(self) -> bool:
+        """Whether somebody stands in line for a connection, at this moment."""
+        return bool(self._queue)
+
     def rest_if_unused(self) -> None:
         """Undo `warm` in a process that has forked and never borrowed itself.
 

@@ -42,6 +42,10 @@ RECLAIMED = "reclaimed"
 UNCLEAN = "unclean"
 POOL_CLOSED = "pool closed"
 
+# Why a loan lasts longer than a transaction, when its connection waits for the next statement of
+# its thread. It is given back also when there is no such thread any more.
+BURST = "a burst of statements"
+
 NEVER = float("inf")
 AT_ONCE = float("-inf")
 

@@ -14,6 +14,7 @@ from .maintenance import maintenance
 from .probe import is_alive
 from .slot import (
     AT_ONCE,
+    BURST,
     CLOSING,
     EXPIRED,
     HANDED,
@@ -121,8 +122,8 @@ class Upkeep(Supply):
             return False
         if loans is None:
             return conn is None
-        # Or it was given back meanwhile, or another thread works with it.
-        return slot.loans is loans and not _in_use(conn)
+        # Or it was given back meanwhile, or another thread works with it, or will give it back.
+        return slot.loans is loans and not _in_use(conn) and slot.pinned is not BURST
 
     def _take_up(self, slot: Slot) -> None:
         """Under the lock: end a loan that is nobody's any more, wherever it has got to."""

@@ -9,16 +9,20 @@ from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
+from unittest import mock
 
 import pytest
 from django.db import DatabaseError, transaction
 
 import django_connpool
+from django_connpool.backends import bursts as bursts_module
 from django_connpool.backends import early, mixin
+from django_connpool.backends.bursts import bursts
+from django_connpool.pool import ConnectionPool
 from tests.databases import Databases, in_thread, value
 from tests.interrupter import Interrupter
 
-CODE = {str(Path(module.__file__ or "")) for module in (early, mixin)}
+CODE = {str(Path(module.__file__ or "")) for module in (early, mixin, bursts_module)}
 
 
 def interrupter(n: int) -> Interrupter:
@@ -86,7 +90,17 @@ def little_garbage() -> Iterator[None]:
     gc.unfreeze()
 
 
-SCENES = [statements, block, failing_block, kept, other_mode, piece_by_piece, with_state]
+def burst(wrapper: Any) -> None:
+    somebody_waits = mock.patch.object(ConnectionPool, "is_awaited", True)
+    with django_connpool.scope("a burst"), somebody_waits:
+        wrapper.haste = 1
+        statements(wrapper)
+        wrapper.haste = 1
+        bursts.collect(float("inf"))
+        statements(wrapper)
+
+
+SCENES = [statements, block, failing_block, kept, other_mode, piece_by_piece, with_state, burst]
 
 
 @pytest.mark.stress

@@ -339,7 +339,7 @@ def test_recalling_at_every_instruction_harms_no_statement(
                         if recall._in_hand(wrapper) is not None:
                             recall._take(wrapper, 0.0, time.monotonic(), taken)
                 recalls += len(taken)
-                recall._give_back(taken)
+                recall.give_back(taken)
 
     def work(number: int) -> int:
         chance = random.Random(number)

@@ -1,0 +1,97 @@
+"""Statements that follow upon each other at once share a loan, also while others wait.
+
+With `release: "transaction"` each statement borrows for itself. When borrowers stand in line,
+each then ends with a change of threads that costs more than a short statement. So a thread
+that is seen to go on at once sets its connection *aside* instead of giving it back: it is in
+a list with one element, and belongs to whoever pops it. That is the owner, who begins the
+next statement; or who comes to borrow when it has been there for too long; or, when nobody
+comes, the maintenance thread; or whoever ends the owner's work. In every other respect the
+owner has given it back.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from collections import deque
+from time import monotonic
+from typing import Any
+
+from django_connpool.pool.maintenance import maintenance
+
+from .recall import give_back
+
+SHORT = 0.001  # seconds between two statements of a burst, at most
+LONGEST = 0.01  # seconds a loan may last for the sake of a burst
+LOOK = 0.02  # seconds between two looks of the maintenance thread
+# A burst that did not go on holds a connection for nothing; how many hand-overs saved that is
+# worth, and the most that count.
+LOSS = 8
+
+
+class Bursts:
+    """The connections set aside, of all wrappers."""
+
+    has_orphans = False  # the maintenance thread asks everyone it serves
+
+    def __init__(self) -> None:
+        self.start_empty()
+
+    def start_empty(self) -> None:
+        """At first, and in a forked child."""
+        self._self: weakref.ref[Any] = weakref.ref(self)
+        # Oldest first; those whose owner went on are empty, and drop out in their turn.
+        self.aside: deque[tuple[float, list[Any]]] = deque()
+        # Guards `_is_watched`: the maintenance thread will look, and go on while there is anything.
+        self._lock = threading.RLock()
+        self._is_watched = False
+
+    def watch(self, aside: list[Any], now: float) -> None:
+        """Have the connection in that list given back if it stays there."""
+        self.aside.append((now, aside))
+        if not self._is_watched:
+            with self._lock:
+                self._is_watched = True
+                maintenance.schedule(self._self, now + LOOK)
+
+    def collect(self, now: float) -> None:
+        """Give back what has been set aside for too long. Several threads may do so at a time."""
+        taken: list[Any] = []
+        try:
+            while self.aside[0][0] <= now - SHORT:
+                entry = self.aside.popleft()
+                if entry[0] > now - SHORT:  # another thread has taken the one looked at
+                    self.aside.appendleft(entry)
+                    break
+                taken += popped(entry[1])
+        except IndexError:
+            pass  # there are no more
+        finally:
+            give_back(taken)
+
+    def tick(self) -> None:
+        """Called by the maintenance thread."""
+        now = monotonic()
+        self.collect(now)
+        with self._lock:
+            if not self.aside:
+                self._is_watched = False
+                maintenance.dismiss(self._self)
+            if self.aside:  # perhaps since, by somebody who saw that it is watched
+                self._is_watched = True
+                maintenance.schedule(self._self, now + LOOK)
+
+
+def popped(aside: list[Any]) -> list[Any]:
+    """The connection, if nobody else has taken it yet."""
+    try:
+        return [aside.pop()]
+    except IndexError:
+        return []
+
+
+bursts = Bursts()
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=bursts.start_empty)

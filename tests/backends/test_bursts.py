@@ -1,0 +1,440 @@
+"""Statements in quick succession keep their connection while others wait, and not for long."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import random
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import copy_context
+from functools import partial
+from typing import Any
+
+import pytest
+from django.core.exceptions import SynchronousOnlyOperation
+from django.db import DatabaseError, close_old_connections, connections, transaction
+
+from django_connpool import hold, pinned, release, scope
+from django_connpool.backends import bursts as module
+from django_connpool.backends import early
+from django_connpool.backends.bursts import LOSS, bursts
+from tests.cluster import Server
+from tests.databases import (
+    DEADLINE,
+    Databases,
+    connected,
+    in_thread,
+    in_threads,
+    on_loan,
+    pid,
+    value,
+)
+from tests.testproject.processes import wait_until
+
+
+class Waiting:
+    """A thread that stands in line for a connection, and gives it back at once."""
+
+    def __init__(self, wrapper: Any) -> None:
+        self._alias = wrapper.alias
+        self._pool = wrapper.pool
+        self.pid = 0
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+        wait_until(lambda: self._pool.is_awaited or self.pid, "it stands in line")
+
+    def _run(self) -> None:
+        with self._pool.connection(timeout=DEADLINE) as conn:
+            self.pid = conn.info.backend_pid
+
+    def served(self) -> int:
+        self._thread.join(DEADLINE)
+        assert self.pid, "it was never served"
+        return self.pid
+
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is set aside stays there: nobody comes to take it."""
+    monkeypatch.setattr(module, "SHORT", 3600.0)
+    monkeypatch.setattr(early, "SHORT", 3600.0)
+    monkeypatch.setattr(early, "LONGEST", 3600.0)
+
+
+@pytest.fixture
+def single(databases: Databases) -> Iterator[Any]:
+    wrapper = databases.add(pool={"max_size": 1, "release": "transaction", "timeout": DEADLINE})
+    yield wrapper
+    module.bursts.collect(float("inf"))
+
+
+@contextmanager
+def a_burst(wrapper: Any) -> Iterator[Waiting]:
+    """Some work in the middle of a burst: its connection is set aside, and somebody waits."""
+    with scope("a burst"):
+        wrapper.haste = 1
+        with transaction.atomic(using=wrapper.alias):
+            pid(wrapper)
+            waiting = Waiting(wrapper)
+        assert wrapper.connection is None
+        assert wrapper.aside
+        assert waiting.pid == 0
+        yield waiting
+
+
+@pytest.mark.usefixtures("patient")
+def test_a_burst_keeps_its_connection_until_the_work_ends(single: Any) -> None:
+    with a_burst(single) as waiting:
+        assert on_loan(single) == 1
+        assert single.pool.snapshot()["loans"][0]["pinned"] == "a burst of statements"
+        first = single.aside[0]
+        with single.cursor() as cursor:
+            assert single.connection is first
+            assert single.pool.snapshot()["loans"][0]["pinned"] is None
+            cursor.execute("SELECT generate_series(1, 3)")
+            assert single.connection is None
+            assert cursor.fetchall() == [(1,), (2,), (3,)]
+            cursor.execute("SELECT 4")
+            assert cursor.fetchone() == (4,)
+        with transaction.atomic(using=single.alias):
+            assert single.connection is first
+        assert single.aside == [first]
+        assert waiting.pid == 0
+    assert waiting.served()
+    assert single.aside is None
+    assert single.pool.get_stats()["connections_num"] == 1
+
+
+@pytest.mark.usefixtures("patient")
+@pytest.mark.parametrize(
+    "end",
+    [
+        lambda wrapper: release(wrapper.alias),
+        lambda wrapper: wrapper.close(),
+        lambda wrapper: wrapper.close_pool(),
+        lambda wrapper: wrapper.inc_thread_sharing(),
+        lambda wrapper: wrapper.ensure_connection(),
+        lambda wrapper: close_old_connections(),
+    ],
+    ids=["release", "close", "close_pool", "inc_thread_sharing", "ensure_connection", "request"],
+)
+def test_a_burst_ends_at_once_with(single: Any, end: Callable[[Any], None]) -> None:
+    with a_burst(single) as waiting:
+        end(single)
+        waiting.served()
+        assert single.aside is None
+    single.close()
+
+
+@pytest.mark.usefixtures("patient")
+def test_the_end_of_the_work_ends_the_bursts_of_other_threads(single: Any) -> None:
+    over, waiting = threading.Event(), []
+
+    def part() -> None:
+        own = connections[single.alias]
+        own.haste = 1
+        with transaction.atomic(using=single.alias):
+            pid(own)
+            waiting.append(Waiting(own))
+        over.wait(DEADLINE)
+
+    with scope("in two threads"):
+        thread = threading.Thread(target=copy_context().run, args=(part,))
+        thread.start()
+        wait_until(lambda: bursts.aside, "it is set aside")
+        assert waiting[0].pid == 0
+    assert waiting[0].served()
+    over.set()
+    thread.join()
+
+
+def test_a_thread_that_ends_in_a_burst_loses_no_connection(
+    single: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    def part() -> Waiting:
+        own = connections[single.alias]
+        own.haste = 1
+        with transaction.atomic(using=single.alias):
+            pid(own)
+            return Waiting(own)
+
+    with scope("in two threads"):
+        waiting = in_thread(partial(copy_context().run, part))
+        gc.collect()
+        assert waiting.served() == pid(single)
+    assert not caplog.messages
+    assert single.pool.get_stats()["loans_reclaimed"] == 0
+
+
+@pytest.mark.usefixtures("patient")
+def test_an_error_in_a_burst_is_over_with_the_next_statement(single: Any) -> None:
+    with a_burst(single) as waiting:
+        (first,) = single.aside
+        with pytest.raises(DatabaseError):
+            value(single, "SELECT 1 / 0")
+        assert single.aside == [first]
+        with pytest.raises(DatabaseError):
+            value(single, "SELECT nothing")
+        assert single.errors_occurred
+        value(single, "SELECT 1")
+        assert not single.errors_occurred
+        assert single.aside == [first]
+        del first
+    waiting.served()
+
+
+@pytest.mark.usefixtures("patient")
+def test_an_event_loop_is_refused_in_a_burst_as_well(single: Any) -> None:
+    async def main() -> None:
+        with pytest.raises(SynchronousOnlyOperation):
+            single.set_autocommit(False)
+
+    with a_burst(single) as waiting:
+        asyncio.run(main())
+        assert single.aside
+    waiting.served()
+
+
+def test_nobody_comes_and_a_burst_that_does_not_go_on_ends_all_the_same(single: Any) -> None:
+    with a_burst(single) as waiting:
+        assert waiting.served()
+        assert single.aside == []
+        assert pid(single)
+        assert single.haste < 0
+        assert single.aside is None
+    wait_until(lambda: bursts._self not in module.maintenance._deadlines, "nobody looks any more")
+    assert not bursts.aside
+
+
+def test_who_comes_to_borrow_takes_what_was_set_aside_for_too_long(
+    single: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "LOOK", 3600.0)
+    with a_burst(single) as waiting:
+        while not waiting.pid:
+            bursts.collect(time.monotonic())
+        assert in_thread(lambda: pid(connections[single.alias])) == waiting.served()
+        assert pid(single)
+    bursts.tick()
+
+
+@pytest.mark.usefixtures("patient")
+def test_what_was_just_set_aside_is_left_alone(single: Any) -> None:
+    with a_burst(single) as waiting:
+        bursts.collect(time.monotonic())
+        bursts.tick()
+        assert single.aside
+        assert waiting.pid == 0
+
+
+def test_a_loan_is_not_prolonged_for_ever(single: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(early, "LONGEST", 0.0)
+    with scope("a burst"):
+        single.haste = LOSS
+        with transaction.atomic(using=single.alias):
+            pid(single)
+            waiting = Waiting(single)
+        assert single.aside is None
+        assert waiting.served()
+
+
+@pytest.mark.usefixtures("patient")
+@pytest.mark.parametrize("why", ["not in haste", "no work", "nobody waits"])
+def test_otherwise_every_statement_gives_back(single: Any, why: str) -> None:
+    single.haste = 0 if why == "not in haste" else LOSS
+
+    def statement() -> None:
+        with transaction.atomic(using=single.alias):
+            pid(single)
+            waiting = None if why == "nobody waits" else Waiting(single)
+        assert single.aside is None
+        if waiting is not None:
+            assert waiting.served()
+
+    if why == "no work":
+        statement()
+    else:
+        with scope("work"):
+            statement()
+    assert on_loan(single) == 0
+
+
+def test_haste_is_learned_from_what_follows(single: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [1000.0]
+    monkeypatch.setattr(early, "monotonic", lambda: now[0])
+
+    def a_statement_while_somebody_waits() -> None:
+        with transaction.atomic(using=single.alias):
+            pid(single)
+            waiting = Waiting(single)
+        if single.aside is None:
+            waiting.served()
+        now[0] += pause
+
+    with scope("work"):
+        pause = 0.0001
+        a_statement_while_somebody_waits()
+        assert single.haste == 0
+        pid(single)
+        assert single.haste == 1
+        pause = 1.0
+        single.haste = 0
+        a_statement_while_somebody_waits()
+        pid(single)
+        assert single.haste == -LOSS
+        # And what was given back while nobody waited says nothing.
+        pid(single)
+        now[0] += 1.0
+        pid(single)
+        assert single.haste == -LOSS
+
+
+@pytest.mark.usefixtures("patient")
+def test_what_has_died_meanwhile_is_replaced(single: Any, cluster: Server) -> None:
+    with a_burst(single) as waiting:
+        (conn,) = single.aside
+        backend = conn.info.backend_pid
+        del conn
+        cluster.execute(f"SELECT pg_terminate_backend({backend})")
+        wait_until(lambda: connected(cluster, single) == 0, "it is gone")
+        assert pid(single) != backend
+        assert waiting.served() != backend
+
+
+@pytest.mark.usefixtures("patient")
+def test_state_stays_with_its_owner_and_goes_nowhere_else(single: Any) -> None:
+    with a_burst(single) as waiting:
+        value(single, "SELECT set_config('app.tenant', '42', false)")
+        assert single.connection is not None
+        assert value(single, "SHOW app.tenant") == "42"
+    waiting.served()
+    assert value(single, "SELECT current_setting('app.tenant', true)") in (None, "")
+
+
+@pytest.mark.usefixtures("patient")
+def test_modes_and_pins_go_on_with_what_was_set_aside(single: Any) -> None:
+    with a_burst(single) as waiting:
+        (first,) = single.aside
+        with hold("request", single.alias):
+            pid(single)
+            assert single.connection is first
+        assert single.aside == [first]
+        with pinned(single.alias):
+            pid(single)
+            assert single.connection is first
+        assert single.aside == [first]
+        del first
+        assert waiting.pid == 0
+    waiting.served()
+
+
+@pytest.mark.usefixtures("patient")
+def test_a_scope_inside_gives_back_at_its_end(single: Any) -> None:
+    with a_burst(single) as waiting:
+        with scope("inside"):
+            pid(single)
+            assert single.aside
+        assert waiting.served()
+        assert pid(single)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded")
+@pytest.mark.usefixtures("patient")
+def test_a_child_has_nothing_set_aside(single: Any) -> None:
+    with a_burst(single) as waiting:
+        (conn,) = single.aside
+        backend = conn.info.backend_pid
+        del conn
+        child = os.fork()
+        if not child:
+            status = 1
+            try:
+                assert not bursts.aside
+                assert single.aside is None
+                assert pid(single) != backend
+                status = 0
+            finally:
+                os._exit(status)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        assert pid(single) == backend
+    assert waiting.served() == backend
+
+
+@pytest.fixture
+def switching_often() -> Iterator[None]:
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    yield
+    sys.setswitchinterval(before)
+
+
+@pytest.mark.stress
+@pytest.mark.usefixtures("switching_often")
+def test_owners_and_takers_never_use_a_connection_together(
+    databases: Databases, cluster: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Truth: the answers, the server's count of connections, and the pool's of loans."""
+    size, threads, pieces = 2, 12, 60
+    spare = databases.add(pool={"max_size": size, "release": "transaction", "timeout": DEADLINE})
+    monkeypatch.setattr(module, "SHORT", 0.0003)
+    monkeypatch.setattr(module, "LOOK", 0.002)
+    taken: list[int] = []
+    give_back = module.give_back
+
+    def counted(connections: list[Any]) -> None:
+        taken.append(len(connections))
+        give_back(connections)
+
+    monkeypatch.setattr(module, "give_back", counted)
+    went_on = 0
+
+    def work(number: int) -> None:
+        nonlocal went_on
+        chance = random.Random(number)
+        own = connections[spare.alias]
+        for piece in range(pieces):
+            with scope(f"{number}, {piece}"):
+                own.haste = LOSS
+                for _ in range(chance.randrange(1, 6)):
+                    mark = chance.randrange(10**6)
+                    before = own.aside
+                    if chance.random() < 0.3:
+                        with transaction.atomic(using=spare.alias):
+                            assert value(own, "SELECT %s", [mark]) == mark
+                            backend = pid(own)
+                            assert pid(own) == backend
+                    else:
+                        assert value(own, "SELECT %s", [mark]) == mark
+                    went_on += before is not None and before == [] and own.haste == LOSS
+                    if chance.random() < 0.2:
+                        time.sleep(chance.random() / 500)
+            assert own.connection is None
+
+    done = threading.Event()
+    most = 0
+
+    def count() -> None:
+        nonlocal most
+        while not done.wait(0.005):
+            most = max(most, connected(cluster, spare))
+
+    counting = threading.Thread(target=count)
+    counting.start()
+    try:
+        in_threads([lambda n=n: work(n) for n in range(threads)], 90)  # type: ignore[misc]
+    finally:
+        done.set()
+        counting.join()
+    assert on_loan(spare) == 0
+    assert most <= size
+    assert sum(taken) > 50
+    assert went_on > 50
+    stats = spare.pool.get_stats()
+    assert stats["loans_reclaimed"] == stats["returns_bad"] == 0
+    assert stats["connections_num"] == size
