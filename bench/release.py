@@ -1,8 +1,9 @@
 """What giving back between transactions is worth: many threads that mostly wait, few connections.
 
-A request queries, waits for something else, queries again and gives back. Side by side: this
-backend in both modes of `release`, Django's own pool, django-pg-real-pool (which also gives
-back early), a connection for each thread, and stock Django behind PgBouncer in transaction mode.
+A request queries, waits for something else, queries again (`--queries`: oftener) and gives back.
+Side by side: this backend in both modes of `release`, Django's own pool, django-pg-real-pool (which
+also gives back early), a connection for each thread, and stock Django behind PgBouncer in
+transaction mode.
 
 Each subject lives in a process of its own and has its turn while the others sleep, so that
 the processor time of a process is that of one subject. `possible` is what the threads could do
@@ -100,7 +101,7 @@ class Threads:
             self._gate.wait()
 
 
-def request_to(pooled: bool) -> Callable[[float], None]:
+def request_to(pooled: bool, queries: int) -> Callable[[float], None]:
     """A function that does what Django, and our middleware, do around such a request."""
     from django.db import close_old_connections, connection
 
@@ -117,17 +118,18 @@ def request_to(pooled: bool) -> Callable[[float], None]:
             query()
             if pause:
                 time.sleep(pause)
-            query()
+            for _ in range(queries - 1):
+                query()
         close_old_connections()
 
     return handle
 
 
-def serve_rounds(entry: dict[str, Any]) -> None:
+def serve_rounds(entry: dict[str, Any], queries: int) -> None:
     """Read rounds from standard input, write what they came to."""
     settings.configure(DATABASES={"default": entry}, USE_TZ=True, INSTALLED_APPS=[])
     django.setup()
-    threads = Threads(request_to(entry["ENGINE"] == OURS))
+    threads = Threads(request_to(entry["ENGINE"] == OURS, queries))
     for line in sys.stdin:
         print(json.dumps(threads.run(**json.loads(line))), flush=True)
     # Nobody waits for what else has threads here.
@@ -140,9 +142,10 @@ def serve_rounds(entry: dict[str, Any]) -> None:
 class Subject:
     """A process that serves rounds. It ends when its standard input does."""
 
-    def __init__(self, entry: dict[str, Any]) -> None:
+    def __init__(self, entry: dict[str, Any], queries: int) -> None:
+        command = [sys.executable, "-m", "bench.release", "--queries", str(queries)]
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "bench.release", "--serve", json.dumps(entry)],
+            [*command, "--serve", json.dumps(entry)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -227,7 +230,7 @@ def database(name: str) -> str:
     return f"release_{list(SUBJECTS).index(name)}"
 
 
-def start(cluster: Cluster, names: list[str], stack: ExitStack) -> dict[str, Subject]:
+def start(cluster: Cluster, names: list[str], queries: int, stack: ExitStack) -> dict[str, Subject]:
     started = {}
     for name in names:
         cluster.execute(f"CREATE DATABASE {database(name)}")
@@ -236,7 +239,8 @@ def start(cluster: Cluster, names: list[str], stack: ExitStack) -> dict[str, Sub
             place.update(stack.enter_context(pgbouncer(cluster)))
         entry = SUBJECTS[name]
         options = {**place.pop("OPTIONS"), **entry.get("OPTIONS", {})}
-        started[name] = stack.enter_context(Subject({**place, **entry, "OPTIONS": options}))
+        whole = {**place, **entry, "OPTIONS": options}
+        started[name] = stack.enter_context(Subject(whole, queries))
     return started
 
 
@@ -283,12 +287,13 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="interleaved rounds (default 5)")
     parser.add_argument("--seconds", type=float, default=1.0, help="of a round (default 1)")
     parser.add_argument("--work", type=int, nargs="+", default=[0, 10, 50, 200], metavar="MS")
+    parser.add_argument("--queries", type=int, default=2, help="of a request (default 2)")
     parser.add_argument("--only", nargs="+", choices=SUBJECTS, default=list(SUBJECTS))
     parser.add_argument("--serve", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     quiet()
     if arguments.serve:
-        serve_rounds(json.loads(arguments.serve))
+        serve_rounds(json.loads(arguments.serve), arguments.queries)
     print(f"Django {django.get_version()}")
     names = []
     for name in arguments.only:
@@ -297,7 +302,7 @@ def main() -> None:
         else:
             names.append(name)
     with Cluster(max_connections=THREADS + 60) as cluster, ExitStack() as stack:
-        subjects = start(cluster, names, stack)
+        subjects = start(cluster, names, arguments.queries, stack)
         for pause in arguments.work:
             compare(cluster, subjects, pause, arguments.rounds, arguments.seconds)
 

@@ -23,11 +23,14 @@ from django_connpool.pool.maintenance import maintenance
 from .recall import give_back
 
 SHORT = 0.001  # seconds between two statements of a burst, at most
-LONGEST = 0.01  # seconds a loan may last for the sake of a burst
+LONGEST = 0.05  # seconds a loan may last for the sake of a burst
 LOOK = 0.02  # seconds between two looks of the maintenance thread
-# A burst that did not go on holds a connection for nothing; how many hand-overs saved that is
-# worth, and the most that count.
-LOSS = 8
+# What a thread does next is guessed from what it did after as many statements of earlier work: the
+# first query of a request may precede a call of another service, and the others be one burst.
+PAUSES = 16  # told apart
+# Who did not go on has held a connection for nothing: so many hand-overs saved are worth that, and
+# no more count.
+LOSS = 16
 
 
 class Bursts:
@@ -43,17 +46,19 @@ class Bursts:
         self._self: weakref.ref[Any] = weakref.ref(self)
         # Oldest first; those whose owner went on are empty, and drop out in their turn.
         self.aside: deque[tuple[float, list[Any]]] = deque()
-        # Guards `_is_watched`: the maintenance thread will look, and go on while there is anything.
+        # Guards `is_watched`: the maintenance thread will look, and go on while there is anything.
         self._lock = threading.RLock()
-        self._is_watched = False
+        self.is_watched = False
 
-    def watch(self, aside: list[Any], now: float) -> None:
-        """Have the connection in that list given back if it stays there."""
-        self.aside.append((now, aside))
-        if not self._is_watched:
-            with self._lock:
-                self._is_watched = True
-                maintenance.schedule(self._self, now + LOOK)
+    def watch(self, now: float) -> None:
+        """Have the maintenance thread look at what is in `aside`, as long as there is anything.
+
+        Call it after something was put there, if nobody is watching.
+        """
+        with self._lock:
+            # In this order: after an interrupt in between the next to come does it once more.
+            maintenance.schedule(self._self, now + LOOK)
+            self.is_watched = True
 
     def collect(self, now: float) -> None:
         """Give back what has been set aside for too long. Several threads may do so at a time."""
@@ -76,11 +81,10 @@ class Bursts:
         self.collect(now)
         with self._lock:
             if not self.aside:
-                self._is_watched = False
+                self.is_watched = False
                 maintenance.dismiss(self._self)
             if self.aside:  # perhaps since, by somebody who saw that it is watched
-                self._is_watched = True
-                maintenance.schedule(self._self, now + LOOK)
+                self.watch(now)
 
 
 def popped(aside: list[Any]) -> list[Any]:

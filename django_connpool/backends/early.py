@@ -26,7 +26,7 @@ from django_connpool.pool.session import reported
 from django_connpool.pool.slot import BURST
 from django_connpool.pool.statements import DIRT, RENAMED, SEQUENCES, kinds
 
-from .bursts import LONGEST, LOSS, SHORT, bursts, popped
+from .bursts import LONGEST, LOSS, PAUSES, SHORT, bursts, popped
 from .recall import recaller
 
 if TYPE_CHECKING:
@@ -60,7 +60,8 @@ class EarlyReleaseMixin(_Base):
     resumes: Any = None  # the binding from whose pool it goes on, having given back early
     aside: list[Any] | None = None  # the connection between two statements; see bursts.py
     released_at = 0.0  # when it last gave back early, in monotonic seconds, while others waited
-    haste = 0  # how much more often than not the next statement followed at once
+    haste: list[int]  # for each pause of the work: how surely the next statement follows at once
+    pauses = 0  # so far, in the work under way
     # No class between this one and Django's has a way of its own; so calls can be saved.
     connects_as_django = False
 
@@ -71,8 +72,7 @@ class EarlyReleaseMixin(_Base):
                 if self._goes_on():
                     return
             elif self.released_at:
-                self._learn(monotonic() - self.released_at < SHORT)
-                self.released_at = 0.0
+                self._learn_of_release()
             if self.resumes is not None and not self.in_atomic_block:
                 self.resume(self.resumes)
                 return
@@ -169,6 +169,7 @@ class EarlyReleaseMixin(_Base):
         elif slot.watch.called and reported(connection.pgconn) != slot.birth.reported:
             self._pin("settings")  # set by a function; the server tells of some
         else:
+            self.pauses += 1
             slot.watch.called = False  # which says that there is nothing left to ask the server
             self._pause(connection, slot)
 
@@ -179,30 +180,27 @@ class EarlyReleaseMixin(_Base):
 
     def _pause(self, connection: Any, slot: Any) -> None:
         """Between two statements: give back; in a burst, while others wait, set aside."""
-        if connection._pool.is_awaited:
-            now = monotonic()
-            work = scopes.current.get()
-            if (
-                self.haste > 0
-                and now - slot.since < LONGEST
-                and work is not None
-                and not work.ended
-            ):
-                self._set_aside(connection, work, now)
-                return
+        if not connection._pool.is_awaited:
+            self._let_go(connection)
+            return
+        now = monotonic()
+        work = scopes.current.get()
+        is_in_haste = self.haste[self.pauses % PAUSES] > 0
+        if not is_in_haste or now - slot.since >= LONGEST or work is None or work.ended:
             self.released_at = now
-        self._let_go(connection)
-
-    def _set_aside(self, connection: Any, work: scopes.Scope, now: float) -> None:
+            self._let_go(connection)
+            return
         if self.resumes is None:
             self.resumes = self._binding
         aside = [connection]
         try:
             self.connection = None
-            connection._slot.pinned = BURST
+            slot.pinned = BURST
             work.borrowers.discard(self)
             work.resumers.add(self)
-            bursts.watch(aside, now)
+            bursts.aside.append((now, aside))
+            if not bursts.is_watched:
+                bursts.watch(now)
             self.aside = aside
         except BaseException:
             # An interrupt. Whoever has popped it since has it.
@@ -221,8 +219,7 @@ class EarlyReleaseMixin(_Base):
         except IndexError:
             self._learn(False)
             return False
-        if self.haste < LOSS:
-            self.haste += 1
+        self._learn(True)
         slot = connection._slot
         if not is_alive(slot):
             self._hand_back(connection)
@@ -236,18 +233,28 @@ class EarlyReleaseMixin(_Base):
         return True
 
     def _learn(self, soon: bool) -> None:
-        """Note whether the next statement followed at once."""
-        self.haste = min(self.haste + 1, LOSS) if soon else max(self.haste - LOSS, -LOSS)
+        """Note whether the last pause was short: the next statement came at once, or the end."""
+        haste, pause = self.haste, self.pauses % PAUSES
+        if not soon:
+            haste[pause] = max(haste[pause] - LOSS, -LOSS)
+        elif haste[pause] < LOSS:
+            haste[pause] += 1
+
+    def _learn_of_release(self) -> None:
+        self._learn(monotonic() - self.released_at < SHORT)
+        self.released_at = 0.0
 
     def end_burst(self) -> None:
         """Give back what was set aside, unless somebody has taken it. In whichever thread."""
         aside, self.aside = self.aside, None
         if aside is None:
             return
-        found = popped(aside)
-        if not found:
+        try:
+            connection = aside.pop()
+        except IndexError:
             self._learn(False)
-        for connection in found:
+        else:
+            self._learn(True)
             connection._pool.putconn(connection)
 
     def stop_resuming(self) -> None:
@@ -255,6 +262,9 @@ class EarlyReleaseMixin(_Base):
         self.resumes = None
         if self.aside is not None:
             self.end_burst()
+        elif self.released_at:
+            self._learn_of_release()
+        self.pauses = 0
 
     def _will_resume(self) -> None:
         """Go on from the same pool until the work that is under way ends."""

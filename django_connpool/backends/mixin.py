@@ -22,7 +22,7 @@ from django_connpool import conf, registry, scopes
 from django_connpool.pool import ConnectionPool, PoolClosed, reset, watch
 
 from . import creation, recall, schema
-from .bursts import bursts
+from .bursts import PAUSES, bursts
 from .early import CONNECTING, EarlyCursor, EarlyReleaseMixin
 from .opener import Opener
 
@@ -64,6 +64,7 @@ class PooledDatabaseWrapperMixin(EarlyReleaseMixin):
         this: Any = self
         this.creation_class = creation.pooled(this.creation_class)
         this.SchemaEditorClass = schema.pooled(this.SchemaEditorClass)
+        self.haste = [0] * PAUSES
         super().__init__(*args, **kwargs)
         _wrappers.add(self)
 

@@ -22,7 +22,7 @@ from django.db import DatabaseError, close_old_connections, connections, transac
 from django_connpool import hold, pinned, release, scope
 from django_connpool.backends import bursts as module
 from django_connpool.backends import early
-from django_connpool.backends.bursts import LOSS, bursts
+from django_connpool.backends.bursts import LOSS, PAUSES, bursts
 from tests.cluster import Server
 from tests.databases import (
     DEADLINE,
@@ -77,7 +77,7 @@ def single(databases: Databases) -> Iterator[Any]:
 def a_burst(wrapper: Any) -> Iterator[Waiting]:
     """Some work in the middle of a burst: its connection is set aside, and somebody waits."""
     with scope("a burst"):
-        wrapper.haste = 1
+        wrapper.haste = [1] * PAUSES
         with transaction.atomic(using=wrapper.alias):
             pid(wrapper)
             waiting = Waiting(wrapper)
@@ -137,7 +137,7 @@ def test_the_end_of_the_work_ends_the_bursts_of_other_threads(single: Any) -> No
 
     def part() -> None:
         own = connections[single.alias]
-        own.haste = 1
+        own.haste = [1] * PAUSES
         with transaction.atomic(using=single.alias):
             pid(own)
             waiting.append(Waiting(own))
@@ -158,7 +158,7 @@ def test_a_thread_that_ends_in_a_burst_loses_no_connection(
 ) -> None:
     def part() -> Waiting:
         own = connections[single.alias]
-        own.haste = 1
+        own.haste = [1] * PAUSES
         with transaction.atomic(using=single.alias):
             pid(own)
             return Waiting(own)
@@ -205,7 +205,7 @@ def test_nobody_comes_and_a_burst_that_does_not_go_on_ends_all_the_same(single: 
         assert waiting.served()
         assert single.aside == []
         assert pid(single)
-        assert single.haste < 0
+        assert min(single.haste) < 0
         assert single.aside is None
     wait_until(lambda: bursts._self not in module.maintenance._deadlines, "nobody looks any more")
     assert not bursts.aside
@@ -235,7 +235,7 @@ def test_what_was_just_set_aside_is_left_alone(single: Any) -> None:
 def test_a_loan_is_not_prolonged_for_ever(single: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(early, "LONGEST", 0.0)
     with scope("a burst"):
-        single.haste = LOSS
+        single.haste = [LOSS] * PAUSES
         with transaction.atomic(using=single.alias):
             pid(single)
             waiting = Waiting(single)
@@ -246,7 +246,7 @@ def test_a_loan_is_not_prolonged_for_ever(single: Any, monkeypatch: pytest.Monke
 @pytest.mark.usefixtures("patient")
 @pytest.mark.parametrize("why", ["not in haste", "no work", "nobody waits"])
 def test_otherwise_every_statement_gives_back(single: Any, why: str) -> None:
-    single.haste = 0 if why == "not in haste" else LOSS
+    single.haste = [0 if why == "not in haste" else LOSS] * PAUSES
 
     def statement() -> None:
         with transaction.atomic(using=single.alias):
@@ -264,34 +264,45 @@ def test_otherwise_every_statement_gives_back(single: Any, why: str) -> None:
     assert on_loan(single) == 0
 
 
-def test_haste_is_learned_from_what_follows(single: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_haste_is_learned_for_each_pause_of_the_work(
+    single: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     now = [1000.0]
     monkeypatch.setattr(early, "monotonic", lambda: now[0])
+    monkeypatch.setattr(early, "LONGEST", float("inf"))  # the pool has a clock of its own
+    monkeypatch.setattr(module, "SHORT", float("inf"))
 
-    def a_statement_while_somebody_waits() -> None:
-        with transaction.atomic(using=single.alias):
-            pid(single)
-            waiting = Waiting(single)
-        if single.aside is None:
-            waiting.served()
-        now[0] += pause
+    def work(*pauses: float) -> list[bool]:
+        """Statements while somebody waits; whether each was followed by a burst."""
+        aside = []
+        with scope("work"):
+            for pause in pauses:
+                with transaction.atomic(using=single.alias):
+                    pid(single)
+                    waiting = Waiting(single)
+                aside.append(bool(single.aside))
+                if single.aside:
+                    single.end_burst()
+                waiting.served()
+                now[0] += pause
+        return aside
 
+    short, long = 0.0001, 1.0
+    assert work(long, short, short) == [False, False, False]
+    assert single.haste[1:5] == [-LOSS, 1, 1, 0]
+    assert work(long, short, short) == [False, True, True]
+    assert single.haste[1:5] == [-LOSS, 2, 2, 0]
+    # What was given back while nobody waited says nothing.
     with scope("work"):
-        pause = 0.0001
-        a_statement_while_somebody_waits()
-        assert single.haste == 0
-        pid(single)
-        assert single.haste == 1
-        pause = 1.0
-        single.haste = 0
-        a_statement_while_somebody_waits()
-        pid(single)
-        assert single.haste == -LOSS
-        # And what was given back while nobody waited says nothing.
-        pid(single)
-        now[0] += 1.0
-        pid(single)
-        assert single.haste == -LOSS
+        for _ in range(4):
+            pid(single)
+            now[0] += long
+    assert single.haste[1:5] == [-LOSS, 2, 2, 0]
+    # And what is not so any more is learned anew.
+    single.haste[1] = -1
+    for _ in range(2):
+        assert work(short) == [False]
+    assert work(short) == [True]
 
 
 @pytest.mark.usefixtures("patient")
@@ -400,7 +411,7 @@ def test_owners_and_takers_never_use_a_connection_together(
         own = connections[spare.alias]
         for piece in range(pieces):
             with scope(f"{number}, {piece}"):
-                own.haste = LOSS
+                own.haste = [LOSS] * PAUSES
                 for _ in range(chance.randrange(1, 6)):
                     mark = chance.randrange(10**6)
                     before = own.aside
@@ -411,7 +422,7 @@ def test_owners_and_takers_never_use_a_connection_together(
                             assert pid(own) == backend
                     else:
                         assert value(own, "SELECT %s", [mark]) == mark
-                    went_on += before is not None and before == [] and own.haste == LOSS
+                    went_on += before is not None and before == [] and own.connection is None
                     if chance.random() < 0.2:
                         time.sleep(chance.random() / 500)
             assert own.connection is None

@@ -17,7 +17,7 @@ from django.db import DatabaseError, transaction
 import django_connpool
 from django_connpool.backends import bursts as bursts_module
 from django_connpool.backends import early, mixin
-from django_connpool.backends.bursts import bursts
+from django_connpool.backends.bursts import PAUSES, bursts
 from django_connpool.pool import ConnectionPool
 from tests.databases import Databases, in_thread, value
 from tests.interrupter import Interrupter
@@ -32,8 +32,13 @@ def interrupter(n: int) -> Interrupter:
 
 
 def _is_safe(frame: FrameType) -> bool:
-    """Whether no interrupt strikes here: the interpreter looks for signals after calls only."""
+    """Whether no interrupt strikes here: the interpreter looks for signals after calls only.
+
+    So never between the end of a block and the release of its lock.
+    """
     line = linecache.getline(frame.f_code.co_filename, frame.f_lineno).strip()
+    if line == "with self._lock:":
+        return bool(frame.f_locals["self"]._lock._is_owned())
     return line in ("try:", "self.kept -= 1")
 
 
@@ -93,9 +98,9 @@ def little_garbage() -> Iterator[None]:
 def burst(wrapper: Any) -> None:
     somebody_waits = mock.patch.object(ConnectionPool, "is_awaited", True)
     with django_connpool.scope("a burst"), somebody_waits:
-        wrapper.haste = 1
+        wrapper.haste = [1] * PAUSES
         statements(wrapper)
-        wrapper.haste = 1
+        wrapper.haste = [1] * PAUSES
         bursts.collect(float("inf"))
         statements(wrapper)
 
