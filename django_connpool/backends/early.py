@@ -219,7 +219,9 @@ class EarlyReleaseMixin(_Base):
         except IndexError:
             self._learn(False)
             return False
-        self._learn(True)
+        haste, pause = self.haste, self.pauses % PAUSES
+        if haste[pause] < LOSS:  # as `_learn` does
+            haste[pause] += 1
         slot = connection._slot
         if not is_alive(slot):
             self._hand_back(connection)
@@ -353,11 +355,18 @@ class EarlyCursor:
         return cursor
 
     def execute(self, *args: Any, **kwargs: Any) -> EarlyCursor:
-        cursor = self._present()
+        cursor, wrapper = self._cursor, self._wrapper
+        connection = cursor._conn
+        if (
+            connection is not wrapper.connection
+            or self._loan != connection._slot.watch.loan
+            or self._closed
+        ):
+            cursor = self._present()
         try:
             cursor.execute(*args, **kwargs)
         finally:
-            self._wrapper.release_if_free()
+            wrapper.release_if_free()
         return self
 
     def executemany(self, *args: Any, **kwargs: Any) -> None:
