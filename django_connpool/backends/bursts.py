@@ -12,7 +12,6 @@ owner has given it back.
 from __future__ import annotations
 
 import os
-import threading
 import weakref
 from collections import deque
 from time import monotonic
@@ -20,7 +19,7 @@ from typing import Any
 
 from django_connpool.pool.maintenance import maintenance
 
-from .recall import give_back
+from .recall import give_back, give_back_in_a_thread
 
 SHORT = 0.001  # seconds between two statements of a burst, at most
 LONGEST = 0.05  # seconds a loan may last for the sake of a burst
@@ -46,45 +45,48 @@ class Bursts:
         self._self: weakref.ref[Any] = weakref.ref(self)
         # Oldest first; those whose owner went on are empty, and drop out in their turn.
         self.aside: deque[tuple[float, list[Any]]] = deque()
-        # Guards `is_watched`: the maintenance thread will look, and go on while there is anything.
-        self._lock = threading.RLock()
+        # The maintenance thread will look, and go on while there is anything. Whoever puts
+        # something there looks at this afterwards, and `tick` looks again once it has cleared it.
         self.is_watched = False
 
     def watch(self, now: float) -> None:
-        """Have the maintenance thread look at what is in `aside`, as long as there is anything.
-
-        Call it after something was put there, if nobody is watching.
-        """
-        with self._lock:
-            # In this order: after an interrupt in between the next to come does it once more.
+        """Have the maintenance thread look at what is in `aside`, as long as there is anything."""
+        self.is_watched = True
+        try:
             maintenance.schedule(self._self, now + LOOK)
-            self.is_watched = True
+        except BaseException:
+            self.is_watched = False
+            raise
 
     def collect(self, now: float) -> None:
         """Give back what has been set aside for too long. Several threads may do so at a time."""
         taken: list[Any] = []
         try:
-            while self.aside[0][0] <= now - SHORT:
-                entry = self.aside.popleft()
-                if entry[0] > now - SHORT:  # another thread has taken the one looked at
-                    self.aside.appendleft(entry)
-                    break
-                taken += popped(entry[1])
-        except IndexError:
-            pass  # there are no more
+            self._take(now, taken)
         finally:
             give_back(taken)
+
+    def _take(self, now: float, taken: list[Any]) -> None:
+        try:
+            while (oldest := self.aside[0])[0] <= now - SHORT:
+                taken += popped(oldest[1])
+                self.aside.remove(oldest)
+        except (IndexError, ValueError):
+            pass  # there are no more, or another thread is about it
 
     def tick(self) -> None:
         """Called by the maintenance thread."""
         now = monotonic()
-        self.collect(now)
-        with self._lock:
-            if not self.aside:
-                self.is_watched = False
-                maintenance.dismiss(self._self)
-            if self.aside:  # perhaps since, by somebody who saw that it is watched
-                self.watch(now)
+        taken: list[Any] = []
+        self._take(now, taken)
+        give_back_in_a_thread(taken)
+        if self.aside:
+            maintenance.schedule(self._self, now + LOOK)
+            return
+        maintenance.dismiss(self._self)
+        self.is_watched = False
+        if self.aside:
+            self.watch(now)
 
 
 def popped(aside: list[Any]) -> list[Any]:

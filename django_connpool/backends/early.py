@@ -10,11 +10,11 @@ from __future__ import annotations
 
 from asyncio import _get_running_loop
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from threading import get_ident
 from time import monotonic
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from django.db.backends.base.base import BaseDatabaseWrapper
 from psycopg import InterfaceError
@@ -31,6 +31,8 @@ from .recall import recaller
 
 if TYPE_CHECKING:
     from django.db.backends.postgresql.base import DatabaseWrapper as _Base
+
+    from .mixin import PooledDatabaseWrapperMixin
 else:
     _Base = object
 
@@ -72,9 +74,10 @@ class EarlyReleaseMixin(_Base):
                 if self._goes_on():
                     return
             elif self.released_at:
-                self._learn_of_release()
-            if self.resumes is not None and not self.in_atomic_block:
-                self.resume(self.resumes)
+                self._learn()
+            binding = self.resumes  # looked at once: another thread may end the work
+            if binding is not None and not self.in_atomic_block:
+                self.resume(binding)
                 return
             self.is_for_a_statement = True
             try:
@@ -176,7 +179,19 @@ class EarlyReleaseMixin(_Base):
     def _let_go(self, connection: Any) -> None:
         if self.resumes is None:
             self._will_resume()
-        self._hand_back(connection)
+        # With no call in between: a finalizer or signal handler may have come by with a statement
+        # of its own, and given back. What it gave back is somebody else's by now.
+        if self.connection is connection:
+            loan = connection._slot.watch.loan
+            try:
+                self.connection = None
+                self._hand_back(connection)
+            except BaseException:
+                self.connection = None
+                if connection._slot.watch.loan == loan:  # an interrupt, before it was over
+                    with suppress(ValueError):
+                        self._binding.pool.putconn(connection)
+                raise
 
     def _pause(self, connection: Any, slot: Any) -> None:
         """Between two statements: give back; in a burst, while others wait, set aside."""
@@ -193,15 +208,19 @@ class EarlyReleaseMixin(_Base):
         if self.resumes is None:
             self.resumes = self._binding
         aside = [connection]
+        if self.connection is not connection:
+            return  # as in `_let_go`
         try:
+            # Before anything is called, so that such a handler finds it; `pinned` before others do.
             self.connection = None
+            self.released_at = now
             slot.pinned = BURST
+            self.aside = aside
             work.borrowers.discard(self)
             work.resumers.add(self)
             bursts.aside.append((now, aside))
             if not bursts.is_watched:
                 bursts.watch(now)
-            self.aside = aside
         except BaseException:
             # An interrupt. Whoever has popped it since has it.
             self.connection = None
@@ -213,50 +232,52 @@ class EarlyReleaseMixin(_Base):
         """Take up again what was set aside, unless somebody else has, or it has died."""
         if _get_running_loop() is not None:
             return False  # which is refused by what comes next
+        self._learn()  # first: a signal handler that comes by has to find what was set aside
         aside, self.aside = self.aside, None
         try:
             connection = aside.pop()  # type: ignore[union-attr]
-        except IndexError:
-            self._learn(False)
+        except (AttributeError, IndexError):  # somebody has taken it, or ended the work meanwhile
             return False
-        haste, pause = self.haste, self.pauses % PAUSES
-        if haste[pause] < LOSS:  # as `_learn` does
-            haste[pause] += 1
-        slot = connection._slot
-        if not is_alive(slot):
+        try:
+            slot = connection._slot
+            work = scopes.current.get()
+            alive = is_alive(slot)
+            if alive:
+                slot.pinned = None
+                if work is not None:
+                    work.borrowers.add(self)
+                self.errors_occurred = False
+                self.connection = connection
+        except BaseException:
+            self._hand_back(connection)
+            raise
+        if not alive:
             self._hand_back(connection)
             return False
-        slot.pinned = None
-        work = scopes.current.get()
-        if work is not None:
-            work.borrowers.add(self)
-        self.errors_occurred = False
-        self.connection = connection
+        if work is not None and work.ended:
+            recaller.soon(cast("PooledDatabaseWrapperMixin", self))
+        binding = self._binding
+        if binding is not None and binding.options.max_hold_idle:
+            recaller.watch(binding)
         return True
 
-    def _learn(self, soon: bool) -> None:
-        """Note whether the last pause was short: the next statement came at once, or the end."""
+    def _learn(self) -> None:
+        """Note whether the last pause was short: the next statement comes at once, or the end."""
+        is_short = monotonic() - self.released_at < SHORT
+        self.released_at = 0.0
         haste, pause = self.haste, self.pauses % PAUSES
-        if not soon:
+        if not is_short:
             haste[pause] = max(haste[pause] - LOSS, -LOSS)
         elif haste[pause] < LOSS:
             haste[pause] += 1
 
-    def _learn_of_release(self) -> None:
-        self._learn(monotonic() - self.released_at < SHORT)
-        self.released_at = 0.0
-
     def end_burst(self) -> None:
         """Give back what was set aside, unless somebody has taken it. In whichever thread."""
-        aside, self.aside = self.aside, None
-        if aside is None:
+        if self.aside is None:
             return
-        try:
-            connection = aside.pop()
-        except IndexError:
-            self._learn(False)
-        else:
-            self._learn(True)
+        self._learn()
+        aside, self.aside = self.aside, None
+        for connection in popped(aside or []):
             connection._pool.putconn(connection)
 
     def stop_resuming(self) -> None:
@@ -265,7 +286,7 @@ class EarlyReleaseMixin(_Base):
         if self.aside is not None:
             self.end_burst()
         elif self.released_at:
-            self._learn_of_release()
+            self._learn()
         self.pauses = 0
 
     def _will_resume(self) -> None:

@@ -164,6 +164,8 @@ class PooledDatabaseWrapperMixin(EarlyReleaseMixin):
         """
         if _get_running_loop() is not None:
             self._refuse_event_loops()
+        if self.aside is not None:
+            self.end_burst()
         if bursts.aside:
             bursts.collect(monotonic())
         try:

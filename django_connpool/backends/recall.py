@@ -225,11 +225,7 @@ class Recaller:
                 maintenance.schedule(self._self, due)
             elif not self._leftovers and not self._watched:
                 maintenance.dismiss(self._self)
-        if taken:
-            # Cleaning a session can take long.
-            threading.Thread(
-                target=give_back, args=(taken,), name="django-connpool-recall", daemon=True
-            ).start()
+        give_back_in_a_thread(taken)
 
     def _recall_leftovers(self, now: float, taken: list[Any]) -> float:
         """Take what is at rest; return when to look again."""
@@ -286,11 +282,20 @@ def take_back(binding: Binding) -> None:
     taken: list[Any] = []
     now = monotonic()
     for wrapper in registry.users(binding):
+        wrapper.end_burst()
         for _ in range(2):  # it is parked, it is taken
             with _lock:
                 if _COUNTS and getattr(_in_hand(wrapper), "_pool", None) is binding.pool:
                     _take(wrapper, 0.0, now, taken)
     give_back(taken)
+
+
+def give_back_in_a_thread(connections: list[Any]) -> None:
+    """For the maintenance thread, because cleaning a session can take long."""
+    if connections:
+        threading.Thread(
+            target=give_back, args=(connections,), name="django-connpool-recall", daemon=True
+        ).start()
 
 
 def give_back(connections: list[Any]) -> None:

@@ -9,6 +9,7 @@ import random
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import copy_context
@@ -19,10 +20,11 @@ import pytest
 from django.core.exceptions import SynchronousOnlyOperation
 from django.db import DatabaseError, close_old_connections, connections, transaction
 
-from django_connpool import hold, pinned, release, scope
+from django_connpool import hold, pinned, release, scope, scopes
 from django_connpool.backends import bursts as module
-from django_connpool.backends import early
+from django_connpool.backends import early, recall
 from django_connpool.backends.bursts import LOSS, PAUSES, bursts
+from django_connpool.pool import ConnectionPool
 from tests.cluster import Server
 from tests.databases import (
     DEADLINE,
@@ -375,6 +377,227 @@ def test_a_child_has_nothing_set_aside(single: Any) -> None:
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
         assert pid(single) == backend
     assert waiting.served() == backend
+
+
+class Once(deque[Any]):
+    """A deque in which something else happens once, when it is looked at or appended to."""
+
+    asked: Callable[[], None] | None = None
+    appended: Callable[[], None] | None = None
+
+    def __bool__(self) -> bool:
+        truth = len(self) > 0
+        once, self.asked = self.asked, None
+        if once is not None:
+            once()
+        return truth
+
+    def append(self, item: Any) -> None:
+        super().append(item)
+        once, self.appended = self.appended, None
+        if once is not None:
+            once()
+
+
+@pytest.fixture
+def awaited(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It seems that somebody always waits."""
+    monkeypatch.setattr(ConnectionPool, "is_awaited", True)
+
+
+def a_statement_of_a_signal_handler(wrapper: Any) -> Callable[[], None]:
+    return lambda: value(wrapper, "SELECT 2")
+
+
+def what_the_collector_ends(wrapper: Any) -> Callable[[], None]:
+    def rows() -> Iterator[Any]:
+        with wrapper.cursor() as cursor:
+            cursor.execute("SELECT 1")
+            yield cursor
+
+    cycle: list[Any] = [rows()]
+    next(cycle[0])
+    cycle.append(cycle)
+    return lambda: gc.collect() and None
+
+
+@pytest.mark.usefixtures("patient", "awaited")
+@pytest.mark.parametrize("haste", [LOSS, -LOSS], ids=["aside", "back"])
+@pytest.mark.parametrize("handler", [a_statement_of_a_signal_handler, what_the_collector_ends])
+def test_who_comes_by_between_two_instructions_pauses_in_the_place_of_the_other(
+    single: Any, monkeypatch: pytest.MonkeyPatch, handler: Any, haste: int
+) -> None:
+    real, todo = early.monotonic, []
+
+    def clock() -> float:
+        while todo:
+            todo.pop()()
+        return real()
+
+    with scope("work"):
+        single.haste = [haste] * PAUSES
+        value(single, "SELECT 1")
+        handle = handler(single)
+        monkeypatch.setattr(early, "monotonic", clock)
+        todo.append(handle)
+        value(single, "SELECT 1")
+        assert not todo
+        assert single.connection is None
+        with_one = [aside for _, aside in bursts.aside if aside]
+        assert len(with_one) == (1 if haste > 0 else 0)
+        assert on_loan(single) == len(with_one)
+        assert pid(single)
+    assert on_loan(single) == 0
+
+
+@pytest.mark.usefixtures("patient", "awaited")
+def test_what_others_have_borrowed_meanwhile_is_left_to_them(
+    single: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, borrowed = early.monotonic, []
+
+    def clock() -> float:
+        if not borrowed and single.connection is not None:  # at the end of a statement
+            borrowed.append(None)
+            value(single, "SELECT 2")  # a signal handler's; gives back
+            borrowed[0] = single.pool.getconn()  # and somebody else borrows
+        return real()
+
+    with scope("work"):
+        value(single, "SELECT 1")
+        monkeypatch.setattr(early, "monotonic", clock)
+        value(single, "SELECT 1")
+    assert borrowed[0]._pool is single.pool
+    assert on_loan(single) == 1
+    single.pool.putconn(borrowed[0])
+
+
+@pytest.mark.usefixtures("patient", "awaited")
+def test_a_signal_handler_in_the_middle_of_setting_aside_goes_on(
+    single: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bursts, "aside", once := Once())
+    with scope("work"):
+        single.haste = [LOSS] * PAUSES
+        backend = pid(single)
+        found = []
+        once.appended = lambda: found.append(pid(single))
+        assert pid(single) == backend
+        assert found == [backend]
+        assert pid(single) == backend
+    assert on_loan(single) == 0
+
+
+@pytest.mark.usefixtures("patient")
+def test_the_work_may_end_while_it_is_about_to_go_on(
+    single: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ends = [single.stop_resuming]
+
+    def running_loop() -> None:
+        while ends:
+            in_thread(ends.pop())
+
+    with a_burst(single) as waiting:
+        monkeypatch.setattr(early, "_get_running_loop", running_loop)
+        assert pid(single)
+        waiting.served()
+    assert on_loan(single) == 0
+
+
+@pytest.mark.usefixtures("patient")
+def test_an_error_of_a_signal_handler_keeps_nothing(
+    single: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, errors = early.is_alive, [SystemExit]
+
+    def alive(slot: Any) -> bool:
+        while errors:
+            raise errors.pop()
+        return real(slot)
+
+    with a_burst(single) as waiting:
+        monkeypatch.setattr(early, "is_alive", alive)
+        try:
+            pid(single)
+        except SystemExit:
+            waiting.served()  # while the error is at hand, with all that its frames hold
+        else:
+            pytest.fail("there was no error")
+    assert single.pool.get_stats()["loans_reclaimed"] == 0
+
+
+@pytest.mark.usefixtures("patient", "awaited")
+def test_what_is_taken_up_after_the_end_of_the_work_is_recalled(
+    single: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recalled: list[Any] = []
+    monkeypatch.setattr(early.recaller, "soon", recalled.append)
+    with scope("work"):
+        single.haste = [LOSS] * PAUSES
+        pid(single)
+        work = scopes.current.get()
+        assert work is not None
+        work.ended = True
+        pid(single)
+    assert recalled == [single]
+    assert on_loan(single) == 0
+
+
+@pytest.mark.usefixtures("patient", "awaited")
+def test_what_is_taken_up_is_watched_for_max_hold_idle(databases: Databases) -> None:
+    wrapper = databases.add(pool={"max_size": 1, "release": "transaction", "max_hold_idle": 60})
+    with scope("work"):
+        wrapper.haste = [LOSS] * PAUSES
+        pid(wrapper)
+        early.recaller._watched.clear()
+        pid(wrapper)
+        assert wrapper._binding in early.recaller._watched
+
+
+@pytest.mark.usefixtures("patient", "awaited")
+def test_a_database_that_nobody_may_use_is_not_used_by_what_is_aside(single: Any) -> None:
+    with scope("work"):
+        single.haste = [LOSS] * PAUSES
+        pid(single)
+        assert on_loan(single) == 1
+        recall.take_back(single._binding)
+        assert on_loan(single) == 0
+
+
+@pytest.mark.usefixtures("awaited")
+def test_the_maintenance_thread_cleans_no_session_itself(databases: Databases) -> None:
+    threads: list[str] = []
+    wrapper = databases.add(
+        pool={
+            "max_size": 1,
+            "release": "transaction",
+            "reset": lambda conn: threads.append(threading.current_thread().name),
+        }
+    )
+    with scope("work"):
+        wrapper.haste = [LOSS] * PAUSES
+        pid(wrapper)
+        threads.clear()
+        wait_until(lambda: threads, "it is given back")
+    assert threads[0] == "django-connpool-recall"
+
+
+@pytest.mark.usefixtures("patient", "awaited")
+def test_who_empties_it_while_the_maintenance_thread_looks_does_not_end_the_watch(
+    single: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bursts, "aside", once := Once())
+    with scope("work"):
+        single.haste = [LOSS] * PAUSES
+        pid(single)
+        once.asked = once.clear
+        bursts.tick()
+        bursts.tick()
+        assert not bursts.is_watched
+        pid(single)
+        assert bursts.is_watched
+        assert module.maintenance._deadlines[bursts._self] < float("inf")
 
 
 @pytest.fixture
