@@ -146,10 +146,12 @@ def _leave(work: Scope, token: Token[Scope | None]) -> None:
 async def release_in_its_thread(work: Scope) -> None:
     """As `release_loans`, in the thread in which Django runs the queries of async code."""
     work.ended = True  # first: who borrows from here on sees to it that it comes back
-    for wrapper in list(work.resumers):
-        wrapper.stop_resuming()
-    if work.borrowers:
+    resumers = list(work.resumers)
+    if work.borrowers or any(wrapper.aside for wrapper in resumers):
         await sync_to_async(release_loans, thread_sensitive=True)(work)
+    else:
+        for wrapper in resumers:
+            wrapper.stop_resuming()
 
 
 @contextmanager

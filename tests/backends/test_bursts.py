@@ -15,8 +15,10 @@ from contextlib import contextmanager
 from contextvars import copy_context
 from functools import partial
 from typing import Any
+from unittest import mock
 
 import pytest
+from asgiref.sync import sync_to_async
 from django.core.exceptions import SynchronousOnlyOperation
 from django.db import DatabaseError, close_old_connections, connections, transaction
 
@@ -423,14 +425,15 @@ def what_the_collector_ends(wrapper: Any) -> Callable[[], None]:
 
 @pytest.mark.usefixtures("patient", "awaited")
 @pytest.mark.parametrize("haste", [LOSS, -LOSS], ids=["aside", "back"])
+@pytest.mark.parametrize("at_the_end", [False, True], ids=["begins", "ends"])
 @pytest.mark.parametrize("handler", [a_statement_of_a_signal_handler, what_the_collector_ends])
 def test_who_comes_by_between_two_instructions_pauses_in_the_place_of_the_other(
-    single: Any, monkeypatch: pytest.MonkeyPatch, handler: Any, haste: int
+    single: Any, monkeypatch: pytest.MonkeyPatch, handler: Any, at_the_end: bool, haste: int
 ) -> None:
     real, todo = early.monotonic, []
 
     def clock() -> float:
-        while todo:
+        while todo and at_the_end == (single.connection is not None):
             todo.pop()()
         return real()
 
@@ -584,6 +587,37 @@ def test_the_maintenance_thread_cleans_no_session_itself(databases: Databases) -
 
 
 @pytest.mark.usefixtures("patient", "awaited")
+def test_the_event_loop_gives_nothing_back_itself(databases: Databases) -> None:
+    threads: list[int] = []
+    wrapper = databases.add(
+        "in_a_loop",  # whose thread keeps its own wrapper
+        pool={
+            "max_size": 1,
+            "release": "transaction",
+            "reset": lambda conn: threads.append(threading.get_ident()),
+        },
+    )
+
+    def statement() -> Any:
+        own = connections[wrapper.alias]
+        own.haste = [LOSS] * PAUSES
+        pid(own)
+        assert own.aside
+        return own
+
+    async def main() -> None:
+        async with scope("work"):
+            own = await sync_to_async(statement)()
+            assert not threads
+        assert own.aside is None
+        assert threads
+        assert threading.get_ident() not in threads
+
+    asyncio.run(main())
+    assert on_loan(wrapper) == 0
+
+
+@pytest.mark.usefixtures("patient", "awaited")
 def test_who_empties_it_while_the_maintenance_thread_looks_does_not_end_the_watch(
     single: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -598,6 +632,51 @@ def test_who_empties_it_while_the_maintenance_thread_looks_does_not_end_the_watc
         pid(single)
         assert bursts.is_watched
         assert module.maintenance._deadlines[bursts._self] < float("inf")
+
+
+@pytest.mark.usefixtures("patient", "awaited")
+def test_who_relies_on_the_watch_as_it_ends_is_watched(
+    single: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dismiss, late = module.maintenance.dismiss, [lambda: pid(single)]
+
+    def dismissed(which: Any) -> None:
+        while late:
+            late.pop()()
+        dismiss(which)
+
+    with scope("work"):
+        single.haste = [LOSS] * PAUSES
+        pid(single)
+        bursts.aside.clear()
+        monkeypatch.setattr(module.maintenance, "dismiss", dismissed)
+        bursts.tick()
+        assert bursts.aside
+        assert bursts.is_watched
+        assert module.maintenance._deadlines[bursts._self] < float("inf")
+
+
+def test_two_who_collect_lose_nothing_that_is_young(monkeypatch: pytest.MonkeyPatch) -> None:
+    old, young = (0.0, [None]), (float("inf"), [None])
+    monkeypatch.setattr(bursts, "aside", deque([old, young]))
+    # Another thread is faster.
+    monkeypatch.setattr(module, "popped", lambda aside: bursts.aside.remove(old) or [])
+
+    bursts.collect(10.0)
+    assert list(bursts.aside) == [young]
+
+
+@pytest.mark.usefixtures("patient", "awaited")
+def test_an_error_of_a_signal_handler_before_giving_back_keeps_nothing(single: Any) -> None:
+    with scope("work"):
+        single.haste = [-LOSS] * PAUSES
+        try:
+            with mock.patch.object(type(single), "_hand_back", side_effect=SystemExit):
+                pid(single)
+        except SystemExit:
+            assert on_loan(single) == 0
+        else:
+            pytest.fail("there was no error")
 
 
 @pytest.fixture
