@@ -348,7 +348,8 @@ class PooledDatabaseWrapperMixin(EarlyReleaseMixin):
 
         Not inside an atomic block, which a request handled inside a test is in.
         """
-        self.stop_resuming()
+        if self.resumes is not None:
+            self.stop_resuming()
         own = vars(self)
         connection = own["connection"] if "connection" in own else recall.held(self)
         if connection is None:
