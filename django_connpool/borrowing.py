@@ -57,6 +57,10 @@ def release_between(work: Scope) -> None:
 
     In use is what is in a transaction, and what an open cursor reads from.
     """
+    for wrapper in list(work.resumers):
+        wrapper.end_burst()
+    if not work.borrowers:
+        return
     mine = [wrapper for wrapper in _borrowers(None) if wrapper in work.borrowers]
     for wrapper in mine:
         if is_at_rest(wrapper):
@@ -68,7 +72,8 @@ def release_between(work: Scope) -> None:
 
 async def release_between_in_its_thread(work: Scope) -> None:
     # Asked here first, because the way to that thread and back costs more than a query.
-    if any(is_at_rest(wrapper) for wrapper in list(work.borrowers)):
+    asides = [wrapper.aside for wrapper in list(work.resumers)]
+    if any(asides) or any(is_at_rest(wrapper) for wrapper in list(work.borrowers)):
         await sync_to_async(release_between, thread_sensitive=True)(work)
 
 

@@ -82,7 +82,7 @@ def _each(body: Iterator[bytes], name: str | None) -> Iterator[bytes]:
             token = scopes.current.set(work)
             try:
                 part = next(body)
-                if work.borrowers:
+                if work.borrowers or work.resumers:
                     release_between(work)
             except StopIteration:
                 return
@@ -100,7 +100,7 @@ async def _each_async(body: AsyncIterator[bytes], name: str | None) -> AsyncIter
             token = scopes.current.set(work)
             try:
                 part = await anext(body)
-                if work.borrowers:
+                if work.borrowers or work.resumers:
                     await release_between_in_its_thread(work)
             except StopAsyncIteration:
                 return

@@ -22,7 +22,7 @@ from asgiref.sync import sync_to_async
 from django.core.exceptions import SynchronousOnlyOperation
 from django.db import DatabaseError, close_old_connections, connections, transaction
 
-from django_connpool import hold, pinned, release, scope, scopes
+from django_connpool import borrowing, hold, middleware, pinned, release, scope, scopes
 from django_connpool.backends import bursts as module
 from django_connpool.backends import early, recall
 from django_connpool.backends.bursts import LOSS, PAUSES, bursts
@@ -615,6 +615,44 @@ def test_the_event_loop_gives_nothing_back_itself(databases: Databases) -> None:
 
     asyncio.run(main())
     assert on_loan(wrapper) == 0
+
+
+@pytest.mark.usefixtures("patient", "awaited")
+def test_between_two_parts_of_a_stream_nothing_is_aside(single: Any) -> None:
+    def body() -> Iterator[bytes]:
+        single.haste = [LOSS] * PAUSES
+        for _ in range(2):
+            pid(single)
+            assert single.aside
+            yield b"part"
+
+    for _ in middleware._each(body(), "stream"):
+        assert on_loan(single) == 0
+    assert on_loan(single) == 0
+
+
+@pytest.mark.usefixtures("patient", "awaited")
+def test_between_two_parts_of_an_async_stream_nothing_is_aside(databases: Databases) -> None:
+    wrapper = databases.add(
+        "in_another_loop", pool={"max_size": 1, "release": "transaction", "timeout": DEADLINE}
+    )
+
+    def statement() -> None:
+        own = connections[wrapper.alias]
+        own.haste = [LOSS] * PAUSES
+        pid(own)
+        assert own.aside
+
+    async def main() -> None:
+        async with scope("work"):
+            work = scopes.current.get()
+            assert work is not None
+            await sync_to_async(statement)()
+            assert on_loan(wrapper) == 1
+            await borrowing.release_between_in_its_thread(work)
+            assert on_loan(wrapper) == 0
+
+    asyncio.run(main())
 
 
 @pytest.mark.usefixtures("patient", "awaited")
