@@ -127,7 +127,7 @@ def test_warm_opens_the_minimum_of_every_pool(databases: Databases, cluster: Ser
 def test_warm_keeps_the_minimum_when_connections_die(databases: Databases, cluster: Server) -> None:
     wrapper = databases.add(pool={"min_size": 2})
     django_connpool.warm()
-    wait_until(lambda: connected(cluster, wrapper) == 2, "two connections are open")
+    wait_until(lambda: wrapper.pool.snapshot()["idle"] == 2, "two connections are open")
     name = wrapper.settings_dict["OPTIONS"]["application_name"]
     assert cluster.terminate(application_name=name) == 2
 

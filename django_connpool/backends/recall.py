@@ -35,7 +35,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from django_connpool import registry
 from django_connpool.pool.maintenance import maintenance
 from django_connpool.pool.reset import IDLE
-from django_connpool.pool.slot import NEVER
+from django_connpool.pool.slot import NEVER, RECALLED
 
 if TYPE_CHECKING:
     from django_connpool.registry import Binding
@@ -267,7 +267,8 @@ def _take(
         return False
     if now - wrapper.parked_at < seconds:
         return False
-    # From here on the owner borrows another one.
+    # From here on the owner borrows another one, or its thread ends.
+    wrapper.parked._slot.pinned = RECALLED
     taken.append(wrapper.parked)
     wrapper.parked = None
     return True

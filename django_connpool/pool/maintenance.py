@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("django_connpool.pool")
 
 FAILURE_PAUSE = 0.5  # seconds, so that what keeps failing does not fill the log
+PARKING = 1.0  # seconds that a fork waits for the thread to end, at the most
 
 
 class Maintenance:
@@ -107,12 +108,10 @@ class Maintenance:
             self._stopping = True
         if thread is not None and thread is not threading.current_thread():
             self.poke()
-            thread.join(timeout=1.0)
+            thread.join(PARKING)
             _await_exit(thread)
         with self._lock:
             self._stopping = False
-            if thread is not None and not thread.is_alive():
-                self._thread = None
 
     def resume(self) -> None:
         """Start the thread again after `park`, when it has anything to do."""
@@ -159,9 +158,9 @@ class Maintenance:
 
     def _is_needed(self) -> bool:
         with self._lock:
-            if self._stopping or self._thread is not threading.current_thread():
+            if self._thread is not threading.current_thread():
                 return False
-            if not self._deadlines and not self._watches:
+            if self._stopping or not (self._deadlines or self._watches):
                 self._thread = None  # whoever has something to do from here on starts another
                 return False
             return True
@@ -215,12 +214,12 @@ class Maintenance:
 
 
 def _await_exit(thread: threading.Thread) -> None:
-    """Wait, at most 1 s, until the operating system has forgotten the thread too.
+    """Wait, but no longer than `PARKING`, until the operating system has forgotten the thread too.
 
     Before Python 3.13 that is a moment after join() returns, and a fork counts its threads.
     """
     task = f"/proc/self/task/{thread.native_id}"
-    deadline = time.monotonic() + 1.0
+    deadline = time.monotonic() + PARKING
     while os.path.exists(task) and time.monotonic() < deadline:
         time.sleep(0.0001)
 

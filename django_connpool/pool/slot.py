@@ -45,6 +45,8 @@ POOL_CLOSED = "pool closed"
 # Why a loan lasts longer than a transaction, when its connection waits for the next statement of
 # its thread. It is given back also when there is no such thread any more.
 BURST = "a burst of statements"
+RECALLED = "recalled, about to be given back"
+NOT_THE_THREADS = (BURST, RECALLED)  # somebody else gives it back, also when its thread has ended
 
 NEVER = float("inf")
 AT_ONCE = float("-inf")

@@ -14,7 +14,6 @@ from .maintenance import maintenance
 from .probe import is_alive
 from .slot import (
     AT_ONCE,
-    BURST,
     CLOSING,
     EXPIRED,
     HANDED,
@@ -22,6 +21,7 @@ from .slot import (
     LOAN,
     LOST,
     NEVER,
+    NOT_THE_THREADS,
     RECLAIMED,
     RETURNING,
     SURPLUS,
@@ -123,7 +123,7 @@ class Upkeep(Supply):
         if loans is None:
             return conn is None
         # Or it was given back meanwhile, or another thread works with it, or will give it back.
-        return slot.loans is loans and not _in_use(conn) and slot.pinned is not BURST
+        return slot.loans is loans and not _in_use(conn) and slot.pinned not in NOT_THE_THREADS
 
     def _take_up(self, slot: Slot) -> None:
         """Under the lock: end a loan that is nobody's any more, wherever it has got to."""

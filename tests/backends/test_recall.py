@@ -306,6 +306,27 @@ def test_a_thread_that_ends_with_a_parked_connection_gives_it_back(
     wait_until(lambda: recalled(spare), "the slot comes back", DEADLINE)
 
 
+def test_a_thread_that_ends_when_its_connection_was_just_taken_loses_nothing(
+    spare: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    taken: list[Any] = []
+
+    def work() -> None:
+        mine()
+        with recall._lock:
+            for _ in range(2):  # it parks, it takes
+                recall._take(connections["spare"], 0.0, time.monotonic(), taken)
+
+    in_thread(work)
+    gc.collect()
+    spare.pool.tick()
+    assert on_loan(spare) == len(taken) == 1
+    recall.give_back(taken)
+    assert on_loan(spare) == 0
+    assert not caplog.messages
+    assert spare.pool.get_stats()["loans_reclaimed"] == 0
+
+
 def test_the_maintenance_thread_is_not_kept_by_what_is_over(
     spare: Any, lingering: Lingering
 ) -> None:

@@ -28,7 +28,7 @@ from tests.pool.real.helpers import until
 
 from .fake import FakeConnection, FakeServer, fake_pool, working_pool
 
-DEADLINE = 10.0  # seconds
+DEADLINE = 30.0  # seconds
 RLock: Any = type(threading.RLock())
 
 

@@ -17,7 +17,7 @@ import psycopg
 from django_connpool.pool import ConnectionPool
 
 LOGGER = "django_connpool.pool"
-DEADLINE = 15.0  # seconds: when what should happen soon is given up
+DEADLINE = 30.0  # seconds: when what should happen soon is given up
 ROOT = Path(__file__).parents[3]
 
 
