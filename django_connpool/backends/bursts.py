@@ -69,7 +69,8 @@ class Bursts:
     def _take(self, now: float, taken: list[Any]) -> None:
         try:
             while (oldest := self.aside[0])[0] <= now - SHORT:
-                taken += popped(oldest[1])
+                if oldest[1]:
+                    taken += popped(oldest[1])
                 self.aside.remove(oldest)
         except (IndexError, ValueError):
             pass  # there are no more, or another thread is about it

@@ -232,7 +232,8 @@ class EarlyReleaseMixin(_Base):
         """Take up again what was set aside, unless somebody else has, or it has died."""
         if _get_running_loop() is not None:
             return False  # which is refused by what comes next
-        self._learn()  # first: a signal handler that comes by has to find what was set aside
+        # First: a signal handler that comes by has to find what was set aside.
+        was_short = self._learn()
         aside, self.aside = self.aside, None
         try:
             connection = aside.pop()  # type: ignore[union-attr]
@@ -241,7 +242,8 @@ class EarlyReleaseMixin(_Base):
         try:
             slot = connection._slot
             work = scopes.current.get()
-            alive = is_alive(slot)
+            # A moment ago it answered, and while a connection is held nobody asks either.
+            alive = was_short or is_alive(slot)
             if alive:
                 slot.pinned = None
                 if work is not None:
@@ -261,21 +263,28 @@ class EarlyReleaseMixin(_Base):
             recaller.watch(binding)
         return True
 
-    def _learn(self) -> None:
-        """Note whether the last pause was short: the next statement comes at once, or the end."""
-        is_short = monotonic() - self.released_at < SHORT
+    def _learn(self, ends: bool = False) -> bool:
+        """Note whether a statement has followed at once; return whether the pause was short.
+
+        `ends`: what follows is no statement, so that giving back had been the thing to do.
+        """
+        was_short = monotonic() - self.released_at < SHORT
         self.released_at = 0.0
         haste, pause = self.haste, self.pauses % PAUSES
-        if not is_short:
-            haste[pause] = max(haste[pause] - LOSS, -LOSS)
-        elif haste[pause] < LOSS:
-            haste[pause] += 1
+        before = haste[pause]
+        if not was_short:
+            haste[pause] = max(before - LOSS, -LOSS)
+        elif ends:
+            haste[pause] = min(before, max(before - 1, 0))
+        elif before < LOSS:
+            haste[pause] = before + 1
+        return was_short
 
     def end_burst(self) -> None:
         """Give back what was set aside, unless somebody has taken it. In whichever thread."""
         if self.aside is None:
             return
-        self._learn()
+        self._learn(ends=True)
         aside, self.aside = self.aside, None
         for connection in popped(aside or []):
             connection._pool.putconn(connection)
@@ -286,7 +295,7 @@ class EarlyReleaseMixin(_Base):
         if self.aside is not None:
             self.end_burst()
         elif self.released_at:
-            self._learn()
+            self._learn(ends=True)
         self.pauses = 0
 
     def _will_resume(self) -> None:

@@ -38,6 +38,12 @@ def spare(databases: Databases) -> Any:
     return databases.add(pool={"max_size": 1, "timeout": DEADLINE, "max_hold_idle": IDLE})
 
 
+@pytest.fixture
+def calm(databases: Databases) -> Any:
+    """As `spare`, where the maintenance thread does not come by before the test is over."""
+    return databases.add(pool={"max_size": 1, "timeout": DEADLINE, "max_hold_idle": 3600})
+
+
 class Lingering:
     """A thread that lives on between the pieces of work it is given."""
 
@@ -241,59 +247,59 @@ def test_a_closed_cursor_in_a_variable_does_not_count_as_use(
 
 @pytest.mark.parametrize("step", ["create_cursor", "set_autocommit", "close"])
 def test_a_step_that_was_begun_with_a_connection_ends_with_another(
-    spare: Any, step: str, monkeypatch: pytest.MonkeyPatch
+    calm: Any, step: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Taken between the look whether there is one and its use, which nothing can rule out."""
-    pid(spare)
+    pid(calm)
     taken: list[Any] = []
 
     def take(*args: Any) -> None:
         monkeypatch.undo()
         with recall._lock:
-            recall._take(spare, 0, 0.0, taken)
-            assert recall._take(spare, 0, 0.0, taken)
-        spare.pool.putconn(taken.pop())
+            recall._take(calm, 0, 0.0, taken)
+            assert recall._take(calm, 0, 0.0, taken)
+        calm.pool.putconn(taken.pop())
 
     if step == "create_cursor":
-        original = spare.create_cursor
-        monkeypatch.setattr(spare, "create_cursor", lambda name=None: (take(), original(name))[1])
-        assert value(spare, "SELECT 1") == 1
+        original = calm.create_cursor
+        monkeypatch.setattr(calm, "create_cursor", lambda name=None: (take(), original(name))[1])
+        assert value(calm, "SELECT 1") == 1
     elif step == "set_autocommit":
-        original = spare._set_autocommit
-        monkeypatch.setattr(spare, "_set_autocommit", lambda on: (take(), original(on))[1])
+        original = calm._set_autocommit
+        monkeypatch.setattr(calm, "_set_autocommit", lambda on: (take(), original(on))[1])
         with transaction.atomic(using="spare"):
-            first = pid(spare)
-            assert value(spare, "SELECT pg_current_xact_id()::text") == value(
-                spare, "SELECT pg_current_xact_id()::text"
+            first = pid(calm)
+            assert value(calm, "SELECT pg_current_xact_id()::text") == value(
+                calm, "SELECT pg_current_xact_id()::text"
             )
-            assert pid(spare) == first
+            assert pid(calm) == first
     else:
-        original = spare._close
-        monkeypatch.setattr(spare, "_close", lambda: (take(), original())[1])
-        spare.close()
-        assert on_loan(spare) == 0
-    spare.close()
-    assert spare.pool.get_stats()["loans_reclaimed"] == 0
+        original = calm._close
+        monkeypatch.setattr(calm, "_close", lambda: (take(), original())[1])
+        calm.close()
+        assert on_loan(calm) == 0
+    calm.close()
+    assert calm.pool.get_stats()["loans_reclaimed"] == 0
 
 
-def test_an_owner_that_gives_back_while_it_is_looked_at_has_given_back(spare: Any) -> None:
+def test_an_owner_that_gives_back_while_it_is_looked_at_has_given_back(calm: Any) -> None:
     """The owner reads its connection, the look begins, the owner gives back, the look ends."""
-    pid(spare)
-    borrowed = spare.connection
+    pid(calm)
+    borrowed = calm.connection
 
     def interrupted(connection: Any) -> int:
-        spare.connection = None
+        calm.connection = None
         return 99
 
     with pytest.MonkeyPatch.context() as patch, recall._lock:
         patch.setattr(recall, "_count", interrupted)
-        recall._park(spare, 0.0)
-    assert spare.connection is None
-    spare.connection = borrowed
+        recall._park(calm, 0.0)
+    assert calm.connection is None
+    calm.connection = borrowed
 
 
 def test_a_thread_that_ends_with_a_parked_connection_gives_it_back(
-    spare: Any, monkeypatch: pytest.MonkeyPatch
+    calm: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def work() -> None:
         mine()
@@ -303,11 +309,11 @@ def test_a_thread_that_ends_with_a_parked_connection_gives_it_back(
 
     in_thread(work)
     gc.collect()
-    wait_until(lambda: recalled(spare), "the slot comes back", DEADLINE)
+    wait_until(lambda: recalled(calm), "the slot comes back", DEADLINE)
 
 
 def test_a_thread_that_ends_when_its_connection_was_just_taken_loses_nothing(
-    spare: Any, caplog: pytest.LogCaptureFixture
+    calm: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     taken: list[Any] = []
 
@@ -319,12 +325,12 @@ def test_a_thread_that_ends_when_its_connection_was_just_taken_loses_nothing(
 
     in_thread(work)
     gc.collect()
-    spare.pool.tick()
-    assert on_loan(spare) == len(taken) == 1
+    calm.pool.tick()
+    assert on_loan(calm) == len(taken) == 1
     recall.give_back(taken)
-    assert on_loan(spare) == 0
+    assert on_loan(calm) == 0
     assert not caplog.messages
-    assert spare.pool.get_stats()["loans_reclaimed"] == 0
+    assert calm.pool.get_stats()["loans_reclaimed"] == 0
 
 
 def test_the_maintenance_thread_is_not_kept_by_what_is_over(
