@@ -17,7 +17,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from .slot import NEVER
+from .slot import AT_ONCE, NEVER
 
 if TYPE_CHECKING:
     from .pool import ConnectionPool
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("django_connpool.pool")
 
 FAILURE_PAUSE = 0.5  # seconds, so that what keeps failing does not fill the log
+LONGEST = 86400.0  # seconds of sleep; the system's calls take no more than 24 days
 PARKING = 1.0  # seconds that a fork waits for the thread to end, at the most
 
 
@@ -55,6 +56,7 @@ class Maintenance:
         self._thread: threading.Thread | None = None
         self._stopping = False
         self._chores_due = NEVER
+        self._sleeps_until = AT_ONCE  # the thread; or it is awake, and will look at the deadlines
         self._wake_up: tuple[int, int] | None = None  # read and write end of a pipe
 
     def schedule(self, pool: weakref.ref[ConnectionPool[Any]], at: float) -> None:
@@ -65,7 +67,9 @@ class Maintenance:
             if at < self._deadlines[pool]:
                 self._deadlines[pool] = at
             self._start()
-        self.poke()
+            is_too_late = at < self._sleeps_until
+        if is_too_late:
+            self.poke()
 
     def watch(self, fileobj: Any, callback: Callable[[], None]) -> None:
         """Call `callback` in the thread whenever `fileobj` has something to read."""
@@ -172,15 +176,19 @@ class Maintenance:
             wake_up = self._wake_up
             due = min(self._deadlines.values(), default=NEVER)
             due = min(due, self._chores_due)
+            self._sleeps_until = due
         if wake_up is None:
             return
-        with selectors.DefaultSelector() as selector:
+        with _selector() as selector:
             selector.register(wake_up[0], selectors.EVENT_READ)
             for fileobj in watches:
                 with suppress(ValueError, KeyError, OSError):  # closed meanwhile
                     selector.register(fileobj, selectors.EVENT_READ)
-            timeout = None if due == NEVER else max(0.0, due - time.monotonic())
+            timeout = None if due == NEVER else min(max(0.0, due - time.monotonic()), LONGEST)
             ready = [key.fileobj for key, _ in selector.select(timeout)]
+        with self._lock:
+            if self._thread is threading.current_thread():  # or another sleeps in its place
+                self._sleeps_until = AT_ONCE
         for fileobj in ready:
             if fileobj == wake_up[0]:
                 with suppress(OSError):
@@ -211,6 +219,18 @@ class Maintenance:
         finally:
             if not served:  # or nobody would look at this pool again
                 self.schedule(ref, time.monotonic() + FAILURE_PAUSE)
+
+
+def _selector() -> selectors.BaseSelector:
+    """The usual one, but not epoll: for the few files here it costs four calls more each time.
+
+    In each the thread lets go of the interpreter's lock, and with busy threads around, getting
+    that back costs them more than whatever the thread is awake for.
+    """
+    usual = selectors.DefaultSelector  # looked up now: gevent may have its own
+    if usual is getattr(selectors, "EpollSelector", None):
+        return selectors.PollSelector()
+    return usual()
 
 
 def _await_exit(thread: threading.Thread) -> None:

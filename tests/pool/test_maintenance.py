@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import selectors
 import threading
+import time
 import weakref
 
 import pytest
@@ -12,6 +14,7 @@ from django_connpool.pool.maintenance import Maintenance
 from django_connpool.pool.slot import AT_ONCE, NEVER
 
 DEADLINE = 30.0  # seconds
+FAR = 1e9  # on the monotonic clock
 
 
 class Leaving(Maintenance):
@@ -63,3 +66,58 @@ def test_a_thread_that_takes_its_time_to_end_before_a_fork_has_a_successor_after
         maintenance.dismiss(ref)  # type: ignore[arg-type]
         first.join(DEADLINE)
     assert not first.is_alive()
+
+
+class Counted(Maintenance):
+    pokes = 0
+
+    def poke(self) -> None:
+        self.pokes += 1
+        super().poke()
+
+
+def sleeps_until(maintenance: Maintenance, at: float) -> None:
+    deadline = time.monotonic() + DEADLINE
+    while maintenance._sleeps_until != at:
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+def test_only_a_deadline_before_the_others_wakes_the_thread() -> None:
+    maintenance, first, second = Counted(), Served(), Served()
+    maintenance.schedule(weakref.ref(first), FAR)  # type: ignore[arg-type]
+    sleeps_until(maintenance, FAR)
+    maintenance.schedule(weakref.ref(second), FAR + 1)  # type: ignore[arg-type]
+    assert maintenance.pokes == 0
+    maintenance.schedule(weakref.ref(second), AT_ONCE)  # type: ignore[arg-type]
+    assert maintenance.pokes == 1
+    assert second.ticked.wait(DEADLINE)
+    assert not first.ticked.is_set()
+    maintenance.park()
+
+
+def test_a_tick_that_asks_for_the_next_one_does_not_wake_its_own_thread() -> None:
+    maintenance, served = Counted(), Served()
+    ref = weakref.ref(served)
+    served.tick = lambda: maintenance.schedule(ref, FAR)  # type: ignore[method-assign, arg-type]
+    maintenance.schedule(ref, AT_ONCE)  # type: ignore[arg-type]
+    sleeps_until(maintenance, FAR)
+    assert maintenance.pokes == 0
+    maintenance.park()
+
+
+def test_a_deadline_of_years_is_one_like_others(caplog: pytest.LogCaptureFixture) -> None:
+    """`max_lifetime=1e9` says "for ever". poll() would refuse to wait for so long."""
+    maintenance, served = Maintenance(), Served()
+    ref = weakref.ref(served)
+    maintenance.schedule(ref, FAR)  # type: ignore[arg-type]
+    sleeps_until(maintenance, FAR)
+    maintenance.schedule(ref, AT_ONCE)  # type: ignore[arg-type]
+    assert served.ticked.wait(DEADLINE)
+    maintenance.park()
+    assert not caplog.messages
+
+
+@pytest.mark.skipif(not hasattr(selectors, "EpollSelector"), reason="there is no epoll")
+def test_going_to_sleep_is_one_call_that_lets_go_of_the_interpreters_lock() -> None:
+    assert type(module._selector()) is selectors.PollSelector
