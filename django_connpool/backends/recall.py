@@ -186,11 +186,13 @@ class Recaller:
 
     def soon(self, wrapper: PooledDatabaseWrapperMixin) -> None:
         """Have the wrapper's loan given back as soon as its thread is not using it."""
-        slot = getattr(_in_hand(wrapper), "_slot", None)
-        if slot is None or not _COUNTS:
+        if not _COUNTS:
             return
         now = monotonic()
-        with _lock:
+        with _lock:  # or it may be on its way to the parking place, and not be found
+            slot = getattr(_in_hand(wrapper), "_slot", None)
+            if slot is None:
+                return
             self._leftovers.add(Leftover(weakref.ref(wrapper), slot, slot.since, now))
             maintenance.schedule(self._self, now + SOON)
 
@@ -219,13 +221,15 @@ class Recaller:
         """Called by the maintenance thread."""
         now = monotonic()
         taken: list[Any] = []
-        due = min(self._recall_leftovers(now, taken), self._recall_idle(now, taken))
-        with _lock:
-            if due < NEVER:
-                maintenance.schedule(self._self, due)
-            elif not self._leftovers and not self._watched:
-                maintenance.dismiss(self._self)
-        give_back_in_a_thread(taken)
+        try:
+            due = min(self._recall_leftovers(now, taken), self._recall_idle(now, taken))
+            with _lock:
+                if due < NEVER:
+                    maintenance.schedule(self._self, due)
+                elif not self._leftovers and not self._watched:
+                    maintenance.dismiss(self._self)
+        finally:
+            give_back_in_a_thread(taken)
 
     def _recall_leftovers(self, now: float, taken: list[Any]) -> float:
         """Take what is at rest; return when to look again."""
@@ -293,10 +297,15 @@ def take_back(binding: Binding) -> None:
 
 def give_back_in_a_thread(connections: list[Any]) -> None:
     """For the maintenance thread, because cleaning a session can take long."""
-    if connections:
-        threading.Thread(
-            target=give_back, args=(connections,), name="django-connpool-recall", daemon=True
-        ).start()
+    if not connections:
+        return
+    thread = threading.Thread(
+        target=give_back, args=(connections,), name="django-connpool-recall", daemon=True
+    )
+    try:
+        thread.start()
+    except RuntimeError:  # there are no more threads to be had
+        give_back(connections)
 
 
 def give_back(connections: list[Any]) -> None:

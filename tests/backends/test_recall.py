@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
+from unittest import mock
 
 import pytest
 from django.db import InterfaceError, connections, transaction
@@ -296,6 +297,46 @@ def test_an_owner_that_gives_back_while_it_is_looked_at_has_given_back(calm: Any
         recall._park(calm, 0.0)
     assert calm.connection is None
     calm.connection = borrowed
+
+
+def test_what_is_left_over_is_noted_also_while_it_is_being_parked(
+    calm: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pid(calm)
+    ends: list[threading.Thread] = []
+
+    def counted(connection: Any) -> int:
+        ends.append(threading.Thread(target=recall.recaller.soon, args=(calm,)))
+        ends[0].start()
+        ends[0].join(0.1)  # it has to wait, and is over at once if it does not
+        return recall._ONE_VARIABLE
+
+    with recall._lock:
+        monkeypatch.setattr(recall, "_count", counted)
+        recall._park(calm, time.monotonic())
+        monkeypatch.undo()
+        assert calm.parked is not None
+    ends[0].join(DEADLINE)
+    wait_until(lambda: recalled(calm), "the connection is given back", DEADLINE)
+
+
+def test_what_was_taken_goes_back_whatever_happens(
+    calm: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pid(calm)
+
+    def fails(now: float, taken: list[Any]) -> float:
+        with recall._lock:
+            for _ in range(2):  # it is parked, it is taken
+                recall._take(calm, 0.0, now, taken)
+        raise RuntimeError("on purpose")
+
+    monkeypatch.setattr(recall.recaller, "_recall_idle", fails)
+    monkeypatch.setattr(threading.Thread, "start", mock.Mock(side_effect=RuntimeError))
+    with pytest.raises(RuntimeError, match="on purpose"):
+        recall.recaller.tick()
+    assert on_loan(calm) == 0
+    assert calm.pool.get_stats()["loans_reclaimed"] == 0
 
 
 def test_a_thread_that_ends_with_a_parked_connection_gives_it_back(
