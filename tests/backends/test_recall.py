@@ -41,8 +41,8 @@ def spare(databases: Databases) -> Any:
 
 @pytest.fixture
 def calm(databases: Databases) -> Any:
-    """As `spare`, where the maintenance thread does not come by before the test is over."""
-    return databases.add(pool={"max_size": 1, "timeout": DEADLINE, "max_hold_idle": 3600})
+    """As `spare`, where the maintenance thread does not come by of its own accord."""
+    return databases.add(pool={"max_size": 1, "timeout": DEADLINE})
 
 
 class Lingering:

@@ -114,7 +114,7 @@ def answering(path: Path, *answers: bytes | dict[str, Any] | None) -> Iterator[N
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while not condition():
-        assert time.monotonic() < deadline, "waited 10 s in vain"
+        assert time.monotonic() < deadline, "waited 60 s in vain"
         time.sleep(0.01)

@@ -10,6 +10,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 from django.core.management import CommandError, call_command
@@ -150,7 +151,7 @@ def test_watching_asks_again_until_interrupted(
         if len(slept) == 2:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(poolstatus.time, "sleep", sleep)
+    monkeypatch.setattr(poolstatus, "time", mock.Mock(wraps=time, sleep=sleep))
     with answering(status_dir / "4711.sock", process(), process(pid=12)):
         shown = run("--format", "json", "--watch")
     first, second = map(json.loads, shown.splitlines())
@@ -169,7 +170,7 @@ def test_a_watched_table_says_the_time_and_clears_a_terminal(
     def interrupt(seconds: float) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(poolstatus.time, "sleep", interrupt)
+    monkeypatch.setattr(poolstatus, "time", mock.Mock(wraps=time, sleep=interrupt))
     out = Terminal()
     call_command("poolstatus", "--watch", "1", stdout=out, no_color=True)
     cleared, rest = out.getvalue().split("\x1b[H\x1b[2J")

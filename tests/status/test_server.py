@@ -8,6 +8,7 @@ import socket
 import time
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -72,7 +73,7 @@ def test_without_descriptors_it_does_not_spin(
     pauses: list[float] = []
     with monkeypatch.context() as patch:
         patch.setattr(listener, "_socket", Exhausted())
-        patch.setattr(server.time, "sleep", pauses.append)
+        patch.setattr(server, "time", mock.Mock(wraps=time, sleep=pauses.append))
         listener.answer()
     assert pauses == [server.ACCEPT_PAUSE]
 
