@@ -11,6 +11,7 @@ from django.db import connections
 
 from django_connpool import registry
 from tests.cluster import Server
+from tests.testproject.processes import wait_until
 
 ENGINE = "django_connpool.backends.postgresql"
 DEADLINE = 60.0  # seconds until something that does not happen is called a failure
@@ -70,8 +71,17 @@ class Databases:
         for binding in list(registry._bindings.values()):
             if binding.aliases & set(self._added):
                 registry.close(binding)
+                has_told_all(binding.pool)
         for alias in self._added:
             connections.settings.pop(alias, None)
+
+
+def has_told_all(pool: Any) -> None:
+    """Wait until all that the pool has to report is in the log of this test, not of the next."""
+    wait_until(lambda: not pool._news, "the pool has told all")
+    for thread in threading.enumerate():
+        if thread.name == f"{pool.name}-news":
+            thread.join(DEADLINE)
 
 
 def value(wrapper: Any, query: str, args: Any = None) -> Any:
