@@ -142,13 +142,20 @@ def _is_at_rest(wrapper: PooledDatabaseWrapperMixin, connection: Any) -> bool:
         and not pgconn.pipeline_status
         # What it has set is for this thread to keep: a lock, a LISTEN, a temporary table.
         and not slot.dirt()
-        and not (slot.birth.touch.touched and slot.birth.differs(connection))
+        and not (slot.birth.touch.touched and _is_changed(slot, connection))
         and connection.autocommit
         and not wrapper.in_atomic_block
         and not wrapper.run_on_commit
         and not wrapper.kept
         and not wrapper.by_hand
     )
+
+
+def _is_changed(slot: Any, connection: Any) -> bool:
+    try:
+        return bool(slot.birth.differs(connection))
+    except Exception:  # what its borrower has set does not let itself be compared
+        return True
 
 
 class Leftover(NamedTuple):
@@ -271,10 +278,11 @@ def _take(
         return False
     if now - wrapper.parked_at < seconds:
         return False
-    # From here on the owner borrows another one, or its thread ends.
+    # From here on the owner borrows another one, or its thread ends. There is no call in between,
+    # so no interrupt: it is either still parked or taken.
     wrapper.parked._slot.pinned = RECALLED
-    taken.append(wrapper.parked)
-    wrapper.parked = None
+    connection, wrapper.parked = wrapper.parked, None
+    taken += [connection]
     return True
 
 
@@ -286,13 +294,15 @@ def take_back(binding: Binding) -> None:
     """Take back, here and now, all loans of a binding that nobody is using."""
     taken: list[Any] = []
     now = monotonic()
-    for wrapper in registry.users(binding):
-        wrapper.end_burst()
-        for _ in range(2):  # it is parked, it is taken
-            with _lock:
-                if _COUNTS and getattr(_in_hand(wrapper), "_pool", None) is binding.pool:
-                    _take(wrapper, 0.0, now, taken)
-    give_back(taken)
+    try:
+        for wrapper in registry.users(binding):
+            wrapper.end_burst()
+            for _ in range(2):  # it is parked, it is taken
+                with _lock:
+                    if _COUNTS and getattr(_in_hand(wrapper), "_pool", None) is binding.pool:
+                        _take(wrapper, 0.0, now, taken)
+    finally:
+        give_back(taken)
 
 
 def give_back_in_a_thread(connections: list[Any]) -> None:

@@ -63,11 +63,12 @@ class Maintenance:
         """Have the pool's `tick` called once at the moment `at` of the monotonic clock."""
         with self._lock:
             # In this order: no signal handler comes between the comparison and what follows.
+            is_new = pool not in self._deadlines  # nobody has looked what it has noted so far
             self._deadlines.setdefault(pool, at)
             if at < self._deadlines[pool]:
                 self._deadlines[pool] = at
             self._start()
-            is_too_late = at < self._sleeps_until
+            is_too_late = is_new or at < self._sleeps_until
         if is_too_late:
             self.poke()
 
@@ -91,7 +92,8 @@ class Maintenance:
 
     def attend(self, pool: weakref.ref[ConnectionPool[Any]]) -> None:
         """See that the thread is there for a pool whose borrowers may die while others wait."""
-        if self._thread is None or pool not in self._deadlines:
+        thread = self._thread
+        if thread is None or not thread.is_alive() or pool not in self._deadlines:
             self.schedule(pool, NEVER)
 
     def poke(self) -> None:
@@ -110,12 +112,18 @@ class Maintenance:
         with self._lock:
             thread = self._thread
             self._stopping = True
-        if thread is not None and thread is not threading.current_thread():
-            self.poke()
-            thread.join(PARKING)
-            _await_exit(thread)
-        with self._lock:
-            self._stopping = False
+        try:
+            if (
+                thread is not None
+                and thread.is_alive()
+                and thread is not threading.current_thread()
+            ):
+                self.poke()
+                thread.join(PARKING)
+                _await_exit(thread)
+        finally:
+            with self._lock:
+                self._stopping = False
 
     def resume(self) -> None:
         """Start the thread again after `park`, when it has anything to do."""
@@ -172,6 +180,7 @@ class Maintenance:
     def _sleep(self) -> None:
         """Wait for the next deadline, a poke, or a watched socket; serve the sockets."""
         with self._lock:
+            self._sleeps_until = NEVER  # whoever comes from here on, in this thread too, pokes
             watches = dict(self._watches)
             wake_up = self._wake_up
             due = min(self._deadlines.values(), default=NEVER)
@@ -191,7 +200,7 @@ class Maintenance:
                 self._sleeps_until = AT_ONCE
         for fileobj in ready:
             if fileobj == wake_up[0]:
-                with suppress(OSError):
+                with suppress(BlockingIOError):
                     os.read(wake_up[0], 4096)
             else:
                 _call(watches[fileobj])
@@ -237,7 +246,10 @@ def _await_exit(thread: threading.Thread) -> None:
     """Wait, but no longer than `PARKING`, until the operating system has forgotten the thread too.
 
     Before Python 3.13 that is a moment after join() returns, and a fork counts its threads.
+    A greenlet (gevent) is no thread: what it goes by is the thread that asks.
     """
+    if thread.is_alive() or thread.native_id == threading.main_thread().native_id:
+        return
     task = f"/proc/self/task/{thread.native_id}"
     deadline = time.monotonic() + PARKING
     while os.path.exists(task) and time.monotonic() < deadline:

@@ -75,8 +75,10 @@ def _before_fork() -> None:
     # Pending calls are made by the main thread, which may be blocked while another one forks.
     # That one is warned in any case: there are two threads at least.
     if threading.get_ident() == threading.main_thread().ident:
-        maintenance.park()
-        _parked = True
+        try:
+            maintenance.park()
+        finally:
+            _parked = True
 
 
 def _after_fork_in_child() -> None:

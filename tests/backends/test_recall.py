@@ -320,6 +320,42 @@ def test_what_is_left_over_is_noted_also_while_it_is_being_parked(
     wait_until(lambda: recalled(calm), "the connection is given back", DEADLINE)
 
 
+class Incomparable:
+    def __eq__(self, other: object) -> bool:
+        raise ValueError("on purpose")
+
+    __hash__ = object.__hash__
+
+
+def test_what_does_not_let_itself_be_compared_is_left_alone(calm: Any) -> None:
+    """And keeps nobody from taking the others."""
+    pid(calm)
+    calm.connection.prepare_threshold = Incomparable()
+    assert not recall.is_at_rest(calm)
+    with recall._lock:
+        recall._park(calm, time.monotonic())
+    assert calm.parked is None
+    calm.connection.prepare_threshold = 5
+
+
+def test_an_interrupt_while_loans_are_taken_back_loses_none(
+    calm: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pid(calm)
+    monkeypatch.setattr(
+        recall.registry, "users", lambda binding: iter([calm, mock.Mock(end_burst=interrupt)])
+    )
+
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt) as caught:
+        recall.take_back(calm._bind())
+    assert on_loan(calm) == 0
+    assert calm.pool.get_stats()["loans_reclaimed"] == 0
+    del caught  # whose frames know the connection
+
+
 def test_what_was_taken_goes_back_whatever_happens(
     calm: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import selectors
 import threading
 import time
 import weakref
+from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -85,8 +88,11 @@ def sleeps_until(maintenance: Maintenance, at: float) -> None:
 
 def test_only_a_deadline_before_the_others_wakes_the_thread() -> None:
     maintenance, first, second = Counted(), Served(), Served()
+    for served in (first, second):
+        maintenance.schedule(weakref.ref(served), NEVER)  # type: ignore[arg-type]
     maintenance.schedule(weakref.ref(first), FAR)  # type: ignore[arg-type]
     sleeps_until(maintenance, FAR)
+    maintenance.pokes = 0
     maintenance.schedule(weakref.ref(second), FAR + 1)  # type: ignore[arg-type]
     assert maintenance.pokes == 0
     maintenance.schedule(weakref.ref(second), AT_ONCE)  # type: ignore[arg-type]
@@ -102,7 +108,7 @@ def test_a_tick_that_asks_for_the_next_one_does_not_wake_its_own_thread() -> Non
     served.tick = lambda: maintenance.schedule(ref, FAR)  # type: ignore[method-assign, arg-type]
     maintenance.schedule(ref, AT_ONCE)  # type: ignore[arg-type]
     sleeps_until(maintenance, FAR)
-    assert maintenance.pokes == 0
+    assert maintenance.pokes == 1  # by the first, since the thread had not known it
     maintenance.park()
 
 
@@ -121,3 +127,81 @@ def test_a_deadline_of_years_is_one_like_others(caplog: pytest.LogCaptureFixture
 @pytest.mark.skipif(not hasattr(selectors, "EpollSelector"), reason="there is no epoll")
 def test_going_to_sleep_is_one_call_that_lets_go_of_the_interpreters_lock() -> None:
     assert type(module._selector()) is selectors.PollSelector
+
+
+def test_a_pool_that_is_new_is_looked_at_and_so_are_the_chores() -> None:
+    maintenance, served, called = Maintenance(), Served(), threading.Event()
+    maintenance.chores.append(lambda now: called.set() or NEVER)  # type: ignore[func-returns-value]
+    maintenance.schedule(weakref.ref(served), FAR)  # type: ignore[arg-type]
+    assert called.wait(DEADLINE)
+    maintenance.park()
+
+
+def test_a_finalizer_in_the_thread_itself_is_in_time_with_its_deadline() -> None:
+    maintenance, far, near = Maintenance(), Served(), Served()
+    ref, todo = weakref.ref(near), [AT_ONCE]
+
+    class Interrupted(dict[Any, float]):
+        def values(self) -> Any:
+            found = list(super().values())
+            while todo:
+                maintenance.schedule(ref, todo.pop())  # type: ignore[arg-type]
+            return found
+
+    maintenance._deadlines = Interrupted({ref: NEVER})  # type: ignore[dict-item]
+    maintenance.schedule(weakref.ref(far), FAR)  # type: ignore[arg-type]
+    assert near.ticked.wait(DEADLINE)
+    maintenance.park()
+
+
+def test_an_interrupt_while_it_parks_ends_no_maintenance(monkeypatch: pytest.MonkeyPatch) -> None:
+    maintenance, served = Maintenance(), Served()
+    ref = weakref.ref(served)
+    maintenance.schedule(ref, FAR)  # type: ignore[arg-type]
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "join", mock.Mock(side_effect=KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            maintenance.park()
+    maintenance.schedule(ref, AT_ONCE)  # type: ignore[arg-type]
+    assert served.ticked.wait(DEADLINE)
+    maintenance.park()
+
+
+def test_a_thread_that_an_interrupt_kept_from_starting_is_started(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    maintenance, served = Maintenance(), Served()
+    ref = weakref.ref(served)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", mock.Mock(side_effect=KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            maintenance.schedule(ref, AT_ONCE)  # type: ignore[arg-type]
+    maintenance.park()
+    maintenance.attend(ref)  # type: ignore[arg-type]
+    assert served.ticked.wait(DEADLINE)
+    maintenance.park()
+
+
+def test_descriptors_that_somebody_closed_are_told_of(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As daemons do that close all they have: poll() says of such that there is news."""
+    monkeypatch.setattr(module, "FAILURE_PAUSE", 0.01)
+    maintenance, served = Maintenance(), Served()
+    ref = weakref.ref(served)
+    maintenance.schedule(ref, FAR)  # type: ignore[arg-type]
+    sleeps_until(maintenance, FAR)
+    maintenance.park()
+    assert maintenance._wake_up is not None
+    for end in maintenance._wake_up:
+        os.close(end)
+    maintenance.resume()
+    deadline = time.monotonic() + DEADLINE
+    while "the maintenance thread failed, and goes on" not in caplog.messages:
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    thread = maintenance._thread
+    assert thread is not None
+    maintenance.dismiss(ref)  # type: ignore[arg-type]
+    thread.join(DEADLINE)
+    assert not thread.is_alive()
