@@ -26,7 +26,7 @@ logger = logging.getLogger("django_connpool.pool")
 
 FAILURE_PAUSE = 0.5  # seconds, so that what keeps failing does not fill the log
 LONGEST = 86400.0  # seconds of sleep; the system's calls take no more than 24 days
-PARKING = 1.0  # seconds that a fork waits for the thread to end, at the most
+PARKING = 1.0  # seconds a fork waits at most for the thread to end, and then for the system to know
 
 
 class Maintenance:

@@ -42,11 +42,11 @@ RECLAIMED = "reclaimed"
 UNCLEAN = "unclean"
 POOL_CLOSED = "pool closed"
 
-# Why a loan lasts longer than a transaction, when its connection waits for the next statement of
-# its thread. It is given back also when there is no such thread any more.
+# Why a loan goes on whose connection waits for the next statement of its thread, or was taken from
+# that. Somebody gives it back also when there is no such thread any more.
 BURST = "a burst of statements"
 RECALLED = "recalled, about to be given back"
-NOT_THE_THREADS = (BURST, RECALLED)  # somebody else gives it back, also when its thread has ended
+NOT_THE_THREADS = (BURST, RECALLED)
 
 NEVER = float("inf")
 AT_ONCE = float("-inf")

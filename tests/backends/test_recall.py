@@ -342,13 +342,8 @@ def test_an_interrupt_while_loans_are_taken_back_loses_none(
     calm: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pid(calm)
-    monkeypatch.setattr(
-        recall.registry, "users", lambda binding: iter([calm, mock.Mock(end_burst=interrupt)])
-    )
-
-    def interrupt() -> None:
-        raise KeyboardInterrupt
-
+    interrupted = mock.Mock(end_burst=mock.Mock(side_effect=KeyboardInterrupt))
+    monkeypatch.setattr(recall.registry, "users", lambda binding: iter([calm, interrupted]))
     with pytest.raises(KeyboardInterrupt) as caught:
         recall.take_back(calm._bind())
     assert on_loan(calm) == 0

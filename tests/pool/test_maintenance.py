@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import selectors
 import threading
-import time
 import weakref
 from typing import Any
 from unittest import mock
@@ -15,8 +14,8 @@ import pytest
 from django_connpool.pool import maintenance as module
 from django_connpool.pool.maintenance import Maintenance
 from django_connpool.pool.slot import AT_ONCE, NEVER
+from tests.pool.real.helpers import DEADLINE, until
 
-DEADLINE = 30.0  # seconds
 FAR = 1e9  # on the monotonic clock
 
 
@@ -80,10 +79,7 @@ class Counted(Maintenance):
 
 
 def sleeps_until(maintenance: Maintenance, at: float) -> None:
-    deadline = time.monotonic() + DEADLINE
-    while maintenance._sleeps_until != at:
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
+    until(lambda: maintenance._sleeps_until == at)
 
 
 def test_only_a_deadline_before_the_others_wakes_the_thread() -> None:
@@ -195,11 +191,10 @@ def test_descriptors_that_somebody_closed_are_told_of(
     assert maintenance._wake_up is not None
     for end in maintenance._wake_up:
         os.close(end)
+    # Not those numbers, which somebody else may be given meanwhile.
+    maintenance._wake_up = (1_000_000, 1_000_000)
     maintenance.resume()
-    deadline = time.monotonic() + DEADLINE
-    while "the maintenance thread failed, and goes on" not in caplog.messages:
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
+    until(lambda: "the maintenance thread failed, and goes on" in caplog.messages)
     thread = maintenance._thread
     assert thread is not None
     maintenance.dismiss(ref)  # type: ignore[arg-type]
