@@ -14,7 +14,20 @@ from tests.databases import Databases
 from tests.proxy import Proxy
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """How many processes `-n auto` means: each starts a server of its own.
+
+    A server that they were given they would have to share, and they count its connections.
+    """
+    return 0 if os.environ.get("DATABASE_URL") else min(len(os.sched_getaffinity(0)), 8)
+
+
 def pytest_configure(config: pytest.Config) -> None:
+    if os.environ.get("TEST_DEPRECATIONS") == "allowed":
+        # One environment looks at what dependencies will drop; the others must not fail with it.
+        for category in ("DeprecationWarning", "PendingDeprecationWarning"):
+            config.addinivalue_line("filterwarnings", f"default::{category}")
     # The pools of a developer's own processes must not be seen by the tests, nor the tests by them.
     status = scratch.folder() / "status"
     status.mkdir(mode=0o700, exist_ok=True)
