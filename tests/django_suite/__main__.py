@@ -1,6 +1,7 @@
 """Run Django's own test suite with the stock engine and with ours; see how they differ.
 
-Without labels it runs the part that touches connections. The exit status is 0 when no test
+Without labels it runs the part that touches connections; how the stock engine does there is kept in
+`stock`, so that only ours is run. The exit status is 0 when no test
 can tell the engines apart, but for those in explained.txt.
 """
 
@@ -15,7 +16,7 @@ from pathlib import Path
 import django
 import psycopg
 
-from . import comparing, explained, labels, server, source
+from . import comparing, explained, kept, labels, server, source
 from .comparing import Comparison
 from .running import STOCK, Choice, NoOutcome, Outcomes, run
 
@@ -42,8 +43,7 @@ def main() -> int:
         print(f"tests: {', '.join(chosen) or 'all'}", flush=True)
         choice = Choice(suite, chosen, processes)
         try:
-            stock = run(choice, STOCK, started, CACHE)
-            found = [_compare(choice, mode, started, stock) for mode in MODES[arguments.mode]]
+            found = _compare_all(choice, arguments, started)
         except NoOutcome as error:
             print(f"{error}\n\nWith --serial it may get further.\n\n0 passed, 1 failed")
             return 1
@@ -63,8 +63,27 @@ def _labels(arguments: argparse.Namespace, suite: Path, started: server.Server) 
     return tuple(label for label in chosen if label != labels.NEEDS_EXTENSIONS)
 
 
-def _compare(choice: Choice, mode: str, started: server.Server, stock: Outcomes) -> Comparison:
-    ours = run(choice, mode, started, CACHE)
+def _compare_all(
+    choice: Choice, arguments: argparse.Namespace, started: server.Server
+) -> list[Comparison]:
+    """Run each mode, and the stock engine where it is not known how it ends."""
+    modes = MODES[arguments.mode]
+    ours = {mode: run(choice, mode, started, CACHE) for mode in modes}
+    # Of a chosen part nothing is kept.
+    path = None if arguments.all or arguments.labels else kept.place(*server.identity(started))
+    stock = kept.stock_of(path, ours[modes[0]]) if path and not arguments.fresh else None
+    if stock is None:
+        stock = run(choice, STOCK, started, CACHE)
+    else:
+        print(f"{STOCK}: as kept in {path.name}; --fresh runs it anew", flush=True)
+    if path and arguments.keep:
+        kept.keep(path, stock)
+    return [_compare(choice, mode, started, stock, ours[mode]) for mode in modes]
+
+
+def _compare(
+    choice: Choice, mode: str, started: server.Server, stock: Outcomes, ours: Outcomes
+) -> Comparison:
     entries = explained.entries(".".join(map(str, django.VERSION[:2])), mode)
     found = comparing.compare(stock, ours, entries)
     if 0 < len(found.told_apart) <= MOST_AGAIN:
@@ -98,6 +117,8 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("labels", nargs="*", help="tests, as runtests.py takes them")
     parser.add_argument("--all", action="store_true", help="the whole suite")
     parser.add_argument("--serial", action="store_true", help="in one process")
+    parser.add_argument("--fresh", action="store_true", help="run the stock engine anew")
+    parser.add_argument("--keep", action="store_true", help="keep how the stock engine's tests end")
     parser.add_argument("--mode", choices=MODES, default="both", help="the pool's `release`")
     return parser.parse_args()
 

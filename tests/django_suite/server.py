@@ -38,14 +38,20 @@ def has_icu(server: Server) -> bool:
     return bool(server.execute("SELECT 1 FROM pg_collation WHERE collname = 'sv-x-icu'"))
 
 
+def identity(server: Server) -> tuple[str, bool]:
+    """Its version, and whether it has ICU."""
+    ((version,),) = server.execute("SHOW server_version")
+    return str(version), has_icu(server)
+
+
 def has_extensions(server: Server) -> bool:
     """Whether it comes with PostgreSQL's own extensions."""
     return bool(server.execute("SELECT 1 FROM pg_available_extensions WHERE name = 'bloom'"))
 
 
 def _describe(server: Server) -> str:
-    ((version,),) = server.execute("SHOW server_version")
-    return f"PostgreSQL {version}, {'with' if has_icu(server) else 'WITHOUT'} ICU"
+    version, icu = identity(server)
+    return f"PostgreSQL {version}, {'with' if icu else 'WITHOUT'} ICU"
 
 
 def debian() -> Path | None:

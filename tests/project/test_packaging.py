@@ -14,7 +14,7 @@ import pytest
 
 import django_connpool
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "django_connpool"
 METADATA = ("pyproject.toml", "README.md", "LICENSE")
 # asgiref comes with Django.
