@@ -28,6 +28,7 @@ def pytest_configure(config: pytest.Config) -> None:
         # One environment looks at what dependencies will drop; the others must not fail with it.
         for category in ("DeprecationWarning", "PendingDeprecationWarning"):
             config.addinivalue_line("filterwarnings", f"default::{category}")
+    scratch.make_room_for_sockets()
     # The pools of a developer's own processes must not be seen by the tests, nor the tests by them.
     status = scratch.folder() / "status"
     status.mkdir(mode=0o700, exist_ok=True)

@@ -27,12 +27,21 @@ rm -rf "$1" || { sleep 1; rm -rf "$1"; }
 LONGEST = 70
 
 
+def make_room_for_sockets() -> None:
+    """See that this process's children, too, can make a Unix socket in their TMPDIR."""
+    if _base() != tempfile.gettempdir():
+        os.environ["TMPDIR"] = tempfile.tempdir = str(folder())
+
+
+def _base() -> str:
+    base = tempfile.gettempdir()
+    return base if len(base) + len("/connpool-12345678") <= LONGEST else "/tmp"
+
+
 @functools.cache
 def folder() -> Path:
     """Return this process's folder, made at the first call and gone when the process is."""
-    base = tempfile.gettempdir()
-    if len(base) + len("/connpool-12345678") > LONGEST:
-        base = "/tmp"
+    base = _base()
     path = Path(tempfile.mkdtemp(prefix="connpool-", dir=base))
     if os.geteuid() == 0:
         # PostgreSQL refuses to run as root; the user it runs as has to get through.
