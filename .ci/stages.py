@@ -93,18 +93,19 @@ class Run:
     def do(self, stage: Stage, *, to_the_end: bool) -> None:
         """Run a stage, its output on ours; stop it when the time is over, unless told not to."""
         print(f"\n{f' {stage} ':=^99}", flush=True)
-        process = subprocess.Popen(
-            [self._tox, *stage.arguments],
-            env=self._environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            # Of its own, so that all that it started can be stopped with it.
-            start_new_session=True,
-        )
-        stopped = False
-        with _Alarm(None if to_the_end else self.left, process) as alarm:
+        with (
+            subprocess.Popen(
+                [self._tox, *stage.arguments],
+                env=self._environment,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                errors="replace",
+                # Of its own, so that all that it started can be stopped with it.
+                start_new_session=True,
+            ) as process,
+            _Alarm(None if to_the_end else self.left, process) as alarm,
+        ):
             for line in process.stdout or ():
                 print(line, end="", flush=True)
                 if re.match(r"(FAILED|ERROR) ", line):
@@ -112,8 +113,7 @@ class Run:
                 elif skipped := re.match(r"  (\S+): SKIP ", line):
                     stage.skipped.append(skipped[1])
             code = process.wait()
-            stopped = alarm.rang
-        if stopped:
+        if alarm.rang:
             stage.outcome = "LEFT OUT: STOPPED WHEN THE TIME WAS OVER"
         else:
             stage.outcome = "ok" if code == 0 else f"FAILED (exit status {code})"
