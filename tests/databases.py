@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import threading
 from collections.abc import Callable
 from typing import Any
 
+from asgiref.sync import sync_to_async
 from django.db import connections
 
 from django_connpool import registry
@@ -68,12 +70,25 @@ class Databases:
                 wrapper.in_atomic_block = False
                 wrapper.close()
                 del connections[alias]
+        if any(thread.name.startswith("ThreadPoolExecutor") for thread in threading.enumerate()):
+            # That in which asgiref has async tests' queries done lives on, and would take its
+            # wrapper of this test's alias for that of the next test's.
+            asyncio.run(sync_to_async(_forget)(self._added))
         for binding in list(registry._bindings.values()):
             if binding.aliases & set(self._added):
                 registry.close(binding)
                 has_told_all(binding.pool)
         for alias in self._added:
             connections.settings.pop(alias, None)
+
+
+def _forget(aliases: list[str]) -> None:
+    """Let go of this thread's wrappers of those aliases."""
+    for alias in aliases:
+        wrapper = getattr(connections._connections, alias, None)
+        if wrapper is not None:
+            wrapper.close()
+            del connections[alias]
 
 
 def has_told_all(pool: Any) -> None:
