@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from asgiref.sync import sync_to_async
+from django.contrib.postgres.signals import get_citext_oids, get_hstore_oids
 from django.db import connections
 
 from django_connpool import registry
@@ -80,6 +81,9 @@ class Databases:
                 has_told_all(binding.pool)
         for alias in self._added:
             connections.settings.pop(alias, None)
+        # Django remembers by alias which types a database has; the next one may have others.
+        get_hstore_oids.cache_clear()
+        get_citext_oids.cache_clear()
 
 
 def _forget(aliases: list[str]) -> None:
@@ -93,10 +97,12 @@ def _forget(aliases: list[str]) -> None:
 
 def has_told_all(pool: Any) -> None:
     """Wait until all that the pool has to report is in the log of this test, not of the next."""
+    name = f"{pool.name}-news"
     wait_until(lambda: not pool._news, "the pool has told all")
-    for thread in threading.enumerate():
-        if thread.name == f"{pool.name}-news":
-            thread.join(DEADLINE)
+    # Not `join`: one that is just being started cannot be joined yet.
+    wait_until(
+        lambda: all(thread.name != name for thread in threading.enumerate()), "its teller is gone"
+    )
 
 
 def value(wrapper: Any, query: str, args: Any = None) -> Any:
