@@ -1,0 +1,92 @@
+"""Break the package in one place at a time, and see which tests notice.
+
+    python -m tests.mutants              every mutant against what `tox` runs
+    python -m tests.mutants 3 17         those two
+    python -m tests.mutants --deep       what the quick tests let live, against all tests
+
+Prints a line for each mutant: the test that caught it, or ALIVE. Exits with 1 when one is alive.
+Each works on a copy of the sources; 42 of them take about half an hour on two cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from .places import MUTANTS, Mutant
+
+ROOT = Path(__file__).parents[2]
+COPIED = ("django_connpool", "tests", "testproject", "bench", "docs", "pyproject.toml", "tox.ini")
+QUICK = "not e2e and not stress"
+LONGEST = 1200  # seconds for one mutant, which may make every test hang
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.mutants", description=__doc__)
+    parser.add_argument("numbers", nargs="*", type=int, help="which ones; all by default")
+    parser.add_argument("--deep", action="store_true", help="also with e2e and stress tests")
+    options = parser.parse_args()
+    chosen = options.numbers or range(1, len(MUTANTS) + 1)
+    alive = 0
+    for number in chosen:
+        mutant = MUTANTS[number - 1]
+        caught = _hunt(mutant, QUICK)
+        if not caught and options.deep:
+            caught = _hunt(mutant, "e2e or stress")
+            caught = caught and f"only deep: {caught}"
+        alive += not caught
+        print(f"{number:3} {mutant.file:20} {mutant.breaks}: {caught or 'ALIVE'}", flush=True)
+    return bool(alive)
+
+
+def _hunt(mutant: Mutant, marks: str) -> str:
+    """The first test that fails with this mutant; empty when all pass."""
+    with tempfile.TemporaryDirectory(prefix="mutant-") as name:
+        copy = Path(name)
+        for part in COPIED:
+            source = ROOT / part
+            if source.is_dir():
+                shutil.copytree(source, copy / part, ignore=shutil.ignore_patterns("__pycache__"))
+            elif source.exists():
+                shutil.copy(source, copy / part)
+        broken = copy / "django_connpool" / mutant.file
+        broken.write_text(apply(mutant, broken.read_text()))
+        # Those of the broken room first: they find it soonest.
+        room = "tests/pool" if mutant.file.startswith("pool/") else "tests/backends"
+        command = [sys.executable, "-m", "pytest", "-q", "-x", "-m", marks, "-n", "auto"]
+        command += ["--timeout=120", "-p", "no:cacheprovider", "-p", "no:randomly"]
+        for places in ([room], ["tests", f"--ignore={room}"]):
+            out = _run([*command, *places], copy)
+            if found := re.search(r"^(?:FAILED|ERROR) (\S.*?)(?: - |$)", out, re.MULTILINE):
+                return found[1]
+            if "passed" not in out:
+                return "the tests do not run to their end"
+    return ""
+
+
+def _run(command: list[str], folder: Path) -> str:
+    environment = {**os.environ, "PYTHONPATH": str(folder)}
+    try:
+        done = subprocess.run(
+            command, cwd=folder, env=environment, capture_output=True, text=True, timeout=LONGEST
+        )
+    except subprocess.TimeoutExpired:
+        return ""
+    return done.stdout
+
+
+def apply(mutant: Mutant, source: str) -> str:
+    """The source with the mutant in it. Raises ValueError when its place is gone."""
+    if source.count(mutant.before) != 1:
+        raise ValueError(f"{mutant.file}: {source.count(mutant.before)} x {mutant.before!r}")
+    return source.replace(mutant.before, mutant.after)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

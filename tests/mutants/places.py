@@ -1,0 +1,250 @@
+"""Where the package is broken on purpose, one place at a time: each a rule that tests must know."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Mutant(NamedTuple):
+    """One way to break the package."""
+
+    file: str  # below django_connpool/
+    before: str  # text that stands there exactly once
+    after: str
+    breaks: str  # the rule that no longer holds
+
+
+MUTANTS = [
+    # A connection that is given back
+    Mutant(
+        "pool/lending.py",
+        "pgconn.transaction_status or pgconn.pipeline_status  # IDLE is 0",
+        "pgconn.pipeline_status  # IDLE is 0",
+        "what is given back in a transaction is rolled back",
+    ),
+    Mutant(
+        "pool/lending.py",
+        "pgconn.transaction_status or pgconn.pipeline_status  # IDLE is 0",
+        "pgconn.transaction_status  # IDLE is 0",
+        "what is given back in a pipeline is taken out of it",
+    ),
+    Mutant(
+        "pool/lending.py",
+        "                        watch.dirt\n                        or (slot",
+        "                        False\n                        or (slot",
+        "what statements changed is cleaned",
+    ),
+    Mutant(
+        "pool/lending.py",
+        "or (slot.birth.touch.touched and slot.birth.differs(conn))\n                        or (w",
+        "or (w",
+        "what is changed on the connection object is restored",
+    ),
+    Mutant(
+        "pool/lending.py",
+        "or (watch.called and reported(pgconn) != slot.birth.reported)",
+        "",
+        "a setting that the server reports is noticed",
+    ),
+    Mutant(
+        "pool/lending.py",
+        "                or self._tidies_always\n",
+        "",
+        'reset="always" cleans always',
+    ),
+    # The line
+    Mutant(
+        "pool/line.py",
+        "if waiter.slot is not None or self._strays:",
+        "if self._strays:",
+        "who is served already is passed over",
+    ),
+    Mutant(
+        "pool/line.py",
+        "            now >= slot.retire_at\n            or len",
+        "            len",
+        "what is too old is closed when it is given back",
+    ),
+    Mutant(
+        "pool/line.py",
+        "or (self._winding_up and waiter is None)",
+        "",
+        "a pool that winds up keeps nothing",
+    ),
+    Mutant(
+        "pool/line.py",
+        "vet_at if vet_at < slot.retire_at else slot.retire_at",
+        "vet_at",
+        "what is too old is not lent",
+    ),
+    Mutant(
+        "pool/queue.py",
+        "return Waiter(self.since, self.tries)",
+        "return Waiter(self.since)",
+        "who stands in line again keeps the number of attempts",
+    ),
+    Mutant("pool/queue.py", "expect_free(error)", "raise", "a gate may be opened twice"),
+    # Growth and supply
+    Mutant(
+        "pool/growth.py",
+        "    if waiting <= opening:\n        return False\n",
+        "",
+        "no more attempts than borrowers in line",
+    ),
+    Mutant(
+        "pool/growth.py",
+        "if not on_loan or stalled_for >= enough:",
+        "if not on_loan:",
+        "a line that does not move makes the pool grow",
+    ),
+    Mutant(
+        "pool/growth.py",
+        "        return not opening\n",
+        "        return True\n",
+        "under load one connection is opened at a time",
+    ),
+    Mutant(
+        "pool/outage.py",
+        "and not loans and not (closing",
+        "and not (closing",
+        "with something on loan a full server is waited for",
+    ),
+    Mutant(
+        "pool/supply.py",
+        "or len(self._slots) >= self._max_size\n            or len(self._opening)",
+        "or len(self._opening)",
+        "max_size is the bound",
+    ),
+    Mutant(
+        "pool/supply.py",
+        "            or len(self._opening) >= self.max_connecting\n",
+        "",
+        "max_connecting bounds the attempts",
+    ),
+    Mutant(
+        "pool/supply.py",
+        "            return False  # one probe at a time\n",
+        "            pass\n",
+        "in an outage there is one attempt at a time",
+    ),
+    Mutant(
+        "pool/upkeep.py",
+        "and not _in_use(conn) and slot.pinned",
+        "and slot.pinned",
+        "a dead thread's loan that another thread uses is left to it",
+    ),
+    # What a session goes back to
+    Mutant("pool/cleaning.py", '    (SETTINGS, b"RESET ALL"),\n', "", "settings go back"),
+    Mutant(
+        "pool/cleaning.py",
+        '    (ROLES, b"RESET SESSION AUTHORIZATION"),\n',
+        "",
+        "the session user goes back",
+    ),
+    Mutant("pool/cleaning.py", '    (CHANNELS, b"UNLISTEN *"),\n', "", "channels are left"),
+    Mutant(
+        "pool/cleaning.py",
+        '    (LOCKS, b"SELECT pg_catalog.pg_advisory_unlock_all()"),\n',
+        "",
+        "advisory locks are given up",
+    ),
+    Mutant("pool/cleaning.py", '    (TEMP, b"DISCARD TEMP"),\n', "", "temporary tables go"),
+    Mutant("pool/cleaning.py", '    (SEQUENCES, b"DISCARD SEQUENCES"),\n', "", "sequences forget"),
+    Mutant(
+        "pool/cleaning.py",
+        '    (PREPARED, b"DEALLOCATE ALL"),\n',
+        "",
+        "prepared statements go",
+    ),
+    Mutant(
+        "pool/watch.py",
+        "        if at_rest or bits & ENDS:\n            self.kept = self.dirt\n",
+        "",
+        "what was set before a transaction stays after its rollback",
+    ),
+    Mutant(
+        "pool/watch.py",
+        "        if bits & CALLS:\n            self.called = True\n",
+        "",
+        "a function may have set something",
+    ),
+    Mutant(
+        "pool/session.py",
+        "        if now != {**self._attributes, **passing}:\n            return True\n",
+        "",
+        "an attribute that was put on a connection is noticed",
+    ),
+    Mutant(
+        "pool/closing.py",
+        "            if interrupt is not None:\n",
+        "            if False:\n",
+        "a busy backend is asked to stop",
+    ),
+    # Django's side
+    Mutant(
+        "backends/early.py",
+        "            or self.in_atomic_block\n            or self.kept\n",
+        "            or self.kept\n",
+        "nothing is given back in an atomic block",
+    ),
+    Mutant(
+        "backends/early.py",
+        "elif dirt := slot.watch.dirt & PINNING:",
+        "elif dirt := 0:",
+        "state that a request may need stays with it",
+    ),
+    Mutant(
+        "backends/early.py",
+        "        if self._thread_sharing_count:  # another",
+        "        if False:  # another",
+        "what threads share is not given back early",
+    ),
+    Mutant(
+        "backends/early.py",
+        "            or connection._autocommit != self.settings",
+        "            or False != self.settings",
+        "nothing is given back early without autocommit",
+    ),
+    Mutant(
+        "backends/recall.py",
+        "        and not slot.dirt()\n",
+        "",
+        "what a thread has set stays with it",
+    ),
+    Mutant(
+        "backends/recall.py",
+        "        and not wrapper.in_atomic_block\n",
+        "",
+        "what is in an atomic block is not recalled",
+    ),
+    Mutant(
+        "backends/mixin.py",
+        "            self._thread_ident != get_ident()\n            or _get",
+        "            _get",
+        "Django's rule of the thread that made a wrapper holds",
+    ),
+    Mutant(
+        "backends/mixin.py",
+        "            if work is not None:\n                work.borrowers.discard(self)\n",
+        "",
+        "who has given back is no borrower of its work",
+    ),
+    Mutant(
+        "registry.py",
+        "            wrapper.bound_settings == wrapper.settings_dict\n            and",
+        "            True\n            and",
+        "other settings are another pool",
+    ),
+    Mutant(
+        "identity.py",
+        '        "ATOMIC_REQUESTS",\n',
+        "",
+        "what only changes the use of a connection is no other pool",
+    ),
+    Mutant(
+        "pool/process.py",
+        "                pool.abandon(grave)\n",
+        "                pass\n",
+        "a child does not use its parent's connections",
+    ),
+]
