@@ -169,6 +169,7 @@ def test_the_pool_of_an_alias_nobody_configured_goes_with_its_last_wrapper(
 
 def test_a_wrapper_whose_settings_change_without_end_leaves_nothing_behind(spare: Any) -> None:
     dynamic = spare.copy("dynamic")
+    registry.sweep()  # of what earlier tests have left
     before = len(registry.live()), len(weakref.finalize._registry)  # type: ignore[attr-defined]
     for number in range(50):
         dynamic.settings_dict["OPTIONS"]["application_name"] = f"databases-{number}"
@@ -208,6 +209,7 @@ def test_two_hundred_aliases_of_one_database_share_a_pool(
 def test_two_hundred_aliases_that_come_and_go_leave_nothing(
     databases: Databases, cluster: Server
 ) -> None:
+    registry.sweep()  # of what earlier tests have left
     before = len(registry.live())
     name = "databases-tenants"
     for number in range(200):
