@@ -359,7 +359,8 @@ def test_what_has_died_meanwhile_is_replaced(
         wait_until(lambda: connected(cluster, single) == 0, "it is gone")
         monkeypatch.setattr(early, "SHORT", 0.0)  # that was no moment
         assert pid(single) != backend
-        assert waiting.served() != backend
+    # Not before: who met the dead connection first stands in line anew, and may come second.
+    assert waiting.served() != backend
 
 
 @pytest.mark.usefixtures("patient")

@@ -377,6 +377,7 @@ def test_without_a_pool_it_is_the_stock_backend(
 
 def test_no_pool_is_between_django_and_the_postgres_database(databases: Databases) -> None:
     wrapper = databases.add()
+    registry.sweep()  # of what earlier tests have left
     before = len(registry.live())
     with wrapper._nodb_cursor() as cursor:
         cursor.execute(CURRENT)
