@@ -32,7 +32,7 @@ from . import explain
 from .abc import CheckParam, ConnectFailedCB, ConnectionCB, ConninfoParam, KwargsParam, ResetParam
 from .errors import PoolClosed
 from .maintenance import maintenance
-from .outage import Outage, one_line
+from .outage import Outage, told
 from .queue import Waiter, WaitQueue
 from .slot import NEVER, ON_LOAN, Loans, Slot
 from .statements import Judge
@@ -47,6 +47,7 @@ class Core:
     # Every loan looks at two dozen of these: in slots that takes a tenth off it. What users or
     # tools put on a pool besides goes in its dictionary.
     __slots__ = (
+        "_asks_each",
         "_check",
         "_clock",
         "_closed",
@@ -132,6 +133,7 @@ class Core:
     _warmed: bool  # and that because `warm` was called
     _configure: ConnectionCB | None
     _check: CheckParam
+    _asks_each: bool  # before each loan, however fresh a connection is
     _reset: ResetParam
     _reconnect_failed: ConnectFailedCB | None
     _describe: Callable[[], object] | None
@@ -226,7 +228,7 @@ class Core:
             "longest_wait": now - self._queue[0].since if self._queue else 0.0,
             "closed": self._closed,
             "suspended": self._suspended,
-            "last_error": one_line(self._outage.error) if self._outage is not None else None,
+            "last_error": told(self._outage) if self._outage is not None else None,
             "stats": self._stats.as_dict(),
             "loans": [_loan(slot, now) for slot in self._slots if _is_somebodys(slot)],
         }

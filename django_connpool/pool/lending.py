@@ -14,7 +14,7 @@ from .abc import CT
 from .errors import PoolTimeout, TooManyRequests
 from .loan import Loan
 from .maintenance import maintenance
-from .outage import again, one_line
+from .outage import UNFIT, again, one_line
 from .owners import this_thread
 from .probe import PING_TIMEOUT, is_alive, ping
 from .queue import Waiter, expect_free
@@ -175,18 +175,21 @@ class Lending(Upkeep, Generic[CT]):
         return self._idle[-1]
 
     def _passes_check(self, slot: Slot, timeout: float | None) -> bool:
-        if callable(self._check):
-            try:
-                self._check(slot.conn)
-            except Exception as error:
-                logger.info("%s: a connection failed its check: %s", self.name, one_line(error))
-            else:
-                if reset.leave_transaction(slot.conn):
-                    return True
-        elif ping(slot.pgconn, self._patience(PING_TIMEOUT, timeout)):
-            return True
-        self._discard_dead(slot)
-        return False
+        if not callable(self._check):
+            answers = ping(slot.pgconn, self._patience(PING_TIMEOUT, timeout))
+            if not answers:
+                self._discard_dead(slot)
+            return answers
+        asked_at = self._clock()
+        try:
+            self._check(slot.conn)
+            if not reset.leave_transaction(slot.conn):
+                raise OperationalError("the check has left the connection unusable")
+        except Exception as error:
+            self._discard_unfit(slot, error, asked_at)
+            return False
+        self._note_passed_check()
+        return True
 
     def _patience(self, longest: float, timeout: float | None) -> float:
         """How many seconds a server may take to answer a borrower with so much time left."""
@@ -231,7 +234,9 @@ class Lending(Upkeep, Generic[CT]):
                 # Given back a moment ago, it needs no ping. But it may have died unnoticed by
                 # a borrower that did not use it.
                 is_fresh = queued and slot.cleaning is None and now < slot.idle_since + FRESH
-                if (is_fresh and is_alive(slot)) or self._is_fit(slot, now, began + seconds - now):
+                if (is_fresh and not self._asks_each and is_alive(slot)) or self._is_fit(
+                    slot, now, began + seconds - now
+                ):
                     return self._lend(slot, now, this_thread.loans)
                 waiter = waiter.again()
                 now = self._clock()
@@ -478,6 +483,32 @@ class Lending(Upkeep, Generic[CT]):
             self._stats.returns_bad += conn is not None  # else it was not lent yet
             self._settle(slot, slot.conn if conn is None else conn, self._clock(), reason)
         self._staff()
+
+    def _discard_unfit(self, slot: Slot, error: Exception, asked_at: float) -> None:
+        """The user's check refuses a connection; those that come after may be as bad.
+
+        What dies of old age is replaced at once. But what is refused when it has just been
+        opened counts as a failed attempt to connect, so that the next one waits a little.
+        """
+        logger.info("%s: a connection failed its check: %s", self.name, one_line(error))
+        with self._lock:
+            self._retire(slot, LOST)
+            self._stats.connections_lost += 1
+            if isinstance(error, OperationalError):
+                self._condemn()
+            if asked_at < slot.opened_at + FRESH:
+                self._note_refusal(error, self._clock(), UNFIT)
+            self._last_error = error
+        self._staff()
+
+    def _note_passed_check(self) -> None:
+        """What the user's check had refused, if anything, is over."""
+        outage = self._outage
+        if outage is not None and outage.kind == UNFIT:
+            with self._lock:
+                if self._outage is outage:
+                    self._outage = None
+            self._staff()
 
     def _discard_dead(self, slot: Slot) -> None:
         """A connection was found dead: its generation goes with it."""

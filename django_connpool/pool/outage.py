@@ -14,6 +14,7 @@ LAZY_RETRY = 15.0  # while nobody does, and only `min_size` is missing
 STARTING = "starting"  # 57P03: waiting helps
 FULL = "full"  # 53300: waiting helps while somebody may give back
 REFUSED = "refused"
+UNFIT = "unfit"  # by the user's own check, of a connection just opened: the next may pass
 
 _STARTING_TEXTS = (
     "the database system is starting up",
@@ -56,24 +57,24 @@ class Outage:
 
     __slots__ = ("attempts", "error", "failed_at", "kind", "reported", "retry_at", "since")
 
-    def __init__(self, error: BaseException, now: float) -> None:
+    def __init__(self, error: BaseException, now: float, kind: str = "") -> None:
         self.since = now
         self.attempts = 0
         self.reported = False  # `reconnect_failed` was called
         self.error = error
         self.kind = REFUSED
         self.retry_at = self.failed_at = now
-        self.another(error, now, asked=True)
+        self.another(error, now, asked=True, kind=kind)
 
-    def another(self, error: BaseException, now: float, asked: bool) -> None:
+    def another(self, error: BaseException, now: float, asked: bool, kind: str = "") -> None:
         """Note one more failure; the next attempt waits twice as long, capped and jittered.
 
-        `asked`: whether a borrower is waiting for the outcome.
+        `asked`: whether a borrower is waiting for the outcome. `kind`: when not the error tells.
         """
         delay = min(FIRST_RETRY * 2 ** min(self.attempts, 16), LAST_RETRY if asked else LAZY_RETRY)
         self.attempts += 1
         self.error = error
-        self.kind = kind_of(error)
+        self.kind = kind or kind_of(error)
         self.failed_at = now
         self.retry_at = now + delay * random.uniform(0.5, 1.0)
 
@@ -87,12 +88,20 @@ class Outage:
 
         Nor does one of our own leave a place to a new one, where there are not enough.
         """
-        return self.kind != STARTING and not loans and not (closing and self.kind == FULL)
+        if self.kind in (STARTING, UNFIT) or loans:
+            return False
+        return not (closing and self.kind == FULL)
 
     def place_is_free(self, now: float) -> None:
         """One of our connections is gone: when places were lacking, one is worth an attempt."""
         if self.kind == FULL:
             self.retry_at = now
+
+
+def told(outage: Outage) -> str:
+    """What is wrong, for a message that goes on after it."""
+    said = "the check of a new connection: " if outage.kind == UNFIT else ""
+    return said + one_line(outage.error)
 
 
 def one_line(error: BaseException) -> str:

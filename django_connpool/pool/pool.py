@@ -49,7 +49,8 @@ class ConnectionPool(Lending[CT]):
 
     `check`: "auto" looks at the socket at each borrow and asks the server only after
     `ping_after` seconds of idleness (30); "always" asks each time; False or None never; or
-    a callable that is given the connection and raises when it is not to be served.
+    a callable that is given the connection before each loan, its first one included, and
+    raises when it is not to be served: then another is tried, as long as its borrower has time.
     `reset`: "auto" gives a session that was changed, on the server or on the connection
     object, the state it was born with (`configure` included); "always" every session, for
     what cannot be seen from outside; False or None only rolls back; or a callable.
@@ -119,6 +120,7 @@ class ConnectionPool(Lending[CT]):
         checked_times(self)
         self._configure = configure
         self._check = check
+        self._asks_each = bool(check) and check != "auto"
         self._reset = reset
         self._reconnect_failed = reconnect_failed
         self._describe = describe

@@ -18,7 +18,7 @@ from .closing import await_end, end_of, say_goodbye
 from .growth import patience, worth_opening
 from .line import Line
 from .maintenance import maintenance
-from .outage import FIRST_RETRY, Outage, again, one_line
+from .outage import FIRST_RETRY, UNFIT, Outage, again, one_line
 from .probe import LastWords
 from .session import Birth, noticing
 from .slot import AT_ONCE, CLOSING, OPENING, Slot
@@ -212,7 +212,10 @@ class Supply(Line):
             self._mean_connect += (0.3 if mean else 1.0) * (min(took, SLOWEST_CONNECT) - mean)
             self._stats.connections_num += 1
             self._stats.connect.note(took)
-            recovered, self._outage = self._outage is not None, None
+            # What a check has refused is over when one passes it.
+            recovered = self._outage is not None and self._outage.kind != UNFIT
+            if recovered:
+                self._outage = None
             self._opening.discard(slot)
             slot.opened_at = now
             self._slots.add(slot)
@@ -220,7 +223,8 @@ class Supply(Line):
                 slot.retire_at = AT_ONCE
             self._settle(slot, conn, now)
             # Just opened, so believed without a ping for a moment.
-            slot.vet_at = max(slot.vet_at, min(now + FRESH, slot.retire_at))
+            if not callable(self._check):
+                slot.vet_at = max(slot.vet_at, min(now + FRESH, slot.retire_at))
             self._tell_if_full()
         if recovered:  # until now one attempt at a time was made
             self._staff()
@@ -283,17 +287,21 @@ class Supply(Line):
             self._stats.connections_errors += 1
             self._forget_attempt(slot)
             if isinstance(error, Exception):
-                self._last_error = error
-                if self._outage is None:
-                    self._outage = Outage(error, now)
-                else:
-                    self._outage.another(error, now, asked=bool(self._queue))
+                self._note_refusal(error, now)
             else:  # not the server's fault; but what ends its thread may do so again
                 self._schedule(now + FIRST_RETRY)
             self._judge(answered=True)
             self._dismiss_if_done()
         logger.warning("%s: connecting failed: %s", self.name, one_line(error))
         self._report_outage(now)
+
+    def _note_refusal(self, error: BaseException, now: float, kind: str = "") -> None:
+        """Under the lock: there is no connection, so the next attempt has to wait a little."""
+        self._last_error = error
+        if self._outage is None:
+            self._outage = Outage(error, now, kind)
+        else:
+            self._outage.another(error, now, bool(self._queue), kind)
 
     def _forget_attempt(self, slot: Slot) -> None:
         self._opening.discard(slot)

@@ -296,6 +296,19 @@ def a_check_that_fails(pool: ConnectionPool[Any]) -> Iterator[Step]:
 
 
 @contextmanager
+def a_check_that_ruins(pool: ConnectionPool[Any]) -> Iterator[Step]:
+    conn = pool.getconn()
+
+    def check(one: Any) -> None:
+        if one is conn:
+            one.pgconn.transaction_status = TransactionStatus.ACTIVE
+
+    pool._ping_after, pool._check = 0.0, check
+    pool.putconn(conn)
+    yield borrow_and_give_back
+
+
+@contextmanager
 def a_dead_one_for_who_waits(pool: ConnectionPool[Any]) -> Iterator[Step]:
     def give_back_dead(conn: Any) -> None:
         conn.pgconn.server.kill(conn.pgconn)
@@ -938,6 +951,7 @@ SCENES = [
     a_check_that_passes,
     a_check_that_exits,
     a_check_that_fails,
+    a_check_that_ruins,
     a_dead_one_for_who_waits,
     no_time_to_wait,
     a_line_that_is_full,

@@ -7,9 +7,20 @@ import psycopg
 import pytest
 from psycopg.pq import TransactionStatus
 
+from django_connpool.pool import PoolTimeout
+from django_connpool.pool.probe import ping
 from tests.pool.real.conftest import MakePool
 from tests.pool.real.fake_server import FakeServer
-from tests.pool.real.helpers import pid, pids_of, served, until, until_idle
+from tests.pool.real.helpers import (
+    Borrower,
+    holder_of,
+    pid,
+    pids_of,
+    served,
+    until,
+    until_idle,
+    until_waiting,
+)
 
 Logged = Callable[[str], list[str]]
 
@@ -132,6 +143,102 @@ def test_a_connection_that_fails_its_check_is_never_seen(
     refused += pids_of(pool, 1)
     assert pids_of(pool, 1) != refused
     assert logged("failed its check: not this one")
+
+
+def test_a_check_is_asked_before_every_loan_of_new_connections_too(make_pool: MakePool) -> None:
+    asked: list[int] = []
+    pool = make_pool(max_size=2, check=lambda conn: asked.append(pid(conn)))
+    lent = [pids_of(pool, 1)[0] for _ in range(20)]
+    assert asked == lent
+
+
+def test_a_check_is_asked_before_every_loan_of_those_in_line_too(make_pool: MakePool) -> None:
+    asked: list[int] = []
+    pool = make_pool(max_size=1, check=lambda conn: asked.append(pid(conn)))
+    holder = holder_of(pool)
+    waiters = [Borrower(pool) for _ in range(3)]
+    until_waiting(pool, 3)
+    for borrower in (holder, *waiters):
+        assert borrower.got() == asked[-1]
+        borrower.give_back()
+    assert len(asked) == 4
+
+
+def test_always_asks_those_in_line_too(
+    make_pool: MakePool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+
+    def counted(*args: Any) -> bool:
+        asked.append(args)
+        return ping(*args)
+
+    monkeypatch.setattr("django_connpool.pool.lending.ping", counted)
+    pool = make_pool(max_size=1, check="always")
+    holder = holder_of(pool)
+    waiter = Borrower(pool)
+    until_waiting(pool, 1)
+    before = len(asked)
+    holder.give_back()
+    waiter.got()
+    assert len(asked) == before + 1
+    waiter.give_back()
+
+
+def test_a_new_connection_that_is_refused_by_its_check_is_followed_by_another(
+    make_pool: MakePool, backends: Callable[[], int]
+) -> None:
+    seen: list[int] = []
+
+    def check(conn: Any) -> None:
+        seen.append(pid(conn))
+        if len(seen) < 4:
+            raise LookupError("not this one")
+
+    pool = make_pool(max_size=1, check=check)
+    assert served(pool) == seen[3]
+    assert len(set(seen)) == 4
+    assert pool.snapshot()["last_error"] is None
+    assert backends() == 1
+
+
+def test_a_check_that_refuses_everything_is_the_cause_of_the_timeout(
+    make_pool: MakePool, logged: Logged
+) -> None:
+    errors = [LookupError(f"not number {number}") for number in range(1000)]
+    raised: list[Exception] = []
+
+    def check(conn: Any) -> None:
+        raised.append(errors[len(raised)])
+        raise raised[-1]
+
+    pool = make_pool(check=check)
+    with pytest.raises(PoolTimeout, match="the check of a new connection: not number") as caught:
+        pool.getconn(timeout=0.5)
+    assert caught.value.__cause__ is raised[-1]
+    # With pauses that grow: no storm of connections that nobody will use.
+    assert len(raised) < 10
+
+
+def test_connections_that_are_refused_do_not_keep_others_from_those_who_wait(
+    make_pool: MakePool,
+) -> None:
+    mode = ["serve"]
+
+    def check(conn: Any) -> None:
+        if mode == ["refuse"]:
+            raise LookupError("not now")
+
+    pool = make_pool(max_size=2, check=check)
+    holder = holder_of(pool)
+    mode[0] = "refuse"
+    waiter = Borrower(pool)
+    until(lambda: pool.snapshot()["last_error"])
+    mode[0] = "serve"
+    waiter.got()
+    assert pool.snapshot()["last_error"] is None
+    for borrower in (holder, waiter):
+        borrower.give_back()
 
 
 def test_a_check_may_leave_a_transaction_behind(make_pool: MakePool) -> None:
