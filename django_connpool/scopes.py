@@ -16,12 +16,13 @@ from typing import Any
 class Scope:
     """One piece of work: its name in reports, and who borrowed for it."""
 
-    __slots__ = ("borrowers", "ended", "note", "resumers")
+    __slots__ = ("borrowers", "ended", "in_vain", "note", "resumers")
 
     def __init__(self, note: str | None) -> None:
         self.note = note  # its name; see __str__
         self.borrowers: set[Any] = set()  # database wrappers that hold a connection
         self.resumers: set[Any] = set()  # those that go on as if they held one
+        self.in_vain: dict[Any, BaseException] = {}  # pools it has waited for, and what they said
         self.ended = False  # nobody will give back what is borrowed for it from now on
 
     def __str__(self) -> str:

@@ -19,9 +19,9 @@ from django.db.utils import ProgrammingError
 from django.utils.asyncio import async_unsafe
 
 from django_connpool import conf, registry, scopes
-from django_connpool.pool import ConnectionPool, PoolClosed, reset, watch
+from django_connpool.pool import ConnectionPool, PoolClosed, PoolTimeout, reset, watch
 
-from . import creation, recall, schema
+from . import creation, in_vain, recall, schema
 from .bursts import PAUSES, bursts
 from .early import CONNECTING, EarlyCursor, EarlyReleaseMixin
 from .opener import Opener
@@ -145,10 +145,17 @@ class PooledDatabaseWrapperMixin(EarlyReleaseMixin):
         self._forget_transaction()
         if bursts.aside:
             bursts.collect(monotonic())
+        work = scopes.current.get()
         try:
-            connection = binding.pool.getconn()
+            if work is None or not work.in_vain:
+                connection = binding.pool.getconn()
+            else:
+                connection = in_vain.getconn(binding.pool, work)
         except PoolClosed:
             connection = self._borrow_from_next(binding)
+        except PoolTimeout as error:
+            in_vain.note(binding.pool, error, work)
+            raise
         self._take(binding, connection)
         self.run_on_commit = []
         if self.releases_early and not self.is_for_a_statement:
@@ -168,12 +175,17 @@ class PooledDatabaseWrapperMixin(EarlyReleaseMixin):
             self.end_burst()
         if bursts.aside:
             bursts.collect(monotonic())
+        work = scopes.current.get()
         try:
-            connection = binding.pool.getconn()
+            if work is None or not work.in_vain:
+                connection = binding.pool.getconn()
+            else:
+                connection = in_vain.getconn(binding.pool, work)
         except PoolClosed:
             self.resumes = None  # what follows finds the pool that is now the right one
             self.connect_for_a_statement()
-        except self.Database.Error:
+        except self.Database.Error as error:
+            in_vain.note(binding.pool, error, work)
             with self.wrap_database_errors:
                 raise
         else:
@@ -249,7 +261,7 @@ class PooledDatabaseWrapperMixin(EarlyReleaseMixin):
         """Borrow when the pool was closed since we were bound to it, by whoever."""
         self.check_settings()
         self._binding = registry.bind(self, closed)
-        return self._binding.pool.getconn()
+        return in_vain.getconn(self._binding.pool, scopes.current.get())
 
     def borrow_again(self) -> Any:
         """Borrow in the middle of a step, after the connection it began with was recalled."""
@@ -306,6 +318,8 @@ class PooledDatabaseWrapperMixin(EarlyReleaseMixin):
             work = scopes.current.get()
             if work is not None:
                 work.borrowers.discard(self)
+                if work.in_vain:
+                    work.in_vain.pop(pool, None)
             pool.putconn(connection)
         except self.Database.Error:
             with self.wrap_database_errors:

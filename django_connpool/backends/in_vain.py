@@ -1,0 +1,41 @@
+"""A piece of work that has waited for a connection in vain does not wait again.
+
+What follows an error borrows too: the page that tells of it, the `repr` of a queryset in it, a
+handler. Each would wait as long as the first. So the work is told the same error at once, unless
+a connection is free by then; until something of its own was given back to that pool.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django_connpool.pool import ConnectionPool, PoolTimeout
+from django_connpool.pool.outage import again
+from django_connpool.scopes import Scope
+
+
+def getconn(pool: ConnectionPool[Any], work: Scope | None) -> Any:
+    """Borrow, without waiting where the work has waited in vain; note it when it does now.
+
+    Raises what the pool does; the error of the first time again when there is nothing free.
+    """
+    said = None if work is None else work.in_vain.get(pool)
+    if said is None:
+        try:
+            return pool.getconn()
+        except PoolTimeout as error:
+            note(pool, error, work)
+            raise
+    try:
+        return pool.getconn(timeout=0)
+    except PoolTimeout:
+        raise again(said) from said.__cause__
+
+
+def note(pool: ConnectionPool[Any], error: BaseException, work: Scope | None) -> None:
+    """Remember of the work that it has waited in vain, if that is what the error says."""
+    if work is not None and isinstance(error, PoolTimeout):
+        # Not the error itself, whose traceback would keep alive what the work has dropped.
+        copy = again(error)
+        copy.__cause__ = error.__cause__
+        work.in_vain.setdefault(pool, copy)
