@@ -105,8 +105,8 @@ MUTANTS = [
     ),
     Mutant(
         "pool/outage.py",
-        "and not loans and not (closing",
-        "and not (closing",
+        "in (STARTING, UNFIT) or loans:",
+        "in (STARTING, UNFIT):",
         "with something on loan a full server is waited for",
     ),
     Mutant(
@@ -225,8 +225,8 @@ MUTANTS = [
     ),
     Mutant(
         "backends/mixin.py",
-        "            if work is not None:\n                work.borrowers.discard(self)\n",
-        "",
+        "                work.borrowers.discard(self)\n                if work.in_vain",
+        "                if work.in_vain",
         "who has given back is no borrower of its work",
     ),
     Mutant(
