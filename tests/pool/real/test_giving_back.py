@@ -124,19 +124,23 @@ def test_ctrl_c_in_the_middle_of_a_query_costs_no_place(dsn: str) -> None:
     printed = run_python(
         """
     import os, signal, sys, threading, time
+    import psycopg
     from django_connpool.pool import ConnectionPool
 
     signal.signal(signal.SIGINT, signal.default_int_handler)
     pool = ConnectionPool(sys.argv[1], min_size=0, max_size=1)
 
-    def interrupt(pgconn):
-        while pgconn.transaction_status != 1:  # active
-            time.sleep(0.01)
+    def interrupt(pid):
+        # Not before the server is at it: a request to cancel that comes earlier is lost.
+        found = "SELECT 1 FROM pg_stat_activity WHERE pid = %s AND wait_event = 'PgSleep'"
+        with psycopg.connect(sys.argv[1], autocommit=True) as other:
+            while other.execute(found, [pid]).fetchone() is None:
+                time.sleep(0.01)
         os.kill(os.getpid(), signal.SIGINT)
 
     try:
         with pool.connection() as conn:
-            threading.Thread(target=interrupt, args=(conn.pgconn,)).start()
+            threading.Thread(target=interrupt, args=(conn.info.backend_pid,)).start()
             conn.execute("SELECT pg_sleep(600)")
     except KeyboardInterrupt:
         with pool.connection(timeout=20) as conn:

@@ -9,18 +9,23 @@ import pytest
 
 from tests.cluster import Server
 from tests.pool.real.conftest import MakePool
-from tests.pool.real.helpers import pid, pids_of, served
+from tests.pool.real.helpers import pid, pids_of, served, until
 from tests.pool.real.tls import TLSFront, make_certificate
 
 pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl command")
 
 
 @pytest.fixture
-def secure_dsn(cluster: Server, tmp_path: Path) -> Iterator[str]:
+def front(cluster: Server, tmp_path: Path) -> Iterator[TLSFront]:
     if cluster.params()["host"].startswith("/"):
         pytest.skip("the server is reached through a Unix socket")
     with TLSFront(cluster, make_certificate(tmp_path)) as front:
-        yield cluster.dsn(host="127.0.0.1", port=front.port, sslmode="require")
+        yield front
+
+
+@pytest.fixture
+def secure_dsn(cluster: Server, front: TLSFront) -> str:
+    return cluster.dsn(host="127.0.0.1", port=front.port, sslmode="require")
 
 
 def test_a_healthy_connection_is_lent_again_and_again(make_pool: MakePool, secure_dsn: str) -> None:
@@ -43,11 +48,12 @@ def test_what_the_server_says_to_an_idle_connection_does_not_cost_it(
 
 
 def test_a_killed_one_is_never_seen(
-    make_pool: MakePool, secure_dsn: str, cluster: Server, app: str
+    make_pool: MakePool, secure_dsn: str, cluster: Server, front: TLSFront, app: str
 ) -> None:
     pool = make_pool(secure_dsn, max_size=3)
     before: list[Any] = pids_of(pool, 3)
     cluster.terminate(application_name=app)
+    until(lambda: front.serving == 0)  # their last words have arrived
     assert served(pool) not in {0, *before}
     assert not set(before) & set(pids_of(pool, 3))
 

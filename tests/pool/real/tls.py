@@ -54,6 +54,11 @@ class TLSFront:
     def port(self) -> int:
         return int(self._listener.getsockname()[1])
 
+    @property
+    def serving(self) -> int:
+        """How many connections it passes on at the moment."""
+        return sum(thread.is_alive() for thread in self._threads)
+
     def _accept(self) -> None:
         with contextlib.suppress(OSError):
             while True:
