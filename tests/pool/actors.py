@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from django_connpool.pool.queue import Waiter
+from tests import inside
 
 PATIENCE = 10.0  # seconds until a test that hangs is called a failure
 
@@ -21,7 +21,7 @@ class Actor:
         self.stage = stage
         self.play = play
         self.place = "begin"  # where it stopped
-        self.waiter: Waiter | None = None  # what it stands in line with
+        self.waiter: Any = None  # what it stands in line with
         self.failure: BaseException | None = None
         self.ended = False
         self._cue = threading.Semaphore(0)
@@ -74,12 +74,12 @@ class Stage:
         actor = self.actors.get(threading.get_ident())
         return None if actor is None else actor.stop(place)
 
-    def wait(self, waiter: Waiter, timeout: float) -> bool:
-        """In place of `Waiter.wait`: the test says when it is over."""
+    def wait(self, waiter: Any, timeout: float) -> bool:
+        """In place of a real wait in line: the test says when it is over."""
         actor = self.actors[threading.get_ident()]
         actor.waiter = waiter
         try:
             actor.stop("in line")
         finally:
             actor.waiter = None
-        return waiter.gate.acquire(blocking=False)
+        return inside.accept_wake_up(waiter)

@@ -25,7 +25,7 @@ from psycopg.pq import (
 )
 
 from django_connpool.pool import ConnectionPool
-from django_connpool.pool.slot import NEVER
+from tests import inside
 
 REFUSALS = {
     "down": "connection failed: Connection refused",
@@ -48,7 +48,7 @@ class FakeMaintenance:
     """The maintenance thread, without a thread: it remembers one deadline and waits to be asked."""
 
     def __init__(self) -> None:
-        self.at = NEVER
+        self.at = inside.NEVER
         self.watched = False
 
     def schedule(self, pool: Any, at: float) -> None:
@@ -61,13 +61,13 @@ class FakeMaintenance:
         pass
 
     def dismiss(self, pool: Any) -> None:
-        self.at = NEVER
+        self.at = inside.NEVER
 
     def serve(self, pool: ConnectionPool[Any]) -> bool:
         """Do what the thread would do at this moment; say whether that was anything."""
-        if self.at > pool._clock() and not pool.has_orphans:
+        if self.at > inside.clock(pool)() and not inside.has_leftovers(pool):
             return False
-        self.at = NEVER
+        self.at = inside.NEVER
         pool.tick()
         return True
 
@@ -77,8 +77,8 @@ class FakeServer:
 
     def __init__(self) -> None:
         self.state = "up"
-        self.bound: Callable[[], float] = lambda: NEVER
-        self.places = NEVER  # for so many connections
+        self.bound: Callable[[], float] = lambda: inside.NEVER
+        self.places = inside.NEVER  # for so many connections
         self.connections: set[FakePGconn] = set()
         self.most = 0
         self.attempts = 0

@@ -16,7 +16,7 @@ from psycopg import OperationalError
 from psycopg.pq import TransactionStatus
 
 from django_connpool.pool import ConnectionPool
-from django_connpool.pool.statements import SETTINGS
+from tests import inside
 from tests.pool.real.helpers import until
 
 from .fake import FakeServer, fake_pool, working_pool
@@ -92,7 +92,7 @@ class Borrowers:
         if choice.random() < 0.05:
             return  # and let it be found
         if choice.random() < 0.05:
-            with self.pool._lock:
+            with inside.lock(self.pool):
                 self.pool.putconn(conn)
         else:
             self.pool.putconn(conn)
@@ -108,7 +108,7 @@ class Borrowers:
         elif what == 3:
             conn.close()
         elif what == 4:
-            conn._slot.watch.dirt |= SETTINGS
+            inside.change_session(conn)
         elif what == 5:
             conn.read_only = True
 
@@ -135,7 +135,10 @@ def come_to_rest(pool: ConnectionPool[Any]) -> None:
 
     def is_at_rest() -> bool:
         pool.tick()
-        return pool._slots == set(pool._idle) and not pool._queue and not pool.has_orphans
+        seen = pool.snapshot()
+        return (
+            seen["size"] == seen["idle"] and not seen["waiting"] and not inside.has_leftovers(pool)
+        )
 
     until(is_at_rest)
 
@@ -201,7 +204,7 @@ def test_the_numbers_add_up_after_everything_at_once(options: dict[str, Any]) ->
     assert counted["connect"]["count"] == opened
     assert sum(seen["closed_for"].values()) + seen["size"] == opened
     pool.close()
-    until(lambda: not pool._slots and not server.connections)
+    until(lambda: pool.snapshot()["size"] == 0 and not server.connections)
 
 
 @pytest.mark.stress

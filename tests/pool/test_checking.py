@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from tests import inside
+
 from .fake import FakeClock, FakeServer, working_pool
 
 PING = b""
@@ -19,8 +21,8 @@ def test_a_ping_is_sent_after_a_long_idle_only(check: Any, idle_for: float, ping
     clock = FakeClock()
     day = 86400.0
     with working_pool(FakeServer(), check=check, max_lifetime=day, max_idle=day) as pool:
-        clock.now = pool._clock()  # the maintenance thread's own
-        pool._clock = clock
+        clock.now = inside.clock(pool)()  # the maintenance thread's own
+        inside.set_clock(pool, clock)
         conn = pool.getconn()
         pool.putconn(conn)
         clock.now += idle_for

@@ -18,10 +18,10 @@ def test_a_place_is_not_free_while_the_backend_still_exits() -> None:
         conn.pgconn.transaction_status = 1  # in the middle of a statement: not worth keeping
         pool.putconn(conn)
         until(lambda: conn.closed)
-        assert len(pool._closing) == len(server.connections) == 1
+        assert pool.snapshot()["closing"] == len(server.connections) == 1
         server.lingers = False
         server.reap()
-        until(lambda: not pool._slots)
+        until(lambda: pool.snapshot()["size"] == 0)
 
 
 def test_the_end_of_the_backend_is_waited_for_after_the_goodbye() -> None:

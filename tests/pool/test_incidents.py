@@ -75,7 +75,7 @@ def test_borrowers_that_were_handed_dead_connections_keep_their_places(play: Pla
         ("wake_up", 0),
         ("wake_up", 0),
     )
-    assert len(machine.pool._queue) == 2
+    assert machine.pool.snapshot()["waiting"] == 2
 
 
 def test_a_connection_drained_as_it_opens_is_replaced_before_it_is_closed(play: Play) -> None:
@@ -86,7 +86,7 @@ def test_a_connection_drained_as_it_opens_is_replaced_before_it_is_closed(play: 
         max_size=2,
     )
     machine.work(0)
-    assert len(machine.pool._opening) == 1
+    assert machine.pool.snapshot()["opening"] == 1
 
 
 def test_a_borrower_that_was_handed_a_dead_connection_is_not_refused(
@@ -101,4 +101,4 @@ def test_a_borrower_that_was_handed_a_dead_connection_is_not_refused(
         ("wake_up", 0),
         max_waiting=2,
     )
-    assert len(machine.pool._queue) == 3
+    assert machine.pool.snapshot()["waiting"] == 3

@@ -10,21 +10,14 @@ import weakref
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
-from types import SimpleNamespace
 from typing import Any
-from unittest import mock
 
 import pytest
 from psycopg import OperationalError
 
 from django_connpool.pool import ConnectionPool, PoolTimeout
-from django_connpool.pool.lending import Lending
-from django_connpool.pool.maintenance import maintenance
-from django_connpool.pool.queue import Waiter
-from django_connpool.pool.slot import HANDED, LOAN, Slot
-from django_connpool.pool.statements import Judge
-from django_connpool.pool.watch import Watch
-from tests.pool.real.helpers import until
+from tests import inside
+from tests.pool.real.helpers import counts, until, until_waiting
 
 from .fake import FakeConnection, FakeServer, fake_pool, working_pool
 
@@ -35,7 +28,7 @@ RLock: Any = type(threading.RLock())
 @pytest.fixture
 def nobody_comes_by() -> Iterator[None]:
     """The maintenance thread is not woken, so that what it would do is left to the borrowers."""
-    with mock.patch.object(maintenance, "poke", lambda: None):
+    with inside.maintenance_asleep():
         yield
 
 
@@ -48,48 +41,18 @@ def in_a_thread(work: Any) -> None:
 
 def give_back_inside_the_lock(pool: ConnectionPool[Any], conn: Any) -> None:
     """As a finalizer or signal handler does that interrupted the pool itself."""
-    with pool._lock:
+    with inside.lock(pool):
         pool.putconn(conn)
-
-
-class Accepting(Slot):
-    """A slot whose waiter accepts, which takes no lock, right after it was looked at so often."""
-
-    __slots__ = ()
-    looks = 0
-
-    @property
-    def waiter(self) -> Any:
-        waiter = Slot.waiter.__get__(self)  # type: ignore[attr-defined]
-        Accepting.looks -= 1
-        if not Accepting.looks:
-            Slot.waiter.__set__(self, None)  # type: ignore[attr-defined]
-            self.state = LOAN
-        return waiter
-
-    @waiter.setter
-    def waiter(self, waiter: Any) -> None:
-        Slot.waiter.__set__(self, waiter)  # type: ignore[attr-defined]
-
-
-def handed_over(pool: ConnectionPool[Any], looks: int) -> Slot:
-    """One slot of the pool, on its way to a waiter that accepts at the worst moment."""
-    Accepting.looks = looks
-    slot: Slot = pool._idle.pop()
-    slot.waiter, slot.state = Waiter(pool._clock(), 0), HANDED
-    slot.waiter.slot = slot
-    slot.__class__ = Accepting
-    return slot
 
 
 def test_a_timeout_can_be_explained_while_another_borrower_accepts() -> None:
     with working_pool(FakeServer(), max_size=1) as pool:
         pool.putconn(pool.getconn())
-        slot = handed_over(pool, looks=2)
+        slot = inside.handed_over(pool, looks=2)
         with pytest.raises(PoolTimeout, match="1 on loan"):
             pool.getconn(timeout=0)
-        assert slot.state is LOAN
-        pool._discard(slot, "lost")
+        assert inside.is_accepted(slot)
+        inside.discard(pool, slot)
 
 
 def test_a_note_about_a_slot_may_be_read_while_its_next_borrower_accepts(
@@ -97,22 +60,22 @@ def test_a_note_about_a_slot_may_be_read_while_its_next_borrower_accepts(
 ) -> None:
     with working_pool(FakeServer(), max_size=1) as pool:
         pool.putconn(pool.getconn())
-        slot = handed_over(pool, looks=1)
-        pool._strays.append(slot)
+        slot = inside.handed_over(pool, looks=1)
+        inside.note_of_an_interrupt(pool, slot)
         pool.tick()
-        assert (slot.state, pool.has_orphans) == (LOAN, False)
-        pool._discard(slot, "lost")
+        assert inside.is_accepted(slot) and not inside.has_leftovers(pool)
+        inside.discard(pool, slot)
 
 
 def test_a_loan_given_back_twice_does_not_end_the_next_one(nobody_comes_by: None) -> None:
     with working_pool(FakeServer(), max_size=1) as pool:
         conn = pool.getconn()
         give_back_inside_the_lock(pool, conn)
-        with mock.patch.object(pool, "_look_around"):  # it has not come to that yet
+        with inside.looking_at_nothing(pool):  # it has not come to that yet
             in_a_thread(lambda: pool.putconn(conn))
             assert pool.getconn() is conn
         pool.tick()
-        assert conn._slot.state is LOAN
+        assert inside.is_lent(conn)
         with pytest.raises(PoolTimeout):
             pool.getconn(timeout=0)
         pool.putconn(conn)
@@ -162,7 +125,7 @@ def test_an_interrupt_of_who_waits_for_the_lock_is_raised_as_it_is(what: Any) ->
         act = what(pool)
         interrupt, handled, reason = Interrupt(), LookupError(), LookupError()
         interrupt.__cause__ = reason
-        pool._lock = Contended(interrupt)
+        inside.set_lock(pool, Contended(interrupt))
         with pytest.raises(Interrupt) as caught:
             try:
                 raise handled
@@ -173,7 +136,7 @@ def test_an_interrupt_of_who_waits_for_the_lock_is_raised_as_it_is(what: Any) ->
         assert interrupt.__cause__ is reason
         names = [entry.name for entry in caught.traceback]
         assert len(names) == len(set(names)), "there is a line that only raises it again"
-        assert not pool._lock._is_owned()
+        assert not inside.is_locked(pool)
         pool.putconn(pool.getconn(DEADLINE))
 
 
@@ -184,7 +147,7 @@ def test_an_interrupt_of_who_waits_for_the_lock_keeps_nothing_alive(what: Any) -
 
     def be_interrupted() -> weakref.ref[Mine]:
         mine = Mine()
-        pool._lock = Contended(Interrupt())
+        inside.set_lock(pool, Contended(Interrupt()))
         with suppress(Interrupt):
             act()
         return weakref.ref(mine)
@@ -210,23 +173,22 @@ def test_a_signal_while_somebody_is_refused_does_not_keep_the_lock() -> None:
     before = signal.signal(signal.SIGUSR1, handle)
     try:
         with (
-            mock.patch.object(Lending, "_check_open", staticmethod(refuse)),
+            inside.asking_whether_open(refuse),
             pytest.raises(Interrupt),
         ):
             pool.getconn()
     finally:
         signal.signal(signal.SIGUSR1, before)
-    assert not pool._lock._is_owned()
+    assert not inside.is_locked(pool)
 
 
 def test_what_a_signal_handler_raises_is_not_taken_for_a_second_wake_up() -> None:
     def handle() -> None:
         raise RuntimeError("a signal")
 
-    waiter = Waiter(0.0, 0)
-    waiter.gate = SimpleNamespace(release=handle)  # type: ignore[assignment]
+    waiter = inside.waiter_woken_by(handle)
     with pytest.raises(RuntimeError, match="a signal"):
-        waiter.wake()
+        inside.wake(waiter)
 
 
 def test_a_wake_up_that_comes_late_is_not_for_who_stands_in_line_again() -> None:
@@ -236,15 +198,15 @@ def test_a_wake_up_that_comes_late_is_not_for_who_stands_in_line_again() -> None
         served: list[Any] = []
         borrower = threading.Thread(target=lambda: served.append(pool.getconn(DEADLINE)))
         borrower.start()
-        until(lambda: pool._queue)
-        waiter = pool._queue[0]
+        until_waiting(pool, 1)
+        (waiter,) = inside.waiters(pool)
         server.kill_all()
         server.state = "starting"
-        with mock.patch.object(Waiter, "wake", lambda waiter: None):  # it has not come to that
+        with inside.waking_nobody():  # it has not come to that
             pool.putconn(conn)
-        waiter.wake()  # by somebody else, who reads a note about the slot
-        until(lambda: pool._queue)  # for what it got was dead
-        waiter.wake()
+        inside.wake(waiter)  # by somebody else, who reads a note about the slot
+        until_waiting(pool, 1)  # for what it got was dead
+        inside.wake(waiter)
         server.state = "up"
         borrower.join(DEADLINE)
         assert served, "it woke up to nothing"
@@ -261,9 +223,8 @@ def test_a_job_that_two_interrupts_took_from_its_worker_is_done_by_another() -> 
                 raise next(interrupts)
 
             with (
-                mock.patch.object(pool, "_hire", interrupted),
-                mock.patch.object(pool, "_put_back_jobs", interrupted),
-                mock.patch.object(maintenance, "poke", lambda: None),
+                inside.hiring_and_putting_back_by(pool, interrupted),
+                inside.maintenance_asleep(),
                 pytest.raises(KeyboardInterrupt),
             ):
                 if what == "opened":
@@ -310,8 +271,8 @@ def test_a_signal_handler_that_waits_does_not_hold_up_who_was_served_before() ->
         conn = pool.getconn()
         borrower = threading.Thread(target=borrow)
         borrower.start()
-        until(lambda: pool._queue)
-        pool._lock = SignalledLock(pool._lock, handle)
+        until_waiting(pool, 1)
+        inside.set_lock(pool, SignalledLock(inside.lock(pool), handle))
         pool.putconn(conn)
         borrower.join(DEADLINE)
         assert handled and not borrower.is_alive()
@@ -327,7 +288,7 @@ def test_in_a_suspended_pool_nobody_is_refused_for_an_outage() -> None:
         served: list[Any] = []
         borrower = threading.Thread(target=lambda: served.append(pool.getconn(DEADLINE)))
         borrower.start()
-        while not pool._queue and borrower.is_alive():
+        while not pool.snapshot()["waiting"] and borrower.is_alive():
             pass
         server.state = "up"
         pool.resume()
@@ -351,7 +312,7 @@ def test_a_connection_that_fails_to_close_keeps_no_other_open() -> None:
         pool.putconn(conn)
     pool.close()
     assert not server.connections
-    assert not pool._slots
+    assert pool.snapshot()["size"] == 0
 
 
 def test_on_a_full_server_the_place_of_a_connection_being_closed_is_waited_for() -> None:
@@ -362,7 +323,7 @@ def test_on_a_full_server_the_place_of_a_connection_being_closed_is_waited_for()
         served: list[Any] = []
         borrower = threading.Thread(target=lambda: served.append(pool.getconn(DEADLINE)))
         borrower.start()
-        until(lambda: server.attempts == 2 and not pool._opening)  # refused
+        until(lambda: server.attempts == 2 and not pool.snapshot()["opening"])  # refused
         assert borrower.is_alive()
         server.reap()
         borrower.join(DEADLINE)
@@ -386,7 +347,7 @@ def test_on_a_full_server_who_cannot_have_that_place_is_told() -> None:
 
         borrower = threading.Thread(target=borrow)
         borrower.start()
-        until(lambda: server.attempts == 2 and not pool._opening)
+        until(lambda: server.attempts == 2 and not pool.snapshot()["opening"])
         server.places = 0  # somebody else is faster
         server.reap()
         borrower.join(DEADLINE / 2)
@@ -394,17 +355,12 @@ def test_on_a_full_server_who_cannot_have_that_place_is_told() -> None:
 
 
 def test_where_connections_do_not_live_long_their_loans_are_counted_all_the_same() -> None:
-    def watch(conn: Any) -> None:
-        conn._watch = Watch(Judge())  # of its own, which counts its loans
-
-    with working_pool(FakeServer(), min_size=2, max_uses=10, configure=watch) as pool:
+    with working_pool(FakeServer(), min_size=2, max_uses=10, configure=inside.watch_alone) as pool:
         pool.wait(DEADLINE)
         for _ in range(500):
             pool.putconn(pool.getconn())
-        until(lambda: not (pool._opening or pool._closing))
-        stats = pool._stats
-        noted = [len(one._noted) for one in (stats.wait, stats.hold, stats.connect)]
-        assert max(noted) < 50, "they gather where nobody looks at them"
+        until(lambda: counts(pool)[1:] == (0, 0))
+        assert max(inside.uncounted(pool).values()) < 50, "they gather where nobody looks at them"
         assert pool.snapshot()["histograms"]["hold"]["count"] == 500
 
 

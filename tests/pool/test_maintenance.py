@@ -11,27 +11,24 @@ from unittest import mock
 
 import pytest
 
-from django_connpool.pool import maintenance as module
-from django_connpool.pool.maintenance import Maintenance
-from django_connpool.pool.slot import AT_ONCE, NEVER
+from tests import inside
+from tests.inside import NEVER, HookedMaintenance, Maintenance
 from tests.pool.real.helpers import DEADLINE, until
 
 FAR = 1e9  # on the monotonic clock
+AT_ONCE = -NEVER
 
 
-class Leaving(Maintenance):
+class Leaving(HookedMaintenance):
     """Its thread takes its time between knowing that it has to end and ending."""
 
     def __init__(self) -> None:
         super().__init__()
         self.leaves, self.may_leave = threading.Event(), threading.Event()
 
-    def _is_needed(self) -> bool:
-        needed = super()._is_needed()
-        if not needed:
-            self.leaves.set()
-            self.may_leave.wait(DEADLINE)
-        return needed
+    def ends(self) -> None:
+        self.leaves.set()
+        self.may_leave.wait(DEADLINE)
 
 
 class Served:
@@ -47,14 +44,12 @@ class Served:
 def test_a_thread_that_takes_its_time_to_end_before_a_fork_has_a_successor_after_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(module, "PARKING", 0.0)
+    inside.tune(monkeypatch, parking=0.0)
     maintenance, served = Leaving(), Served()
     ref = weakref.ref(served)
     maintenance.schedule(ref, NEVER)  # type: ignore[arg-type]
-    first = maintenance._thread
-    with maintenance._lock:
-        maintenance._stopping = True
-    maintenance.poke()
+    first = inside.thread_of(maintenance)
+    inside.tell_to_end(maintenance)
     assert maintenance.leaves.wait(DEADLINE)
     maintenance.park()
     maintenance.resume()
@@ -79,7 +74,7 @@ class Counted(Maintenance):
 
 
 def sleeps_until(maintenance: Maintenance, at: float) -> None:
-    until(lambda: maintenance._sleeps_until == at)
+    until(lambda: inside.sleeps_until(maintenance) == at)
 
 
 def test_only_a_deadline_before_the_others_wakes_the_thread() -> None:
@@ -122,7 +117,7 @@ def test_a_deadline_of_years_is_one_like_others(caplog: pytest.LogCaptureFixture
 
 @pytest.mark.skipif(not hasattr(selectors, "EpollSelector"), reason="there is no epoll")
 def test_going_to_sleep_is_one_call_that_lets_go_of_the_interpreters_lock() -> None:
-    assert type(module._selector()) is selectors.PollSelector
+    assert inside.selector_of_maintenance() is selectors.PollSelector
 
 
 def test_a_pool_that_is_new_is_looked_at_and_so_are_the_chores() -> None:
@@ -144,7 +139,7 @@ def test_a_finalizer_in_the_thread_itself_is_in_time_with_its_deadline() -> None
                 maintenance.schedule(ref, todo.pop())  # type: ignore[arg-type]
             return found
 
-    maintenance._deadlines = Interrupted({ref: NEVER})  # type: ignore[dict-item]
+    inside.set_deadlines(maintenance, Interrupted({ref: NEVER}))
     maintenance.schedule(weakref.ref(far), FAR)  # type: ignore[arg-type]
     assert near.ticked.wait(DEADLINE)
     maintenance.park()
@@ -182,20 +177,19 @@ def test_descriptors_that_somebody_closed_are_told_of(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """As daemons do that close all they have: poll() says of such that there is news."""
-    monkeypatch.setattr(module, "FAILURE_PAUSE", 0.01)
+    inside.tune(monkeypatch, failure_pause=0.01)
     maintenance, served = Maintenance(), Served()
     ref = weakref.ref(served)
     maintenance.schedule(ref, FAR)  # type: ignore[arg-type]
     sleeps_until(maintenance, FAR)
     maintenance.park()
-    assert maintenance._wake_up is not None
-    for end in maintenance._wake_up:
+    for end in inside.pipe_of(maintenance):
         os.close(end)
     # Not those numbers, which somebody else may be given meanwhile.
-    maintenance._wake_up = (1_000_000, 1_000_000)
+    inside.set_pipe(maintenance, (1_000_000, 1_000_000))
     maintenance.resume()
     until(lambda: "the maintenance thread failed, and goes on" in caplog.messages)
-    thread = maintenance._thread
+    thread = inside.thread_of(maintenance)
     assert thread is not None
     maintenance.dismiss(ref)  # type: ignore[arg-type]
     thread.join(DEADLINE)

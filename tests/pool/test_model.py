@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import gc
 import sys
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import Any
-from unittest import mock
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -15,19 +14,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from psycopg import OperationalError
 from psycopg.pq import ExecStatus
 
-from django_connpool.pool import (
-    PoolClosed,
-    PoolTimeout,
-    TooManyRequests,
-    core,
-    lending,
-    supply,
-    upkeep,
-)
-from django_connpool.pool.outage import LAST_RETRY
-from django_connpool.pool.queue import Waiter
-from django_connpool.pool.slot import CLOSING, HANDED, IDLE, LOAN, NEVER, OPENING
-from django_connpool.pool.statements import SETTINGS
+from django_connpool.pool import PoolClosed, PoolTimeout, TooManyRequests
+from tests import inside
+from tests.inside import LAST_RETRY, NEVER
 
 from .actors import Actor, Stage
 from .fake import FakeClock, FakeMaintenance, FakeServer, fake_pool
@@ -66,7 +55,7 @@ class Borrower:
         self.machine.pool.putconn(conn)
 
     def give_back_inside_the_lock(self) -> None:
-        with self.machine.pool._lock:
+        with inside.lock(self.machine.pool):
             self.give_back()
 
     def drop(self) -> None:
@@ -80,7 +69,7 @@ class Borrower:
     @property
     def is_served(self) -> bool:
         waiter = self.actor.waiter
-        return waiter is not None and (waiter.slot is not None or waiter.error is not None)
+        return waiter is not None and inside.is_served(waiter)
 
 
 class PoolMachine(RuleBasedStateMachine):
@@ -94,19 +83,9 @@ class PoolMachine(RuleBasedStateMachine):
         self.server.bound = lambda: self.bound
         self.workers: list[Actor] = []
         self.asked = 0
-        self.patches = [
-            *(
-                mock.patch.object(room, "maintenance", self.maintenance)
-                for room in (core, supply, upkeep, lending)
-            ),
-            mock.patch.object(Waiter, "wait", self.stage_wait()),
-        ]
-        for patch in self.patches:
-            patch.start()
-
-    def stage_wait(self) -> Any:
-        stage = self.stage
-        return lambda waiter, timeout: stage.wait(waiter, timeout)
+        self.patches = ExitStack()
+        self.patches.enter_context(inside.maintained_by(self.maintenance))
+        self.patches.enter_context(inside.waiting_by(self.stage.wait))
 
     @initialize(
         max_size=st.integers(1, 4),
@@ -128,14 +107,14 @@ class PoolMachine(RuleBasedStateMachine):
             max_idle=60,
             **options,
         )
-        self.pool._clock = self.clock
-        self.pool._hire = self.hire  # type: ignore[method-assign]
-        self.stage.lock_is_held = lambda: self.pool._lock._is_owned()  # type: ignore[attr-defined]
+        inside.set_clock(self.pool, self.clock)
+        inside.hire_by(self.pool, self.hire)
+        self.stage.lock_is_held = lambda: inside.is_locked(self.pool)
         self.borrowers = [Borrower(self) for _ in range(BORROWERS)]
         self.pool.open()
 
     def hire(self, jobs: Any) -> None:
-        self.workers.append(Actor(self.stage, lambda _: self.pool._work(jobs)))
+        self.workers.append(Actor(self.stage, lambda _: inside.work(self.pool, jobs)))
 
     # -- what borrowers do ----------------------------------------------------------------
 
@@ -155,7 +134,7 @@ class PoolMachine(RuleBasedStateMachine):
         borrower.actor.go(lambda: borrower.borrow(timeout))
         self.look_at(borrower)
         assert borrower.conn is None or not in_line, "a newcomer overtook those in line"
-        if self.pool._suspended:
+        if inside.is_suspended(self.pool):
             assert isinstance(borrower.error, (type(None), PoolTimeout, TooManyRequests))
 
     def look_at(self, borrower: Borrower) -> None:
@@ -169,7 +148,7 @@ class PoolMachine(RuleBasedStateMachine):
         elif isinstance(borrower.error, PoolClosed):
             assert self.pool.closed
         elif isinstance(borrower.error, TooManyRequests):
-            assert len(self.pool._queue) >= self.pool.max_waiting > 0
+            assert len(inside.waiters(self.pool)) >= self.pool.max_waiting > 0
         elif isinstance(borrower.error, OperationalError):
             assert self.server.attempts, "the server's refusal without the server's being asked"
 
@@ -209,13 +188,13 @@ class PoolMachine(RuleBasedStateMachine):
             if how == "mess up":
                 borrower.conn.pgconn.transaction_status = 1  # in the middle of a statement
             elif how in ("change", "spoil"):
-                borrower.conn._slot.watch.dirt |= SETTINGS
+                inside.change_session(borrower.conn)
             elif how in ("execute", "fail"):
                 getattr(borrower.conn, how)()
             if how == "spoil":
                 borrower.conn.pgconn.answers = ExecStatus.FATAL_ERROR
-        inside = how == "inside the lock"
-        borrower.actor.go(borrower.give_back_inside_the_lock if inside else borrower.give_back)
+        late = how == "inside the lock"
+        borrower.actor.go(borrower.give_back_inside_the_lock if late else borrower.give_back)
 
     @rule(n=st.integers(0, 11))
     def drop(self, n: int) -> None:
@@ -285,7 +264,7 @@ class PoolMachine(RuleBasedStateMachine):
     @rule(max_size=st.integers(1, 4), min_share=st.sampled_from([0, 0.5, 1]))
     def resize(self, max_size: int, min_share: float) -> None:
         # What was open or being opened before may stay for a while; nothing is added to it.
-        self.bound = max(max_size, len(self.pool._slots))
+        self.bound = max(max_size, len(inside.slots(self.pool)))
         self.pool.resize(int(max_size * min_share), max_size)
 
     @precondition(lambda self: not self.pool.closed)
@@ -328,52 +307,43 @@ class PoolMachine(RuleBasedStateMachine):
 
     def the_server_never_sees_more_than_max_size(self) -> None:
         assert not self.server.exceeded
-        self.bound = max(self.pool.max_size, min(self.bound, len(self.pool._slots)))
+        self.bound = max(self.pool.max_size, min(self.bound, len(inside.slots(self.pool))))
 
     def each_slot_is_in_one_state(self) -> None:
-        pool = self.pool
-        slots = {state: {s for s in pool._slots if s.state is state} for state in ALL_STATES}
-        assert set().union(*slots.values()) == pool._slots
-        assert len(set(pool._idle)) == len(pool._idle)
-        assert set(pool._idle) == slots[IDLE]
-        assert pool._opening == slots[OPENING]
-        assert pool._closing == slots[CLOSING]
-        assert set(pool._to_close) <= pool._closing
-        assert all(slot.conn is not None for slot in pool._idle)
-        assert pool._on_loan() == len(slots[LOAN]) + len(slots[HANDED])
+        inside.assert_states(self.pool)
 
     def loans_are_held_by_those_who_borrowed(self) -> None:
-        held = {b.conn._slot for b in self.borrowers if b.conn is not None}
-        on_loan = {s for s in self.pool._slots if s.state is LOAN}
-        orphans = {slot for slot, _ in self.pool._orphans}
-        orphans |= {slot for slot, _, _ in self.pool._late}
+        held = {inside.slot_of(b.conn) for b in self.borrowers if b.conn is not None}
+        on_loan = inside.lent(self.pool)
         assert held <= on_loan
-        assert on_loan - held <= orphans
+        assert on_loan - held <= inside.given_up(self.pool)
 
     def the_first_come_are_the_first_served(self) -> None:
         in_line = {b.actor.waiter: b.arrival for b in self.borrowers if b.is_waiting}
-        queue = list(self.pool._queue)
+        queue = inside.waiters(self.pool)
         arrivals = [in_line[waiter] for waiter in queue]
         assert arrivals == sorted(arrivals)
         assert {b.actor.waiter for b in self.borrowers if b.is_waiting and not b.is_served} == {
             *queue
         }
-        assert not (queue and self.pool._idle and self.pool._serving)
+        assert not (queue and inside.idle(self.pool) and inside.serves(self.pool))
 
     def who_waits_can_hope(self) -> None:
         pool = self.pool
-        if not pool._queue or pool._suspended:
+        if not inside.waiters(pool) or inside.is_suspended(pool):
             return
         assert not pool.closed
-        if pool._outage is None and len(pool._slots) < pool.max_size and not pool._opening:
+        has_room = len(inside.slots(pool)) < pool.max_size and not inside.opening(pool)
+        if has_room and not inside.is_in_outage(pool):
             assert self.maintenance.at <= self.clock() + 1
-        assert pool._on_loan() or self.workers or self.maintenance.at < NEVER
+        assert inside.on_loan(pool) or self.workers or self.maintenance.at < NEVER
 
     def what_is_to_be_done_has_a_worker(self) -> None:
         pool = self.pool
-        at_work = len(pool._opening) + len(pool._closing) - len(pool._to_close)
+        to_close = inside.to_close(pool)
+        at_work = len(inside.opening(pool)) + len(inside.closing(pool)) - len(to_close)
         assert at_work <= len(self.workers)
-        assert not pool._to_close or at_work or self.maintenance.at <= self.clock()
+        assert not to_close or at_work or self.maintenance.at <= self.clock()
 
     def the_numbers_are_what_is(self) -> None:
         seen = self.pool.snapshot()
@@ -391,14 +361,13 @@ class PoolMachine(RuleBasedStateMachine):
             for borrower in getattr(self, "borrowers", ()):
                 if borrower.actor.place == "ready" and not borrower.actor.ended:
                     borrower.actor.go(None)
-            for patch in self.patches:
-                patch.stop()
+            self.patches.close()
 
     def all_slots_come_back(self) -> None:
         """With the server up and everything given back, the pool has all its places again."""
         self.server.state = "up"
         pool = self.pool
-        if pool._suspended:
+        if inside.is_suspended(pool):
             pool.resume()
         for _ in range(200):
             self.settle_down()
@@ -407,12 +376,12 @@ class PoolMachine(RuleBasedStateMachine):
             self.clock.now += 0.1
         assert not self.is_busy(), "somebody waits in vain"
         self.clock.now += LAST_RETRY
-        assert not pool._queue
+        assert not inside.waiters(pool)
         if pool.closed:
-            assert not pool._slots
+            assert not inside.slots(pool)
             return
-        assert pool._slots == set(pool._idle)
-        self.bound = max(pool.max_size, len(pool._slots))
+        assert inside.slots(pool) == set(inside.idle(pool))
+        self.bound = max(pool.max_size, len(inside.slots(pool)))
         for borrower in self.borrowers[: pool.max_size]:
             self.clock.now += 0.01
             borrower.actor.go(lambda b=borrower: b.borrow(TIMEOUT))
@@ -429,7 +398,7 @@ class PoolMachine(RuleBasedStateMachine):
                 borrower.actor.go(borrower.give_back)
         pool.close()
         self.settle_down()
-        assert not pool._slots
+        assert not inside.slots(pool)
         assert not self.server.connections
 
     def is_busy(self) -> bool:
@@ -443,11 +412,8 @@ class PoolMachine(RuleBasedStateMachine):
                 borrower.actor.go(borrower.give_back)
         while self.workers:
             self.work(0)
-        if self.pool.has_orphans:
+        if inside.has_leftovers(self.pool):
             self.maintenance.serve(self.pool)
-
-
-ALL_STATES = (IDLE, HANDED, LOAN, OPENING, CLOSING)
 
 
 @pytest.mark.stress

@@ -1,0 +1,590 @@
+"""What tests see of the inside of the package: the one file that knows its private names.
+
+A test looks from outside wherever it can: at `pool.snapshot()`, at `get_stats()`, at what the
+server counts, at what is called. What it can only see inside it asks for here, by a name that
+says what is meant, so that whoever rebuilds the package changes this file and no test.
+`tests/project/test_privates.py` sees to it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+from unittest import mock
+
+from django_connpool.pool import (
+    cleaning,
+    core,
+    lending,
+    line,
+    outage,
+    queue,
+    slot,
+    statements,
+    supply,
+    upkeep,
+    watch,
+)
+from django_connpool.pool import maintenance as maintenance_module
+from django_connpool.pool.maintenance import Maintenance, maintenance
+
+NEVER = math.inf  # as a moment of the monotonic clock
+COUNT_AT = line.COUNT_AT  # loans of a connection, after which those noted are counted
+LAST_RETRY = outage.LAST_RETRY  # seconds between two attempts to connect, at the most
+
+# -- A pool -------------------------------------------------------------------------------
+
+
+def lock(pool: Any) -> Any:
+    """The pool's lock, to do something inside it as a finalizer or a signal handler does."""
+    return pool._lock
+
+
+def set_lock(pool: Any, lock: Any) -> None:
+    """Give the pool another lock."""
+    pool._lock = lock
+
+
+def is_locked(pool: Any) -> bool:
+    """Whether this thread has the pool's lock."""
+    return bool(pool._lock._is_owned())
+
+
+def clock(pool: Any) -> Callable[[], float]:
+    """The pool's clock: call it for the time."""
+    return pool._clock  # type: ignore[no-any-return]
+
+
+def set_clock(pool: Any, clock: Callable[[], float]) -> None:
+    """Give the pool another clock."""
+    pool._clock = clock
+
+
+SETTINGS = {
+    "check": "_check",  # what the option `check` says, when it is a callable
+    "ping_after": "_ping_after",  # seconds of idleness after which a connection is checked
+    "reset": "_reset",  # what the option `reset` says
+    "cleans_always": "_tidies_always",  # each session, not only one that looks changed
+    "restores": "_restores",  # sessions that were changed; else `reset` is called
+    "strict": "_strict",  # a transaction left open is an error
+    "describe": "_describe",  # what is noted of whoever borrows
+}
+
+
+def change(pool: Any, **settings: Any) -> None:
+    """Change settings of a pool that is there already; see `SETTINGS`."""
+    for name, value in settings.items():
+        setattr(pool, SETTINGS[name], value)
+
+
+def is_suspended(pool: Any) -> bool:
+    """Whether `suspend` was called, and `resume` not yet."""
+    return bool(pool._suspended)
+
+
+def is_in_outage(pool: Any) -> bool:
+    """Whether the last attempt to connect failed."""
+    return pool._outage is not None
+
+
+def retries_at(pool: Any) -> float:
+    """When the pool asks a server that is down again; never, when it is up."""
+    return NEVER if pool._outage is None else float(pool._outage.retry_at)
+
+
+def has_news(pool: Any) -> bool:
+    """Whether there is something that the pool has to log, and has not logged yet."""
+    return bool(pool._news)
+
+
+def has_put_off(pool: Any) -> bool:
+    """Whether there is something left that a signal handler asked for inside the lock."""
+    return bool(pool._put_off)
+
+
+def has_leftovers(pool: Any) -> bool:
+    """Whether the pool knows of loans that ended without being given back, or half."""
+    return bool(pool.has_orphans)
+
+
+def is_waited_for(pool: Any) -> bool:
+    """Whether somebody is in `wait`."""
+    return bool(pool._full)
+
+
+def uncounted(pool: Any) -> dict[str, int]:
+    """How many durations of each kind were noted, and not counted yet."""
+    stats = pool._stats
+    return {kind: len(getattr(stats, kind)._noted) for kind in ("wait", "hold", "connect")}
+
+
+def mean_hold(pool: Any) -> float | None:
+    """The seconds that loans last, as the pool believes when it asks whether to open one more."""
+    return pool._stats.mean_hold()  # type: ignore[no-any-return]
+
+
+def believes(pool: Any, *, hold: float, connect: float) -> None:
+    """Have the pool believe that loans, and connecting, take so many seconds."""
+    pool._stats.hold.count()
+    pool._stats.hold.mean, pool._mean_connect = hold, connect
+
+
+# -- Its slots ----------------------------------------------------------------------------
+
+
+def slots(pool: Any) -> set[Any]:
+    """Every place taken, in whatever state; a copy."""
+    return set(pool._slots)
+
+
+def idle(pool: Any) -> list[Any]:
+    """The slots that wait to be lent: the last is lent first; a copy."""
+    return list(pool._idle)
+
+
+def opening(pool: Any) -> set[Any]:
+    """The slots whose connections are being opened; a copy."""
+    return set(pool._opening)
+
+
+def closing(pool: Any) -> set[Any]:
+    """The slots whose connections are being closed, or are to be; a copy."""
+    return set(pool._closing)
+
+
+def to_close(pool: Any) -> list[Any]:
+    """Those that are to be closed, and that no worker has taken up; a copy."""
+    return list(pool._to_close)
+
+
+def on_loan(pool: Any) -> set[Any]:
+    """The slots that are lent, or handed to a waiter."""
+    return {one for one in pool._slots if one.state in slot.ON_LOAN}
+
+
+def lent(pool: Any) -> set[Any]:
+    """The slots that somebody has accepted, and not given back."""
+    return {one for one in pool._slots if one.state is slot.LOAN}
+
+
+def given_up(pool: Any) -> set[Any]:
+    """The slots on loan of which the pool knows that they come back by themselves."""
+    return {one for one, *_ in [*pool._orphans, *pool._late]}
+
+
+def assert_states(pool: Any) -> None:
+    """Each slot is in exactly one state, and wherever that is noted besides it is the same."""
+    states = (slot.IDLE, slot.LOAN, slot.HANDED, slot.OPENING, slot.CLOSING)
+    found = {state: {one for one in pool._slots if one.state is state} for state in states}
+    assert set().union(*found.values()) == pool._slots
+    assert len(set(pool._idle)) == len(pool._idle)
+    assert set(pool._idle) == found[slot.IDLE]
+    assert pool._opening == found[slot.OPENING]
+    assert pool._closing == found[slot.CLOSING]
+    assert set(pool._to_close) <= pool._closing
+    assert all(one.conn is not None for one in pool._idle)
+    assert pool._on_loan() == len(found[slot.LOAN]) + len(found[slot.HANDED])
+
+
+def assert_all_idle(pool: Any) -> None:
+    """Every slot is idle, and once among those that are lent next."""
+    assert {one.state for one in pool._slots} <= {slot.IDLE}
+    assert sorted(map(id, pool._idle)) == sorted(map(id, pool._slots))
+
+
+def slot_of(conn: Any) -> Any:
+    """The slot of a connection that is on loan."""
+    return conn._slot
+
+
+def is_lent(conn: Any) -> bool:
+    """Whether the connection is somebody's loan."""
+    return bool(conn._slot.state is slot.LOAN)
+
+
+def pgconn_of(one: Any) -> Any:
+    """The libpq connection in a slot."""
+    return one.pgconn
+
+
+def conn_of(one: Any) -> Any:
+    """The connection in a slot, lent or not."""
+    return one.conn or (one.ref and one.ref())
+
+
+def retires_at(one: Any) -> float:
+    """When the connection in a slot has lived long enough."""
+    return float(one.retire_at)
+
+
+def life(one: Any) -> float:
+    """How many seconds the connection in a slot may live."""
+    return float(one.retire_at - one.opened_at)
+
+
+def vets_at(one: Any) -> float:
+    """From when on the connection in a slot is looked at before it is lent."""
+    return float(one.vet_at)
+
+
+def vet(one: Any) -> None:
+    """Have the connection in a slot looked at before it is lent."""
+    one.vet_at = 0.0
+
+
+def expire(one: Any, at: float = 0.0) -> None:
+    """Have the life of the connection in a slot be over since then."""
+    one.retire_at = at
+
+
+def idle_since(one: Any) -> float:
+    """When the connection in a slot was given back."""
+    return float(one.idle_since)
+
+
+def make_idle_longer(one: Any, seconds: float) -> None:
+    """Have it been given back so many seconds earlier."""
+    one.idle_since -= seconds
+
+
+def is_being_cleaned(one: Any) -> bool:
+    """Whether what cleans the session in a slot was sent, and its outcome not looked at."""
+    return one.cleaning is not None
+
+
+def is_forgotten(one: Any) -> bool:
+    """Whether nothing is known of the session in a slot that its borrower did."""
+    return not one.watch.dirt and one.watch.last is None
+
+
+def change_session(conn: Any) -> None:
+    """Have the session look as if its borrower had changed a setting."""
+    conn._slot.watch.dirt |= statements.SETTINGS
+
+
+def watch_alone(conn: Any) -> None:
+    """Give a connection of an unknown driver notes of its own, so that its loans are counted."""
+    conn._watch = watch.Watch(statements.Judge())
+
+
+def be_counted_next(one: Any) -> None:
+    """Have the next loan of the connection in a slot be the one after which they are counted."""
+    one.watch.loan = COUNT_AT - 1
+
+
+def be_reported(conn: Any) -> None:
+    """Have the loan be one that was reported as a leak."""
+    conn._slot.reported = True
+
+
+# -- Who waits ----------------------------------------------------------------------------
+
+
+def waiters(pool: Any) -> list[Any]:
+    """Those who stand in line and were not served, the first first; a copy."""
+    return list(pool._queue)
+
+
+def has_waiters(pool: Any) -> bool:
+    """Whether somebody stands in line."""
+    return bool(pool._queue)
+
+
+def serves(pool: Any) -> bool:
+    """Whether whoever comes gets an idle connection, and those in line too."""
+    return bool(pool._serving)
+
+
+def is_served(waiter: Any) -> bool:
+    """Whether a waiter was given a slot or an error, and only has to wake up."""
+    return waiter.slot is not None or waiter.error is not None
+
+
+def stands_first(pool: Any, one: Any) -> None:
+    """Have somebody stand first in line who was given this slot: an interrupt kept him there."""
+    served = queue.Waiter(0.0, 0)
+    served.slot = one
+    pool._queue.appendleft(served)
+
+
+def accept_wake_up(waiter: Any) -> bool:
+    """Take the wake-up that a waiter was given, if any."""
+    return bool(waiter.gate.acquire(blocking=False))
+
+
+def wake(waiter: Any) -> None:
+    """Wake a waiter up, as whoever serves it does."""
+    waiter.wake()
+
+
+def waiter_woken_by(release: Callable[[], None]) -> Any:
+    """A waiter whose wake-up calls this."""
+    waiter = queue.Waiter(0.0, 0)
+    waiter.gate = mock.Mock(release=release)
+    return waiter
+
+
+def waiting_by(wait: Callable[[Any, float], bool]) -> Any:
+    """A block in which waiters wait by calling this with the waiter and the seconds."""
+    return mock.patch.object(queue.Waiter, "wait", lambda waiter, timeout: wait(waiter, timeout))
+
+
+def wait(waiter: Any, timeout: float) -> bool:
+    """Wait as a waiter does, outside of `waiting_by`."""
+    return _WAIT(waiter, timeout)
+
+
+_WAIT = queue.Waiter.wait
+
+
+def waking_nobody() -> Any:
+    """A block in which nobody who is served wakes up."""
+    return mock.patch.object(queue.Waiter, "wake", lambda waiter: None)
+
+
+class _Accepting(slot.Slot):
+    """A slot whose waiter accepts, which takes no lock, right after it was looked at so often."""
+
+    __slots__ = ()
+    looks = 0
+
+    @property
+    def waiter(self) -> Any:
+        waiter = slot.Slot.waiter.__get__(self)  # type: ignore[attr-defined]
+        _Accepting.looks -= 1
+        if not _Accepting.looks:
+            slot.Slot.waiter.__set__(self, None)  # type: ignore[attr-defined]
+            self.state = slot.LOAN
+        return waiter
+
+    @waiter.setter
+    def waiter(self, waiter: Any) -> None:
+        slot.Slot.waiter.__set__(self, waiter)  # type: ignore[attr-defined]
+
+
+def handed_over(pool: Any, looks: int) -> Any:
+    """One idle slot of the pool, on its way to a waiter that accepts after so many looks."""
+    _Accepting.looks = looks
+    one = pool._idle.pop()
+    one.waiter, one.state = queue.Waiter(pool._clock(), 0), slot.HANDED
+    one.waiter.slot = one
+    one.__class__ = _Accepting
+    return one
+
+
+def is_accepted(one: Any) -> bool:
+    """Whether the slot is a loan: whoever was given it has taken it."""
+    return bool(one.state is slot.LOAN)
+
+
+# -- What is done with them ---------------------------------------------------------------
+
+
+def discard(pool: Any, one: Any) -> None:
+    """End a loan as that of a connection that is lost."""
+    pool._discard(one, "lost")
+
+
+def note_of_an_interrupt(pool: Any, one: Any) -> None:
+    """Leave the note about a slot that whoever is interrupted with it leaves."""
+    pool._strays.append(one)
+
+
+def looking_at_nothing(pool: Any) -> Any:
+    """A block in which whoever gives back does not look at what else there is to do."""
+    return mock.patch.object(pool, "_look_around")
+
+
+def asking_whether_open(ask: Callable[[], Any]) -> Any:
+    """A block in which whoever borrows from a pool that is closed calls this."""
+    return mock.patch.object(lending.Lending, "_check_open", staticmethod(ask))
+
+
+@contextmanager
+def hiring_by(pool: Any, hire: Callable[[Any], None]) -> Iterator[None]:
+    """A block in which workers are hired by calling this with what they have to do."""
+    with mock.patch.object(pool, "_hire", hire):
+        yield
+
+
+def hire_by(pool: Any, hire: Callable[[Any], None]) -> Callable[[Any], None]:
+    """Have workers hired by calling this with what they have to do; return what did it before."""
+    before = pool._hire
+    pool._hire = hire
+    return before  # type: ignore[no-any-return]
+
+
+def work(pool: Any, jobs: Any) -> None:
+    """Do what a worker that was hired with that has to do."""
+    pool._work(jobs)
+
+
+@contextmanager
+def hiring_and_putting_back_by(pool: Any, act: Callable[..., None]) -> Iterator[None]:
+    """A block in which hiring a worker, and putting its work back, call this."""
+    with mock.patch.object(pool, "_hire", act), mock.patch.object(pool, "_put_back_jobs", act):
+        yield
+
+
+@contextmanager
+def closing_by(pool: Any, close: Callable[[Callable[[], None]], None]) -> Iterator[None]:
+    """A block in which workers close a connection by calling this with what closes it."""
+    original = pool._close_slot
+    pool._close_slot = lambda one: close(lambda: original(one))
+    try:
+        yield
+    finally:
+        del pool._close_slot
+
+
+@contextmanager
+def catching_up_by(pool: Any, wrap: Callable[[Callable[[], None]], None]) -> Iterator[None]:
+    """A block in which what a signal handler asked for is done by `wrap`, given what does it."""
+    original = pool._catch_up
+    pool._catch_up = lambda: wrap(original)
+    try:
+        yield
+    finally:
+        del pool._catch_up
+
+
+# -- The maintenance thread ---------------------------------------------------------------
+
+
+def wake_maintenance() -> None:
+    """Have the maintenance thread look at once."""
+    maintenance.poke()
+
+
+def maintenance_asleep() -> Any:
+    """A block in which the maintenance thread is not woken: what it would do is left to others."""
+    return mock.patch.object(maintenance, "poke", lambda: None)
+
+
+def start_maintenance() -> None:
+    """See to it that the maintenance thread is there."""
+    maintenance.watch(0.0, lambda: None)
+    maintenance.unwatch(0.0)
+
+
+@contextmanager
+def maintained_by(fake: Any) -> Iterator[None]:
+    """A block in which this does for all pools what the maintenance thread does."""
+    with ExitStack() as patches:
+        for room in (core, supply, upkeep, lending):
+            patches.enter_context(mock.patch.object(room, "maintenance", fake))
+        yield
+
+
+def maintenance_lock() -> Any:
+    """The lock of the maintenance thread."""
+    return maintenance._lock
+
+
+def fail_once_in_maintenance(failed: list[Any]) -> None:
+    """Have the maintenance thread fail the next time it looks at the pools, and note that."""
+    serve = maintenance._serve_pools
+
+    def fail(now: float) -> None:
+        maintenance._serve_pools = serve  # type: ignore[method-assign]
+        failed.append(now)
+        raise ZeroDivisionError
+
+    maintenance_module.FAILURE_PAUSE = 0.0
+    maintenance._serve_pools = fail  # type: ignore[method-assign]
+    maintenance.poke()
+
+
+# -- Numbers that are nobody's option -----------------------------------------------------
+
+# All are seconds.
+TUNABLE: dict[str, tuple[tuple[Any, str], ...]] = {
+    # How long a borrower waits for a clean-up, and how long it may take if nobody comes for it.
+    "clean_patience": ((cleaning, "CLEAN_TIMEOUT"),),
+    "clean_timeout": ((line, "CLEAN_TIMEOUT"), (upkeep, "CLEAN_TIMEOUT")),
+    # Between two attempts to connect in an outage: at first, at the most, if nobody waits.
+    "first_retry": ((outage, "FIRST_RETRY"),),
+    "last_retry": ((outage, "LAST_RETRY"),),
+    "lazy_retry": ((outage, "LAZY_RETRY"),),
+    # After which an attempt to connect is not counted on.
+    "hanging": ((supply, "HANGING"),),
+    # For the answer to a ping.
+    "ping_timeout": ((lending, "PING_TIMEOUT"),),
+    # How long a fork waits for the maintenance thread, and this after a failure of its own.
+    "parking": ((maintenance_module, "PARKING"),),
+    "failure_pause": ((maintenance_module, "FAILURE_PAUSE"),),
+}
+
+
+def tune(monkeypatch: Any, **numbers: float) -> None:
+    """Change constants of the package for a test; see `TUNABLE`."""
+    for name, number in numbers.items():
+        for module, constant in TUNABLE[name]:
+            monkeypatch.setattr(module, constant, number)
+
+
+@contextmanager
+def tuned(**numbers: float) -> Iterator[None]:
+    """A block with other values of constants of the package; see `TUNABLE`."""
+    with ExitStack() as patches:
+        for name, number in numbers.items():
+            for module, constant in TUNABLE[name]:
+                patches.enter_context(mock.patch.object(module, constant, number))
+        yield
+
+
+# -- The maintenance thread as such -------------------------------------------------------
+
+
+class HookedMaintenance(Maintenance):
+    """Another one, that calls `ends` when its thread knows that it has to end."""
+
+    def ends(self) -> None:
+        pass
+
+    def _is_needed(self) -> bool:
+        needed = super()._is_needed()
+        if not needed:
+            self.ends()
+        return needed
+
+
+def thread_of(one: Maintenance) -> Any:
+    """Its thread, or None."""
+    return one._thread
+
+
+def tell_to_end(one: Maintenance) -> None:
+    """Have its thread end, as before a fork."""
+    with one._lock:
+        one._stopping = True
+    one.poke()
+
+
+def sleeps_until(one: Maintenance) -> float:
+    """When its thread wakes up by itself."""
+    return one._sleeps_until
+
+
+def selector_of_maintenance() -> type:
+    """The class of what its thread waits with."""
+    return type(maintenance_module._selector())
+
+
+def set_deadlines(one: Maintenance, deadlines: Any) -> None:
+    """Give it another dictionary of what is to be called when."""
+    one._deadlines = deadlines
+
+
+def pipe_of(one: Maintenance = maintenance) -> tuple[int, int]:
+    """The descriptors of the pipe that wakes its thread up."""
+    assert one._wake_up is not None
+    return one._wake_up
+
+
+def set_pipe(one: Maintenance, pipe: Iterable[int]) -> None:
+    """Have it believe that these are the descriptors of its pipe."""
+    read, write = pipe
+    one._wake_up = (read, write)
