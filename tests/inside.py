@@ -264,6 +264,21 @@ def change_session(conn: Any) -> None:
     conn._slot.watch.dirt |= statements.SETTINGS
 
 
+def undo_by_this_too(monkeypatch: Any, statement: bytes) -> None:
+    """Have every clean-up run this as well."""
+    undo = (*cleaning._UNDO, (cleaning.ANYTHING, statement))
+    monkeypatch.setattr(cleaning, "_UNDO", undo)
+
+
+@contextmanager
+def unknown_psycopg() -> Iterator[None]:
+    """A block in which psycopg's cursors begin in a way that nobody foresaw."""
+    with mock.patch.object(watch, "_PSYCOPG_IS_KNOWN", False):
+        watch.watched.cache_clear()
+        yield
+    watch.watched.cache_clear()
+
+
 def watch_alone(conn: Any) -> None:
     """Give a connection of an unknown driver notes of its own, so that its loans are counted."""
     conn._watch = watch.Watch(statements.Judge())

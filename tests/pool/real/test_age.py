@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
+from tests import inside
 from tests.cluster import Server
 from tests.pool.real.conftest import MakePool
 from tests.pool.real.helpers import pid, pids_of, served, until, until_idle
@@ -27,7 +28,7 @@ def test_a_loan_is_not_disturbed_by_its_age_and_replaced_when_given_back(
     pool = make_pool(max_size=1, max_lifetime=0.1)
     with pool.connection() as conn:
         before = pid(conn)
-        until(lambda: conn._slot.retire_at < pool._clock())
+        until(lambda: inside.retires_at(inside.slot_of(conn)) < inside.clock(pool)())
         assert conn.execute("SELECT 1").fetchone() == (1,)
     assert served(pool) != before
 
@@ -37,7 +38,7 @@ def test_lives_are_shortened_at_random_so_that_they_do_not_end_together(
 ) -> None:
     pool = make_pool(max_size=8, max_lifetime=1000, jitter=0.5)
     conns = [pool.getconn() for _ in range(8)]
-    lives = [conn._slot.retire_at - conn._slot.opened_at for conn in conns]
+    lives = [inside.life(inside.slot_of(conn)) for conn in conns]
     for conn in conns:
         pool.putconn(conn)
     assert all(499 <= life <= 1000 for life in lives)
@@ -66,8 +67,8 @@ def test_all_idle_surplus_is_closed_when_its_time_is_over(
 def test_what_is_used_again_and_again_is_no_surplus(make_pool: MakePool) -> None:
     pool = make_pool(max_size=2, max_idle=600)
     used = pids_of(pool, 2)[-1]
-    for slot in pool._idle:
-        slot.idle_since -= 600
+    for slot in inside.idle(pool):
+        inside.make_idle_longer(slot, 600)
     assert served(pool) == used
     pool.tick()
     until_idle(pool, 1)
@@ -89,7 +90,8 @@ def test_idle_connections_that_are_to_stay_cost_no_time(make_pool: MakePool) -> 
     pool = make_pool(min_size=1, max_size=2, max_idle=0.1)
     pids_of(pool, 2)
     until_idle(pool, 1)
-    until(lambda: pool._idle[0].idle_since + 0.1 < pool._clock())
+    (slot,) = inside.idle(pool)
+    until(lambda: inside.idle_since(slot) + 0.1 < inside.clock(pool)())
     ticks, tick = itertools.count(), pool.tick
 
     def counted() -> None:
@@ -109,5 +111,7 @@ def test_an_idle_connection_past_its_life_is_never_served(
 ) -> None:
     pool = make_pool(max_size=1, max_lifetime=600, check=check)
     before = served(pool)
-    pool._idle[0].retire_at = pool._idle[0].vet_at = pool._clock()
+    (slot,) = inside.idle(pool)
+    inside.expire(slot, inside.clock(pool)())
+    inside.vet(slot)
     assert served(pool) not in (0, before)

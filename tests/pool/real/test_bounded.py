@@ -13,6 +13,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from tests import inside
 from tests.cluster import Cluster
 from tests.pool.real.conftest import MakePool
 from tests.pool.real.helpers import until
@@ -147,7 +148,7 @@ def test_a_configure_that_fails_does_not_exceed_max_size(
     app: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("django_connpool.pool.outage.FIRST_RETRY", 0)
+    inside.tune(monkeypatch, first_retry=0)
     observer = Observer(narrow_cluster, app)
     attempts, failures = itertools.count(1), itertools.count()
 

@@ -9,6 +9,7 @@ from psycopg.pq import TransactionStatus
 
 from django_connpool.pool import PoolTimeout
 from django_connpool.pool.probe import ping
+from tests import inside
 from tests.pool.real.conftest import MakePool
 from tests.pool.real.fake_server import FakeServer
 from tests.pool.real.helpers import (
@@ -254,7 +255,7 @@ def test_check_connection_of_the_pool_can_be_the_check(
     make_pool: MakePool, cluster: Any, app: str, autocommit: bool
 ) -> None:
     pool = make_pool(max_size=2, kwargs={"autocommit": autocommit})
-    pool._check, pool._ping_after = pool.check_connection, 0.0
+    inside.change(pool, check=pool.check_connection, ping_after=0.0)
     before = pids_of(pool, 2)
     assert sorted(pids_of(pool, 2)) == sorted(before)
     cluster.terminate(application_name=app)

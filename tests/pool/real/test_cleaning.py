@@ -10,7 +10,8 @@ import psycopg
 import pytest
 from psycopg.rows import dict_row
 
-from django_connpool.pool import ConnectionPool, cleaning, watch
+from django_connpool.pool import ConnectionPool
+from tests import inside
 from tests.cluster import Server
 from tests.pool.real.conftest import MakePool
 from tests.pool.real.helpers import Borrower, pid, pids_of, until, until_idle, until_waiting
@@ -32,10 +33,8 @@ def _psycopg(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
     if request.param == "psycopg as it is":
         yield
         return
-    monkeypatch.setattr(watch, "_PSYCOPG_IS_KNOWN", False)
-    watch.watched.cache_clear()
-    yield
-    watch.watched.cache_clear()
+    with inside.unknown_psycopg():
+        yield
 
 
 @pytest.fixture
@@ -57,8 +56,7 @@ def work_mem(pool: ConnectionPool[Any]) -> str:
 
 def undone_by(monkeypatch: pytest.MonkeyPatch, statement: bytes) -> None:
     """Have every clean-up run this as well."""
-    undo = (*cleaning._UNDO, (cleaning.ANYTHING, statement))
-    monkeypatch.setattr(cleaning, "_UNDO", undo)
+    inside.undo_by_this_too(monkeypatch, statement)
 
 
 class Wire:
@@ -175,7 +173,7 @@ def test_a_clean_up_that_takes_too_long_is_not_waited_for(
     backends: Callable[[], int],
 ) -> None:
     undone_by(monkeypatch, b"SELECT pg_sleep(600)")
-    monkeypatch.setattr(cleaning, "CLEAN_TIMEOUT", 0.2)
+    inside.tune(monkeypatch, clean_patience=0.2)
     before = make_dirty(pool)
     assert pids_of(pool, 1) != [before]
     assert logged("it took more than 0.2 s")
@@ -188,8 +186,7 @@ def test_a_clean_up_that_takes_too_long_is_ended_though_nobody_borrows(
     backends: Callable[[], int],
 ) -> None:
     undone_by(monkeypatch, b"SELECT pg_sleep(600)")
-    for module in ("line", "upkeep"):
-        monkeypatch.setattr(f"django_connpool.pool.{module}.CLEAN_TIMEOUT", 0.2)
+    inside.tune(monkeypatch, clean_timeout=0.2)
     make_dirty(pool)
     until(lambda: backends() == 0)
     until(lambda: pool.snapshot()["closed_for"] == {"unclean": 1})
@@ -198,11 +195,10 @@ def test_a_clean_up_that_takes_too_long_is_ended_though_nobody_borrows(
 def test_a_clean_up_that_nobody_came_for_is_taken_in_time(
     pool: ConnectionPool[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in ("line", "upkeep"):
-        monkeypatch.setattr(f"django_connpool.pool.{module}.CLEAN_TIMEOUT", 0.05)
+    inside.tune(monkeypatch, clean_timeout=0.05)
     before = make_dirty(pool)
-    (slot,) = pool._slots
-    until(lambda: slot.cleaning is None)
+    (slot,) = inside.slots(pool)
+    until(lambda: not inside.is_being_cleaned(slot))
     assert pids_of(pool, 1) == [before]
 
 
@@ -217,8 +213,8 @@ def test_a_session_that_dies_while_it_is_cleaned_costs_no_request(
 def test_checking_takes_the_outcome_of_a_clean_up(pool: ConnectionPool[Any]) -> None:
     before = make_dirty(pool)
     pool.check()
-    (slot,) = pool._slots
-    assert slot.cleaning is None
+    (slot,) = inside.slots(pool)
+    assert not inside.is_being_cleaned(slot)
     assert pids_of(pool, 1) == [before]
 
 
@@ -371,17 +367,17 @@ def test_a_setting_that_changed_with_the_configuration_is_cleaned_after_once(
     throwaway_cluster.execute("ALTER SYSTEM SET TimeZone = 'Asia/Tokyo'")
     throwaway_cluster.execute("SELECT pg_reload_conf()")
 
-    (slot,) = pool._slots
+    (slot,) = inside.slots(pool)
 
     def zone() -> bytes:
         make_dirty(pool, "SELECT 1")
-        return slot.pgconn.parameter_status(b"TimeZone")  # type: ignore[no-any-return]
+        return inside.pgconn_of(slot).parameter_status(b"TimeZone")
 
     until(lambda: zone() == b"Asia/Tokyo")
     cleaned = []
     for _ in range(3):
         make_dirty(pool, "INSERT INTO t VALUES (1)")
-        cleaned.append(slot.cleaning is not None)
+        cleaned.append(inside.is_being_cleaned(slot))
     assert cleaned == [True, False, False]
     make_dirty(pool, "DO $$ BEGIN SET TimeZone = 'UTC'; END $$")
     assert zone() == b"Asia/Tokyo"
@@ -433,8 +429,8 @@ def test_what_psycopg_has_prepared_under_other_names_is_not_the_next_borrowers(
 def test_local_names_need_no_clean_up_where_psycopg_prepares_nothing(make_pool: MakePool) -> None:
     pool = make_pool(max_size=1, kwargs={"prepare_threshold": None})
     make_dirty(pool, "SET LOCAL search_path TO names")
-    (slot,) = pool._slots
-    assert slot.cleaning is None
+    (slot,) = inside.slots(pool)
+    assert not inside.is_being_cleaned(slot)
 
 
 def test_psycopg_forgets_what_a_clean_up_has_deallocated(
@@ -493,9 +489,8 @@ def test_a_cursor_of_an_earlier_loan_does_not_count_against_the_next_borrower(
     ):
         with pytest.raises(psycopg.OperationalError, match="given back to its pool"):
             act()
-    (slot,) = pool._slots
-    assert slot.watch.dirt == 0
-    assert slot.watch.last is None
+    (slot,) = inside.slots(pool)
+    assert inside.is_forgotten(slot)
     named.close()
     pool.putconn(again)
 
@@ -504,8 +499,8 @@ def test_a_named_cursor_closed_in_time_leaves_nothing_to_clean(pool: ConnectionP
     with pool.connection() as conn, conn.cursor("c", withhold=True) as cursor:
         cursor.execute("SELECT generate_series(1, 300)")
         cursor.fetchone()
-    (slot,) = pool._slots
-    assert slot.cleaning is None
+    (slot,) = inside.slots(pool)
+    assert not inside.is_being_cleaned(slot)
 
 
 def test_a_named_cursor_that_psycopg_could_not_close_is_closed(make_pool: MakePool) -> None:

@@ -187,13 +187,13 @@ def test_a_child_of_a_process_whose_other_threads_hold_every_lock_can_work(dsn: 
     run_python(
         COMMON
         + """
-    from django_connpool.pool.maintenance import maintenance
+    from tests import inside
 
     ask(pool)
     held, go_on = threading.Event(), threading.Event()
 
     def hold():
-        with pool._lock, maintenance._lock:
+        with inside.lock(pool), inside.maintenance_lock():
             held.set()
             go_on.wait(20)
 
@@ -277,12 +277,12 @@ def test_a_fork_in_another_thread_does_not_reach_into_what_the_main_thread_is_do
     run_python(
         COMMON
         + """
-    from django_connpool.pool.maintenance import maintenance
+    from tests import inside
 
     ask(pool)
     signal.alarm(30)
     thread = threading.Thread(target=lambda: reap(in_child(lambda: None)))
-    with maintenance._lock:
+    with inside.maintenance_lock():
         thread.start()
         until(lambda: not thread.is_alive())
     ask(pool)
@@ -296,10 +296,10 @@ def test_a_child_keeps_nothing_of_its_parents_maintenance(dsn: str) -> None:
     run_python(
         COMMON
         + """
-    from django_connpool.pool.maintenance import maintenance
+    from tests import inside
 
     ask(pool)
-    pipe = maintenance._wake_up
+    pipe = inside.pipe_of()
     before = {fd: os.readlink(f"/proc/self/fd/{fd}") for fd in pipe}
 
     def work():

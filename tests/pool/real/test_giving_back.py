@@ -9,6 +9,7 @@ import pytest
 from psycopg.pq import TransactionStatus
 
 from django_connpool.pool import PoolTimeout
+from tests import inside
 from tests.cluster import Server
 from tests.pool.real.conftest import MakePool
 from tests.pool.real.helpers import (
@@ -215,7 +216,7 @@ def test_two_threads_that_give_back_the_same_connection_give_back_one(make_pool:
     for thread in threads:
         thread.join()
     assert len(refused) == 1
-    pool._reset = lambda conn: None
+    inside.change(pool, reset=lambda conn: None)
     first, second = pool.getconn(), pool.getconn()
     assert first is not second
     pool.putconn(first)

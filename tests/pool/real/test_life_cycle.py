@@ -3,13 +3,15 @@ from __future__ import annotations
 import gc
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import psycopg
 import pytest
 
 from django_connpool.pool import ConnectionPool, PoolClosed, PoolTimeout
+from tests import inside
 from tests.pool.real.conftest import MakePool
 from tests.pool.real.helpers import (
     DEADLINE,
@@ -105,7 +107,7 @@ def test_wait_ends_when_the_pool_is_closed(make_pool: MakePool, proxy: Proxy) ->
 
     thread = threading.Thread(target=wait, daemon=True)
     thread.start()
-    until(lambda: pool._full)
+    until(lambda: inside.is_waited_for(pool))
     pool.close()
     until(lambda: errors)
 
@@ -375,21 +377,17 @@ def test_a_pool_that_waits_for_warm_opens_min_size_only_then(
     assert backends() == 3
 
 
-class held_back_closing:
+@contextmanager
+def held_back_closing(pool: ConnectionPool[Any]) -> Iterator[None]:
     """While in the block, the pool's workers close nothing."""
+    go_on = threading.Event()
 
-    def __init__(self, pool: ConnectionPool[Any]) -> None:
-        self.pool = pool
+    def wait(close: Callable[[], None]) -> None:
+        go_on.wait(DEADLINE)
+        close()
 
-    def __enter__(self) -> None:
-        self._go_on = threading.Event()
-        close, self.pool._close_slot = self.pool._close_slot, self._wait  # type: ignore[method-assign]
-        self._close = close
-
-    def _wait(self, slot: Any) -> None:
-        self._go_on.wait(DEADLINE)
-        self._close(slot)
-
-    def __exit__(self, *exc_info: object) -> None:
-        del self.pool._close_slot
-        self._go_on.set()
+    try:
+        with inside.closing_by(pool, wait):
+            yield
+    finally:
+        go_on.set()

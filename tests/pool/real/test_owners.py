@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from django_connpool.pool import ConnectionPool
+from tests import inside
 from tests.pool.real.conftest import MakePool
 from tests.pool.real.helpers import (
     DEADLINE,
@@ -135,7 +136,7 @@ def test_a_loan_held_too_long_is_reported_once(make_pool: MakePool, logged: Logg
 def test_a_finalizer_inside_the_lock_does_not_lock_up(make_pool: MakePool) -> None:
     pool = make_pool(max_size=2)
     kept = [pool.getconn()]
-    with pool._lock:
+    with inside.lock(pool):
         kept.clear()
         gc.collect()
     assert len(pids_of(pool, 2)) == 2
@@ -185,6 +186,6 @@ def test_a_connection_that_is_being_looked_at_is_nobodys_loan(
 
     pool = make_pool(max_size=1, leak_after=1e-9)
     assert served(pool)
-    pool._check, pool._ping_after = check, 0.0
+    inside.change(pool, check=check, ping_after=0.0)
     assert served(pool) and served(pool)
     assert seen == []

@@ -9,6 +9,7 @@ import psycopg
 import pytest
 
 from django_connpool.pool import PoolTimeout
+from tests import inside
 from tests.cluster import Cluster, Server
 from tests.pool.real.conftest import MakePool
 from tests.pool.real.helpers import (
@@ -89,7 +90,7 @@ def test_a_connection_reset_by_the_network_is_never_seen(make_pool: MakePool, pr
     pool = make_pool(proxy.dsn(), max_size=3)
     before = pids_of(pool, 3)
     proxy.drop()
-    sockets = [slot.pgconn.socket for slot in pool._idle]
+    sockets = [inside.pgconn_of(slot).socket for slot in inside.idle(pool)]
     until(lambda: len(select.select(sockets, [], [], 0)[0]) == 3)
     assert len(use_all(pool, 3)) == 3
     assert not set(before) & set(pids_of(pool, 3))
@@ -163,10 +164,11 @@ def test_a_notice_for_nobody_does_not_cost_an_idle_connection(
 def test_a_ping_that_nobody_answers_takes_no_longer_than_its_borrower_has(
     make_pool: MakePool, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("django_connpool.pool.lending.PING_TIMEOUT", 600)
+    inside.tune(monkeypatch, ping_timeout=600)
     pool = make_pool(proxy.dsn(connect_timeout=60), max_size=1, ping_after=0)
     assert served(pool)
-    until(lambda: pool._idle[0].vet_at < pool._clock())
+    (slot,) = inside.idle(pool)
+    until(lambda: inside.vets_at(slot) < inside.clock(pool)())
     proxy.blackhole()
     borrower = Borrower(pool, timeout=0.2)
     assert isinstance(borrower.failed(), PoolTimeout)
@@ -175,11 +177,12 @@ def test_a_ping_that_nobody_answers_takes_no_longer_than_its_borrower_has(
 def test_a_ping_that_nobody_answers_ends_in_a_new_connection(
     make_pool: MakePool, proxy: Proxy, dsn: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("django_connpool.pool.lending.PING_TIMEOUT", 0.5)
+    inside.tune(monkeypatch, ping_timeout=0.5)
     where = [proxy.dsn()]
     pool = make_pool(lambda: where[0], max_size=2, ping_after=0)
     before = pids_of(pool, 2)
-    until(lambda: all(slot.vet_at < pool._clock() for slot in pool._idle))
+    slots, clock = inside.idle(pool), inside.clock(pool)
+    until(lambda: all(inside.vets_at(slot) < clock() for slot in slots))
     proxy.blackhole()
     where[0] = dsn
     assert served(pool) not in {0, *before}

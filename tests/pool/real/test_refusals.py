@@ -12,6 +12,7 @@ import psycopg
 import pytest
 
 from django_connpool.pool import PoolClosed, PoolTimeout
+from tests import inside
 from tests.cluster import Cluster, Server
 from tests.pool.real.conftest import MakePool
 from tests.pool.real.fake_server import FakeServer
@@ -104,8 +105,7 @@ def test_all_in_line_are_answered_by_one_refusal(
 def test_during_back_off_borrowers_are_refused_without_another_attempt(
     make_pool: MakePool, fake_server: FakeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("django_connpool.pool.outage.FIRST_RETRY", 600)
-    monkeypatch.setattr("django_connpool.pool.outage.LAST_RETRY", 600)
+    inside.tune(monkeypatch, first_retry=600, last_retry=600)
     fake_server.refusal = NO_ENTRY
     pool = make_pool(fake_server.dsn())
     for _ in range(20):
@@ -117,14 +117,12 @@ def test_during_back_off_borrowers_are_refused_without_another_attempt(
 def test_who_asks_after_a_long_idle_outage_gets_an_attempt_soon(
     make_pool: MakePool, fake_server: FakeServer, dsn: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("django_connpool.pool.outage.FIRST_RETRY", 600)
-    monkeypatch.setattr("django_connpool.pool.outage.LAST_RETRY", 0.1)
-    monkeypatch.setattr("django_connpool.pool.outage.LAZY_RETRY", 600)
+    inside.tune(monkeypatch, first_retry=600, last_retry=0.1, lazy_retry=600)
     fake_server.refusal = NO_ENTRY
     where = [fake_server.dsn()]
     pool = make_pool(lambda: where[0], min_size=1)
     until(lambda: fake_server.attempts == 2)
-    until(lambda: pool._outage and pool._outage.retry_at > pool._clock() + 60)
+    until(lambda: inside.is_in_outage(pool) and inside.retries_at(pool) > inside.clock(pool)() + 60)
     where[0] = dsn
     assert until(lambda: served(pool))
 
@@ -133,7 +131,7 @@ def test_who_asks_after_a_long_idle_outage_gets_an_attempt_soon(
 def test_a_server_that_is_starting_up_is_waited_for(
     make_pool: MakePool, fake_server: FakeServer, dsn: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("django_connpool.pool.supply.HANGING", 600)
+    inside.tune(monkeypatch, hanging=600)
     probes, together = iter([True]), threading.Barrier(3, timeout=DEADLINE / 2)
 
     def configure(conn: Any) -> None:
@@ -264,7 +262,7 @@ def test_a_probe_that_hangs_does_not_stand_for_those_who_come_later(
 def test_an_outage_costs_no_time_when_there_is_nothing_to_do_about_it(
     make_pool: MakePool, fake_server: FakeServer, state: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("django_connpool.pool.outage.LAST_RETRY", 0.01)
+    inside.tune(monkeypatch, last_retry=0.01)
     fake_server.refusal = NO_ENTRY
     pool = make_pool(fake_server.dsn(), kwargs={"connect_timeout": 60}, min_size=1)
     until(lambda: pool.snapshot()["last_error"])
@@ -308,8 +306,7 @@ def test_a_log_handler_may_borrow(make_pool: MakePool, fake_server: FakeServer, 
         until(lambda: any("was given back after" in line for line in lines))
         Borrower(logs).got()
         # Connections come back sooner than new ones open, so at first it is not worth one more.
-        logs._stats.hold.count()
-        logs._stats.hold.mean, logs._mean_connect = 0.0, 0.1
+        inside.believes(logs, hold=0.0, connect=0.1)
         logs.getconn()
         until(lambda: any("never given back" in line for line in lines))
     finally:

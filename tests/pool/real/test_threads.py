@@ -94,19 +94,13 @@ def test_a_failure_in_the_thread_does_not_end_it(dsn: str) -> None:
         COMMON
         + f"""
     import logging
-    from django_connpool.pool import maintenance
+    from tests import inside
 
-    maintenance.FAILURE_PAUSE = 0
     logging.getLogger("django_connpool.pool").addHandler(logging.NullHandler())
     pool = use(ConnectionPool(dsn, min_size=0, max_size=1, max_idle=0.1))
     until(lambda: threads() == {ONE})
-    serve, failed = maintenance.maintenance._serve_pools, []
-    def fail(now):
-        maintenance.maintenance._serve_pools = serve
-        failed.append(now)
-        raise ZeroDivisionError
-    maintenance.maintenance._serve_pools = fail
-    maintenance.maintenance.poke()
+    failed = []
+    inside.fail_once_in_maintenance(failed)
     until(lambda: failed)
     until(lambda: pool.snapshot()["size"] == 0)
     """,

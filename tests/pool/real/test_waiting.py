@@ -10,7 +10,7 @@ import psycopg
 import pytest
 
 from django_connpool.pool import PoolTimeout, TooManyRequests
-from django_connpool.pool.queue import Waiter
+from tests import inside
 from tests.cluster import Server
 from tests.pool.real.conftest import MakePool
 from tests.pool.real.fake_server import FakeServer
@@ -120,7 +120,7 @@ def test_a_line_that_is_full_refuses_the_next_at_once(make_pool: MakePool) -> No
 
 
 def test_who_gets_a_dead_connection_does_not_lose_its_place_in_a_full_line(
-    make_pool: MakePool, cluster: Server, app: str, monkeypatch: pytest.MonkeyPatch
+    make_pool: MakePool, cluster: Server, app: str
 ) -> None:
     may_connect = threading.Event()
     may_connect.set()
@@ -129,28 +129,28 @@ def test_who_gets_a_dead_connection_does_not_lose_its_place_in_a_full_line(
         may_connect.wait(DEADLINE)
         return {}
 
-    wait, next_came = Waiter.wait, threading.Event()
+    next_came = threading.Event()
 
-    def wake_late(waiter: Waiter, timeout: float) -> bool:
-        return wait(waiter, timeout) and next_came.wait(DEADLINE)
+    def wake_late(waiter: Any, timeout: float) -> bool:
+        return inside.wait(waiter, timeout) and next_came.wait(DEADLINE)
 
     pool = make_pool(max_size=1, max_waiting=1, max_lifetime=600, kwargs=options)
     conn = pool.getconn()
-    monkeypatch.setattr(Waiter, "wait", wake_late)
-    first = Borrower(pool)
-    until_waiting(pool, 1)
-    pool.putconn(conn)
-    cluster.terminate(application_name=app)
-    second = Borrower(pool)
-    until_waiting(pool, 1)
-    may_connect.clear()
-    next_came.set()
-    until_waiting(pool, 2)  # on a busy machine the new connection would be faster
-    may_connect.set()
-    first.got()
-    first.give_back()
-    second.got()
-    second.give_back()
+    with inside.waiting_by(wake_late):
+        first = Borrower(pool)
+        until_waiting(pool, 1)
+        pool.putconn(conn)
+        cluster.terminate(application_name=app)
+        second = Borrower(pool)
+        until_waiting(pool, 1)
+        may_connect.clear()
+        next_came.set()
+        until_waiting(pool, 2)  # on a busy machine the new connection would be faster
+        may_connect.set()
+        first.got()
+        first.give_back()
+        second.got()
+        second.give_back()
 
 
 def test_a_borrower_that_gave_up_swallows_nothing(make_pool: MakePool) -> None:
