@@ -13,6 +13,7 @@ from django.contrib.postgres.signals import get_citext_oids, get_hstore_oids
 from django.db import connections
 
 from django_connpool import registry
+from tests import inside
 from tests.cluster import Server
 from tests.testproject.processes import wait_until
 
@@ -75,7 +76,7 @@ class Databases:
             # That in which asgiref has async tests' queries done lives on, and would take its
             # wrapper of this test's alias for that of the next test's.
             asyncio.run(sync_to_async(_forget)(self._added))
-        for binding in list(registry._bindings.values()):
+        for binding in inside.bindings():
             if binding.aliases & set(self._added):
                 registry.close(binding)
                 has_told_all(binding.pool)
@@ -98,7 +99,7 @@ def _forget(aliases: list[str]) -> None:
 def has_told_all(pool: Any) -> None:
     """Wait until all that the pool has to report is in the log of this test, not of the next."""
     name = f"{pool.name}-news"
-    wait_until(lambda: not pool._news, "the pool has told all")
+    wait_until(lambda: not inside.has_news(pool), "the pool has told all")
     # Not `join`: one that is just being started cannot be joined yet.
     wait_until(
         lambda: all(thread.name != name for thread in threading.enumerate()), "its teller is gone"

@@ -11,6 +11,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
+from importlib import import_module
 from typing import Any
 from unittest import mock
 
@@ -19,6 +21,7 @@ from django_connpool.pool import (
     core,
     lending,
     line,
+    loan,
     outage,
     queue,
     slot,
@@ -279,6 +282,11 @@ def unknown_psycopg() -> Iterator[None]:
     watch.watched.cache_clear()
 
 
+def read_every_word(judge: statements.Judge) -> None:
+    """Have a judge of statements pass by no word."""
+    judge._stems = [""]
+
+
 def watch_alone(conn: Any) -> None:
     """Give a connection of an unknown driver notes of its own, so that its loans are counted."""
     conn._watch = watch.Watch(statements.Judge())
@@ -454,15 +462,62 @@ def closing_by(pool: Any, close: Callable[[Callable[[], None]], None]) -> Iterat
         del pool._close_slot
 
 
-@contextmanager
-def catching_up_by(pool: Any, wrap: Callable[[Callable[[], None]], None]) -> Iterator[None]:
-    """A block in which what a signal handler asked for is done by `wrap`, given what does it."""
+def catch_up_by(pool: Any, wrap: Callable[[Callable[[], None]], None]) -> Callable[[], None]:
+    """Have what a signal handler asked for be done by `wrap`, given what does it.
+
+    Return what ends this.
+    """
     original = pool._catch_up
     pool._catch_up = lambda: wrap(original)
-    try:
-        yield
-    finally:
-        del pool._catch_up
+    return partial(delattr, pool, "_catch_up")
+
+
+# -- What an interrupt may find half done --------------------------------------------------
+
+# The functions that are called when one has struck, with a slot or with a waiter: those that
+# give it to whoever comes next, and all.
+PUTTING_BACK = ("_put_back", "_give_up")
+CLEANING_UP = (*PUTTING_BACK, "_discard")
+
+# What the interpreter itself calls, so that what they raise goes nowhere.
+FINALIZERS = ("__del__", "connection_died", "_wake_maintenance")
+
+Pool = lending.Lending
+
+# The functions that an interrupted borrower may be in.
+BORROWING = (
+    *(Pool.getconn, Pool._lend, Pool._is_fit, Pool._passes_check),
+    *(Pool._getconn_slowly, Pool._stand_in_line, Pool._leave_line),
+    *(Pool._give_up, Pool._timeout),
+    *(Pool._came_clean, Pool._prefer_ready, Pool._clean),
+    *(Pool._hand_over, queue.WaitQueue.let_go, Pool._bury_orphans, Pool._is_orphan),
+    *(Pool.putconn, Pool._complaint, Pool._tidy, Pool._settle),
+    *(loan.Loan.__enter__, loan.Loan.__exit__),
+)
+# Those that clean up behind him.
+CLEANING_UP_CODE = (
+    *(Pool._put_back, Pool._give_up, Pool._discard),
+    *(Pool._mend_strays, Pool._mend),
+)
+
+
+def slot_concerned(subject: Any) -> Any:
+    """The slot that one of `CLEANING_UP` is called for: itself, or that of a waiter, if any."""
+    return subject.slot if isinstance(subject, queue.Waiter) else subject
+
+
+def situation(pool: Any, subject: Any) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    """All that decides what one of `CLEANING_UP` has to do: of the pool, and of the slot."""
+    seen = (pool.closed, bool(pool._queue), subject in pool._queue)
+    one = slot_concerned(subject)
+    if one is None:
+        return seen, ()
+    conn = conn_of(one)
+    return seen, (
+        *(one.state, one in pool._idle, one in pool._to_close, one in pool._closing),
+        *(one.waiter is None, one.conn is None, one.loans is None),
+        *(one.cleaning is None, conn and str(conn.pgconn.transaction_status)),
+    )
 
 
 # -- The maintenance thread ---------------------------------------------------------------
@@ -515,28 +570,40 @@ def fail_once_in_maintenance(failed: list[Any]) -> None:
 # -- Numbers that are nobody's option -----------------------------------------------------
 
 # All are seconds.
-TUNABLE: dict[str, tuple[tuple[Any, str], ...]] = {
+TUNABLE: dict[str, tuple[str, ...]] = {
     # How long a borrower waits for a clean-up, and how long it may take if nobody comes for it.
-    "clean_patience": ((cleaning, "CLEAN_TIMEOUT"),),
-    "clean_timeout": ((line, "CLEAN_TIMEOUT"), (upkeep, "CLEAN_TIMEOUT")),
+    "clean_patience": ("pool.cleaning.CLEAN_TIMEOUT",),
+    "clean_timeout": ("pool.line.CLEAN_TIMEOUT", "pool.upkeep.CLEAN_TIMEOUT"),
     # Between two attempts to connect in an outage: at first, at the most, if nobody waits.
-    "first_retry": ((outage, "FIRST_RETRY"),),
-    "last_retry": ((outage, "LAST_RETRY"),),
-    "lazy_retry": ((outage, "LAZY_RETRY"),),
+    "first_retry": ("pool.outage.FIRST_RETRY",),
+    "last_retry": ("pool.outage.LAST_RETRY",),
+    "lazy_retry": ("pool.outage.LAZY_RETRY",),
     # After which an attempt to connect is not counted on.
-    "hanging": ((supply, "HANGING"),),
+    "hanging": ("pool.supply.HANGING",),
     # For the answer to a ping.
-    "ping_timeout": ((lending, "PING_TIMEOUT"),),
+    "ping_timeout": ("pool.lending.PING_TIMEOUT",),
     # How long a fork waits for the maintenance thread, and this after a failure of its own.
-    "parking": ((maintenance_module, "PARKING"),),
-    "failure_pause": ((maintenance_module, "FAILURE_PAUSE"),),
+    "parking": ("pool.maintenance.PARKING",),
+    "failure_pause": ("pool.maintenance.FAILURE_PAUSE",),
+    # Between two statements of a burst: after which others take what is set aside, and after
+    # which its owner looks whether it lives. How long a loan may last for one. Between two looks.
+    "burst_pause": ("backends.bursts.SHORT",),
+    "burst_trust": ("backends.early.SHORT",),
+    "burst_loan": ("backends.early.LONGEST",),
+    "burst_look": ("backends.bursts.LOOK",),
 }
+
+
+def _tunable(name: str) -> Iterator[tuple[Any, str]]:
+    for place in TUNABLE[name]:
+        module, _, constant = place.rpartition(".")
+        yield import_module(f"django_connpool.{module}"), constant
 
 
 def tune(monkeypatch: Any, **numbers: float) -> None:
     """Change constants of the package for a test; see `TUNABLE`."""
     for name, number in numbers.items():
-        for module, constant in TUNABLE[name]:
+        for module, constant in _tunable(name):
             monkeypatch.setattr(module, constant, number)
 
 
@@ -545,9 +612,14 @@ def tuned(**numbers: float) -> Iterator[None]:
     """A block with other values of constants of the package; see `TUNABLE`."""
     with ExitStack() as patches:
         for name, number in numbers.items():
-            for module, constant in TUNABLE[name]:
+            for module, constant in _tunable(name):
                 patches.enter_context(mock.patch.object(module, constant, number))
         yield
+
+
+def tuning(name: str) -> float:
+    """What a constant is now."""
+    return min(getattr(module, constant) for module, constant in _tunable(name))
 
 
 # -- The maintenance thread as such -------------------------------------------------------
@@ -603,3 +675,308 @@ def set_pipe(one: Maintenance, pipe: Iterable[int]) -> None:
     """Have it believe that these are the descriptors of its pipe."""
     read, write = pipe
     one._wake_up = (read, write)
+
+
+# -- Django's wrappers --------------------------------------------------------------------
+#
+# Looked up late: the tests of the pool itself have no Django.
+
+
+def _module(name: str) -> Any:
+    return import_module(f"django_connpool.{name}")
+
+
+def binding(wrapper: Any) -> Any:
+    """The binding of a wrapper to its pool."""
+    return wrapper._bind()
+
+
+def bindings() -> list[Any]:
+    """All bindings of this process."""
+    return list(_module("registry")._bindings.values())
+
+
+def pool_of(binding: Any) -> Any:
+    """The pool of a binding."""
+    return binding.pool
+
+
+def users(wrapper: Any) -> Iterator[Any]:
+    """The wrappers of the database of this one, itself included, that may have a loan."""
+    return _module("registry").users(wrapper._bind())  # type: ignore[no-any-return]
+
+
+def users_are(monkeypatch: Any, *wrappers: Any) -> None:
+    """Have whoever asks for the wrappers of a database find these."""
+    monkeypatch.setattr(_module("registry"), "users", lambda binding: iter(wrappers))
+
+
+def pooled_aliases() -> list[str]:
+    """The aliases that `poolstatus` knows."""
+    return list(_module("management.commands.poolstatus")._pooled(None))
+
+
+def parts_of(body: Iterator[Any], name: str) -> Iterator[Any]:
+    """The parts of a streaming response, as the middleware has them sent."""
+    return _module("middleware")._each(body, name)  # type: ignore[no-any-return]
+
+
+def code_of_releasing() -> set[str]:
+    """The files that release between two statements."""
+    names = ("early", "mixin", "bursts")
+    return {_module(f"backends.{name}").__file__ for name in names}
+
+
+# Taking a connection back from a thread that does not use it.
+
+
+def recalling() -> Any:
+    """The lock inside which connections are taken back."""
+    return _module("backends.recall")._lock
+
+
+def park(wrapper: Any, now: float = 0.0) -> None:
+    """Put the wrapper's connection where its owner has to ask for it, if it is at rest."""
+    with recalling():
+        _module("backends.recall")._park(wrapper, now)
+
+
+def look(wrapper: Any, seconds: float, now: float, taken: list[Any]) -> bool:
+    """Take what has been parked for so long, else park it; say whether it was taken."""
+    with recalling():
+        return bool(_module("backends.recall")._take(wrapper, seconds, now, taken))
+
+
+def take(wrapper: Any, taken: list[Any], now: float = 0.0) -> bool:
+    """Take the wrapper's connection, if it is at rest: it is parked, it is taken."""
+    with recalling():
+        look(wrapper, 0.0, now, taken)
+        return look(wrapper, 0.0, now, taken)
+
+
+def in_hand(wrapper: Any) -> Any:
+    """The wrapper's connection, parked or not. For other threads than its owner's."""
+    return _module("backends.recall")._in_hand(wrapper)
+
+
+def parked(wrapper: Any) -> Any:
+    """The wrapper's connection, if its owner has to ask for it."""
+    return wrapper.parked
+
+
+def is_at_rest(wrapper: Any) -> bool:
+    """Whether nobody is in the middle of anything with the wrapper's connection."""
+    return bool(_module("backends.recall").is_at_rest(wrapper))
+
+
+def counting_by(monkeypatch: Any, count: Callable[[Any], int]) -> None:
+    """Have the references to a connection be counted by this."""
+    monkeypatch.setattr(_module("backends.recall"), "_count", count)
+
+
+def count_at_rest() -> int:
+    """What is counted for a connection that nobody else has."""
+    return int(_module("backends.recall")._ONE_VARIABLE)
+
+
+def recall_idle(now: float, taken: list[Any]) -> float:
+    """Take what was idle for `max_hold_idle`, as the maintenance thread does."""
+    return float(_module("backends.recall").recaller._recall_idle(now, taken))
+
+
+def recall_idle_by(monkeypatch: Any, act: Callable[[float, list[Any]], float]) -> None:
+    """Have it be taken by this."""
+    monkeypatch.setattr(_module("backends.recall").recaller, "_recall_idle", act)
+
+
+def recall_soon(wrapper: Any) -> None:
+    """Have the wrapper's loan given back as soon as its thread is not using it."""
+    _module("backends.recall").recaller.soon(wrapper)
+
+
+def recall_soon_by(monkeypatch: Any, act: Callable[[Any], None]) -> None:
+    """Have that be done by this."""
+    monkeypatch.setattr(_module("backends.recall").recaller, "soon", act)
+
+
+def recall_tick() -> None:
+    """Take back all that is due, as the maintenance thread does."""
+    _module("backends.recall").recaller.tick()
+
+
+@contextmanager
+def recall_ticks(after: Callable[[], None]) -> Iterator[None]:
+    """A block in which this is called after each look of the maintenance thread."""
+    recaller = _module("backends.recall").recaller
+    tick = recaller.tick
+
+    def ticked() -> None:
+        tick()
+        after()
+
+    recaller.tick = ticked
+    try:
+        yield
+    finally:
+        recaller.tick = tick
+
+
+def is_recall_due() -> bool:
+    """Whether the maintenance thread will look for something to take back."""
+    return _module("backends.recall").recaller._self in maintenance._deadlines
+
+
+def take_back(wrapper: Any) -> None:
+    """Take back, here and now, all loans of the wrapper's database that nobody is using."""
+    _module("backends.recall").take_back(wrapper._bind())
+
+
+def give_back(connections: list[Any]) -> None:
+    """Give back what was taken from others."""
+    _module("backends.recall").give_back(connections)
+
+
+def watch_nobody() -> None:
+    """Forget whose loans are given back when they lie idle."""
+    _module("backends.recall").recaller._watched.clear()
+
+
+def is_watched(wrapper: Any) -> bool:
+    """Whether loans of the wrapper's database are given back when they lie idle."""
+    return wrapper._binding in _module("backends.recall").recaller._watched
+
+
+# Statements in quick succession, that keep their connection aside.
+
+
+def bursts() -> Any:
+    """Those who have set a connection aside, of all wrappers."""
+    return _module("backends.bursts").bursts
+
+
+def aside(wrapper: Any) -> Any:
+    """What the wrapper has set aside: a list with its connection, empty once it is taken."""
+    return wrapper.aside
+
+
+def popped(aside: list[Any]) -> list[Any]:
+    """What is still there of it, which is the caller's then."""
+    return _module("backends.bursts").popped(aside)  # type: ignore[no-any-return]
+
+
+def loss() -> int:
+    """How many hand-overs saved make good for a connection kept for nothing."""
+    return int(_module("backends.bursts").LOSS)
+
+
+def hasten(wrapper: Any, score: int | None = None) -> None:
+    """Have the wrapper expect that its statements follow upon each other; not, if negative."""
+    wrapper.haste = [loss() if score is None else score] * _module("backends.bursts").PAUSES
+
+
+def haste(wrapper: Any) -> list[int]:
+    """What the wrapper expects after as many statements; above 0: that it goes on at once."""
+    return wrapper.haste  # type: ignore[no-any-return]
+
+
+def is_burst_due() -> bool:
+    """Whether the maintenance thread will look for what was set aside for too long."""
+    return maintenance._deadlines.get(bursts()._self, NEVER) < NEVER
+
+
+def forget_bursts() -> None:
+    """Have the maintenance thread not look for what was set aside."""
+    maintenance.dismiss(bursts()._self)
+    bursts().is_watched = False
+
+
+def knows_bursts() -> bool:
+    """Whether the maintenance thread has them on its list."""
+    return bursts()._self in maintenance._deadlines
+
+
+def dismissing_by(monkeypatch: Any, wrap: Callable[[Callable[[], None]], None]) -> None:
+    """Have whatever leaves the maintenance thread's list do so by `wrap`, given what does it."""
+    dismiss = maintenance.dismiss
+    monkeypatch.setattr(maintenance, "dismiss", lambda which: wrap(partial(dismiss, which)))
+
+
+def burst_clock_by(monkeypatch: Any, clock: Callable[[], float]) -> None:
+    """Have the pauses between statements be measured by this."""
+    monkeypatch.setattr(_module("backends.early"), "monotonic", clock)
+
+
+def asking_whether_alive_by(monkeypatch: Any, ask: Callable[[Any], bool]) -> None:
+    """Have what was set aside be asked by this whether it lives."""
+    monkeypatch.setattr(_module("backends.early"), "is_alive", ask)
+
+
+def whether_alive(one: Any) -> bool:
+    """Ask the connection in a slot."""
+    return bool(_module("pool.probe").is_alive(one))
+
+
+def looking_for_a_loop_by(monkeypatch: Any, look: Callable[[], Any]) -> None:
+    """Have this be called when it is asked whether an event loop runs."""
+    monkeypatch.setattr(_module("backends.early"), "_get_running_loop", look)
+
+
+def popping_by(monkeypatch: Any, pop: Callable[[Any], list[Any]]) -> None:
+    """Have whoever takes what was set aside take it by this."""
+    monkeypatch.setattr(_module("backends.bursts"), "popped", pop)
+
+
+def giving_back_late_by(monkeypatch: Any, act: Callable[[list[Any]], None]) -> None:
+    """Have what was set aside for too long be given back by this."""
+    monkeypatch.setattr(_module("backends.bursts"), "give_back", act)
+
+
+def noting_who_goes_on(monkeypatch: Any, note: Callable[[bool], None]) -> None:
+    """Have this be told of each statement whether it goes on with what was set aside."""
+    mixin = _module("backends.early").EarlyReleaseMixin
+    goes_on = mixin._goes_on
+
+    def noted(wrapper: Any) -> bool:
+        went = bool(goes_on(wrapper))
+        note(went)
+        return went
+
+    monkeypatch.setattr(mixin, "_goes_on", noted)
+
+
+def handing_back_by(wrapper: Any, **how: Any) -> Any:
+    """A block in which wrappers give back by a mock that is made like this."""
+    return mock.patch.object(type(wrapper), "_hand_back", **how)
+
+
+# -- The status socket --------------------------------------------------------------------
+
+
+def listener() -> Any:
+    """What answers on the status socket of this process, or None."""
+    return _module("status.server")._listener
+
+
+def socket_of(listener: Any) -> Any:
+    """Its socket."""
+    return listener._socket
+
+
+def set_socket(monkeypatch: Any, listener: Any, socket: Any) -> None:
+    """Give it another socket."""
+    monkeypatch.setattr(listener, "_socket", socket)
+
+
+def warn_again(monkeypatch: Any) -> None:
+    """Have a status directory that is of no use be warned of, although it was before."""
+    monkeypatch.setattr(_module("status.server"), "_warned", False)
+
+
+def reading_by(monkeypatch: Any, read: Callable[..., bytes]) -> None:
+    """Have the answers of other processes be read by this."""
+    monkeypatch.setattr(_module("status.collect"), "_read", read)
+
+
+def sockets_are(monkeypatch: Any, sockets: list[Any]) -> None:
+    """Have these be found as the sockets of other processes: pids and paths."""
+    monkeypatch.setattr(_module("status.collect"), "_sockets", lambda place: sockets)

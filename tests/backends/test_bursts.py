@@ -15,18 +15,15 @@ from contextlib import contextmanager
 from contextvars import copy_context
 from functools import partial
 from typing import Any
-from unittest import mock
 
 import pytest
 from asgiref.sync import sync_to_async
 from django.core.exceptions import SynchronousOnlyOperation
 from django.db import DatabaseError, close_old_connections, connections, transaction
 
-from django_connpool import borrowing, hold, middleware, pinned, release, scope, scopes
-from django_connpool.backends import bursts as module
-from django_connpool.backends import early, recall
-from django_connpool.backends.bursts import LOSS, PAUSES, bursts
+from django_connpool import borrowing, hold, pinned, release, scope, scopes
 from django_connpool.pool import ConnectionPool
+from tests import inside
 from tests.cluster import Server
 from tests.databases import (
     DEADLINE,
@@ -65,49 +62,43 @@ class Waiting:
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is set aside stays there: nobody comes to take it."""
-    monkeypatch.setattr(module, "SHORT", 3600.0)
-    monkeypatch.setattr(early, "SHORT", 3600.0)
+    inside.tune(monkeypatch, burst_pause=3600.0, burst_trust=3600.0)
 
 
 @pytest.fixture(autouse=True)
 def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
     """However slow the machine is, no loan has lasted too long for a burst."""
-    monkeypatch.setattr(early, "LONGEST", 3600.0)
+    inside.tune(monkeypatch, burst_loan=3600.0)
 
 
 @pytest.fixture
 def unwatched(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The maintenance thread does not look: only the test calls `tick`."""
-
-    def dismiss() -> None:
-        module.maintenance.dismiss(bursts._self)
-        bursts.is_watched = False
-
-    monkeypatch.setattr(module, "LOOK", 3600.0)
-    dismiss()
+    inside.tune(monkeypatch, burst_look=3600.0)
+    inside.forget_bursts()
     yield
-    dismiss()
+    inside.forget_bursts()
 
 
 @pytest.fixture
 def single(databases: Databases) -> Iterator[Any]:
     wrapper = databases.add(pool={"max_size": 1, "release": "transaction", "timeout": DEADLINE})
     yield wrapper
-    module.bursts.collect(float("inf"))
+    inside.bursts().collect(float("inf"))
 
 
 @contextmanager
 def a_burst(wrapper: Any) -> Iterator[Waiting]:
     """Some work in the middle of a burst: its connection is set aside, and somebody waits."""
     with scope("a burst"):
-        wrapper.haste = [1] * PAUSES
+        inside.hasten(wrapper, 1)
         with transaction.atomic(using=wrapper.alias):
             pid(wrapper)
             waiting = Waiting(wrapper)
         assert wrapper.connection is None
-        assert wrapper.aside is not None
-        if module.SHORT > 1:  # nobody may have taken it already
-            assert wrapper.aside
+        assert inside.aside(wrapper) is not None
+        if inside.tuning("burst_pause") > 1:  # nobody may have taken it already
+            assert inside.aside(wrapper)
             assert waiting.pid == 0
         yield waiting
 
@@ -117,7 +108,7 @@ def test_a_burst_keeps_its_connection_until_the_work_ends(single: Any) -> None:
     with a_burst(single) as waiting:
         assert on_loan(single) == 1
         assert single.pool.snapshot()["loans"][0]["pinned"] == "a burst of statements"
-        first = single.aside[0]
+        first = inside.aside(single)[0]
         with single.cursor() as cursor:
             assert single.connection is first
             assert single.pool.snapshot()["loans"][0]["pinned"] is None
@@ -128,10 +119,10 @@ def test_a_burst_keeps_its_connection_until_the_work_ends(single: Any) -> None:
             assert cursor.fetchone() == (4,)
         with transaction.atomic(using=single.alias):
             assert single.connection is first
-        assert single.aside == [first]
+        assert inside.aside(single) == [first]
         assert waiting.pid == 0
     assert waiting.served()
-    assert single.aside is None
+    assert inside.aside(single) is None
     assert single.pool.get_stats()["connections_num"] == 1
 
 
@@ -152,7 +143,7 @@ def test_a_burst_ends_at_once_with(single: Any, end: Callable[[Any], None]) -> N
     with a_burst(single) as waiting:
         end(single)
         waiting.served()
-        assert single.aside is None
+        assert inside.aside(single) is None
     single.close()
 
 
@@ -162,7 +153,7 @@ def test_the_end_of_the_work_ends_the_bursts_of_other_threads(single: Any) -> No
 
     def part() -> None:
         own = connections[single.alias]
-        own.haste = [1] * PAUSES
+        inside.hasten(own, 1)
         with transaction.atomic(using=single.alias):
             pid(own)
             waiting.append(Waiting(own))
@@ -171,7 +162,7 @@ def test_the_end_of_the_work_ends_the_bursts_of_other_threads(single: Any) -> No
     with scope("in two threads"):
         thread = threading.Thread(target=copy_context().run, args=(part,))
         thread.start()
-        wait_until(lambda: bursts.aside, "it is set aside")
+        wait_until(lambda: inside.bursts().aside, "it is set aside")
         assert waiting[0].pid == 0
     assert waiting[0].served()
     over.set()
@@ -183,7 +174,7 @@ def test_a_thread_that_ends_in_a_burst_loses_no_connection(
 ) -> None:
     def part() -> Waiting:
         own = connections[single.alias]
-        own.haste = [1] * PAUSES
+        inside.hasten(own, 1)
         with transaction.atomic(using=single.alias):
             pid(own)
             return Waiting(own)
@@ -199,16 +190,16 @@ def test_a_thread_that_ends_in_a_burst_loses_no_connection(
 @pytest.mark.usefixtures("patient")
 def test_an_error_in_a_burst_is_over_with_the_next_statement(single: Any) -> None:
     with a_burst(single) as waiting:
-        (first,) = single.aside
+        (first,) = inside.aside(single)
         with pytest.raises(DatabaseError):
             value(single, "SELECT 1 / 0")
-        assert single.aside == [first]
+        assert inside.aside(single) == [first]
         with pytest.raises(DatabaseError):
             value(single, "SELECT nothing")
         assert single.errors_occurred
         value(single, "SELECT 1")
         assert not single.errors_occurred
-        assert single.aside == [first]
+        assert inside.aside(single) == [first]
         del first
     waiting.served()
 
@@ -221,7 +212,7 @@ def test_an_event_loop_is_refused_in_a_burst_as_well(single: Any) -> None:
 
     with a_burst(single) as waiting:
         asyncio.run(main())
-        assert single.aside
+        assert inside.aside(single)
     waiting.served()
 
 
@@ -241,19 +232,19 @@ def test_where_an_event_loop_is_allowed_a_statement_does_not_wait_for_its_own_bu
 def test_nobody_comes_and_a_burst_that_does_not_go_on_ends_all_the_same(single: Any) -> None:
     with a_burst(single) as waiting:
         assert waiting.served()
-        assert single.aside == []
+        assert inside.aside(single) == []
         assert pid(single)
-        assert min(single.haste) < 0
-        assert single.aside is None
-    wait_until(lambda: bursts._self not in module.maintenance._deadlines, "nobody looks any more")
-    assert not bursts.aside
+        assert min(inside.haste(single)) < 0
+        assert inside.aside(single) is None
+    wait_until(lambda: not inside.knows_bursts(), "nobody looks any more")
+    assert not inside.bursts().aside
 
 
 @pytest.mark.usefixtures("unwatched")
 def test_who_comes_to_borrow_takes_what_was_set_aside_for_too_long(single: Any) -> None:
     with a_burst(single) as waiting:
         while not waiting.pid:
-            bursts.collect(time.monotonic())
+            inside.bursts().collect(time.monotonic())
         assert in_thread(lambda: pid(connections[single.alias])) == waiting.served()
         assert pid(single)
 
@@ -261,33 +252,33 @@ def test_who_comes_to_borrow_takes_what_was_set_aside_for_too_long(single: Any) 
 @pytest.mark.usefixtures("patient", "unwatched")
 def test_what_was_just_set_aside_is_left_alone(single: Any) -> None:
     with a_burst(single) as waiting:
-        bursts.collect(time.monotonic())
-        bursts.tick()
-        assert single.aside
+        inside.bursts().collect(time.monotonic())
+        inside.bursts().tick()
+        assert inside.aside(single)
         assert waiting.pid == 0
 
 
 def test_a_loan_is_not_prolonged_for_ever(single: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(early, "LONGEST", 0.0)
+    inside.tune(monkeypatch, burst_loan=0.0)
     with scope("a burst"):
-        single.haste = [LOSS] * PAUSES
+        inside.hasten(single)
         with transaction.atomic(using=single.alias):
             pid(single)
             waiting = Waiting(single)
-        assert single.aside is None
+        assert inside.aside(single) is None
         assert waiting.served()
 
 
 @pytest.mark.usefixtures("patient")
 @pytest.mark.parametrize("why", ["not in haste", "no work", "nobody waits"])
 def test_otherwise_every_statement_gives_back(single: Any, why: str) -> None:
-    single.haste = [0 if why == "not in haste" else LOSS] * PAUSES
+    inside.hasten(single, 0 if why == "not in haste" else inside.loss())
 
     def statement() -> None:
         with transaction.atomic(using=single.alias):
             pid(single)
             waiting = None if why == "nobody waits" else Waiting(single)
-        assert single.aside is None
+        assert inside.aside(single) is None
         if waiting is not None:
             assert waiting.served()
 
@@ -303,8 +294,8 @@ def test_haste_is_learned_for_each_pause_of_the_work(
     single: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [1.0]
-    monkeypatch.setattr(early, "monotonic", lambda: now[0])
-    monkeypatch.setattr(module, "SHORT", float("inf"))
+    inside.burst_clock_by(monkeypatch, lambda: now[0])
+    inside.tune(monkeypatch, burst_pause=float("inf"))
 
     def work(*pauses: float) -> list[bool]:
         """Statements while somebody waits; whether each was followed by a burst."""
@@ -314,37 +305,37 @@ def test_haste_is_learned_for_each_pause_of_the_work(
                 with transaction.atomic(using=single.alias):
                     pid(single)
                     waiting = Waiting(single)
-                aside.append(bool(single.aside))
-                if single.aside:  # somebody takes it
-                    module.give_back(module.popped(single.aside))
+                aside.append(bool(inside.aside(single)))
+                if inside.aside(single):  # somebody takes it
+                    inside.give_back(inside.popped(inside.aside(single)))
                 waiting.served()
                 now[0] += pause
         return aside
 
     short, long = 0.0001, 1.0
     assert work(long, short, short) == [False, False, False]
-    assert single.haste[1:5] == [-LOSS, 1, 0, 0]
+    assert inside.haste(single)[1:5] == [-inside.loss(), 1, 0, 0]
     assert work(long, short, short) == [False, True, False]
-    assert single.haste[1:5] == [-LOSS, 2, 0, 0]
+    assert inside.haste(single)[1:5] == [-inside.loss(), 2, 0, 0]
     # What was given back while nobody waited says nothing.
     with scope("work"):
         for _ in range(4):
             pid(single)
             now[0] += long
-    assert single.haste[1:5] == [-LOSS, 2, 0, 0]
+    assert inside.haste(single)[1:5] == [-inside.loss(), 2, 0, 0]
     # And what is not so any more is learned anew.
-    single.haste[1:3] = [-1, 0]
+    inside.haste(single)[1:3] = [-1, 0]
     for _ in range(2):
         assert work(short, short) == [False, False]
     assert work(short, short) == [True, False]
     # Nor is it worth anything when the work ends there.
-    assert single.haste[1] == 2
+    assert inside.haste(single)[1] == 2
     assert work(short) == [True]
-    assert single.haste[1] == 1
+    assert inside.haste(single)[1] == 1
     assert work(short) == [True]
     for _ in range(2):
         assert work(short) == [False]
-        assert single.haste[1] == 0
+        assert inside.haste(single)[1] == 0
 
 
 @pytest.mark.usefixtures("patient")
@@ -352,12 +343,12 @@ def test_what_has_died_meanwhile_is_replaced(
     single: Any, cluster: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with a_burst(single) as waiting:
-        (conn,) = single.aside
+        (conn,) = inside.aside(single)
         backend = conn.info.backend_pid
         del conn
         cluster.execute(f"SELECT pg_terminate_backend({backend})")
         wait_until(lambda: connected(cluster, single) == 0, "it is gone")
-        monkeypatch.setattr(early, "SHORT", 0.0)  # that was no moment
+        inside.tune(monkeypatch, burst_trust=0.0)  # that was no moment
         assert pid(single) != backend
     # Not before: who met the dead connection first stands in line anew, and may come second.
     assert waiting.served() != backend
@@ -368,12 +359,12 @@ def test_after_a_moment_it_is_not_asked_whether_it_is_alive(
     single: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[Any] = []
-    monkeypatch.setattr(early, "is_alive", lambda slot: asked.append(slot) or True)
+    inside.asking_whether_alive_by(monkeypatch, lambda slot: asked.append(slot) or True)
     with a_burst(single) as waiting:
         pid(single)
         assert asked == []
-        assert single.aside
-        monkeypatch.setattr(early, "SHORT", 0.0)
+        assert inside.aside(single)
+        inside.tune(monkeypatch, burst_trust=0.0)
         pid(single)
         assert len(asked) == 1
     waiting.served()
@@ -392,15 +383,15 @@ def test_state_stays_with_its_owner_and_goes_nowhere_else(single: Any) -> None:
 @pytest.mark.usefixtures("patient")
 def test_modes_and_pins_go_on_with_what_was_set_aside(single: Any) -> None:
     with a_burst(single) as waiting:
-        (first,) = single.aside
+        (first,) = inside.aside(single)
         with hold("request", single.alias):
             pid(single)
             assert single.connection is first
-        assert single.aside == [first]
+        assert inside.aside(single) == [first]
         with pinned(single.alias):
             pid(single)
             assert single.connection is first
-        assert single.aside == [first]
+        assert inside.aside(single) == [first]
         del first
         assert waiting.pid == 0
     waiting.served()
@@ -411,7 +402,7 @@ def test_a_scope_inside_gives_back_at_its_end(single: Any) -> None:
     with a_burst(single) as waiting:
         with scope("inside"):
             pid(single)
-            assert single.aside
+            assert inside.aside(single)
         assert waiting.served()
         assert pid(single)
 
@@ -421,15 +412,15 @@ def test_a_scope_inside_gives_back_at_its_end(single: Any) -> None:
 @pytest.mark.usefixtures("patient")
 def test_a_child_has_nothing_set_aside(single: Any) -> None:
     with a_burst(single) as waiting:
-        (conn,) = single.aside
+        (conn,) = inside.aside(single)
         backend = conn.info.backend_pid
         del conn
         child = os.fork()
         if not child:
             status = 1
             try:
-                assert not bursts.aside
-                assert single.aside is None
+                assert not inside.bursts().aside
+                assert inside.aside(single) is None
                 assert pid(single) != backend
                 status = 0
             finally:
@@ -482,13 +473,13 @@ def what_the_collector_ends(wrapper: Any) -> Callable[[], None]:
 
 
 @pytest.mark.usefixtures("patient", "awaited")
-@pytest.mark.parametrize("haste", [LOSS, -LOSS], ids=["aside", "back"])
+@pytest.mark.parametrize("sign", [1, -1], ids=["aside", "back"])
 @pytest.mark.parametrize("at_the_end", [False, True], ids=["begins", "ends"])
 @pytest.mark.parametrize("handler", [a_statement_of_a_signal_handler, what_the_collector_ends])
 def test_who_comes_by_between_two_instructions_pauses_in_the_place_of_the_other(
-    single: Any, monkeypatch: pytest.MonkeyPatch, handler: Any, at_the_end: bool, haste: int
+    single: Any, monkeypatch: pytest.MonkeyPatch, handler: Any, at_the_end: bool, sign: int
 ) -> None:
-    real, todo = early.monotonic, []
+    real, todo = time.monotonic, []
 
     def clock() -> float:
         while todo and at_the_end == (single.connection is not None):
@@ -496,16 +487,16 @@ def test_who_comes_by_between_two_instructions_pauses_in_the_place_of_the_other(
         return real()
 
     with scope("work"):
-        single.haste = [haste] * PAUSES
+        inside.hasten(single, sign * inside.loss())
         value(single, "SELECT 1")
         handle = handler(single)
-        monkeypatch.setattr(early, "monotonic", clock)
+        inside.burst_clock_by(monkeypatch, clock)
         todo.append(handle)
         value(single, "SELECT 1")
         assert not todo
         assert single.connection is None
-        with_one = [aside for _, aside in bursts.aside if aside]
-        assert len(with_one) == (1 if haste > 0 else 0)
+        with_one = [aside for _, aside in inside.bursts().aside if aside]
+        assert len(with_one) == (1 if sign > 0 else 0)
         assert on_loan(single) == len(with_one)
         assert pid(single)
     assert on_loan(single) == 0
@@ -515,7 +506,7 @@ def test_who_comes_by_between_two_instructions_pauses_in_the_place_of_the_other(
 def test_what_others_have_borrowed_meanwhile_is_left_to_them(
     single: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, borrowed = early.monotonic, []
+    real, borrowed = time.monotonic, []
 
     def clock() -> float:
         if not borrowed and single.connection is not None:  # at the end of a statement
@@ -526,7 +517,7 @@ def test_what_others_have_borrowed_meanwhile_is_left_to_them(
 
     with scope("work"):
         value(single, "SELECT 1")
-        monkeypatch.setattr(early, "monotonic", clock)
+        inside.burst_clock_by(monkeypatch, clock)
         value(single, "SELECT 1")
     assert borrowed[0]._pool is single.pool
     assert on_loan(single) == 1
@@ -537,9 +528,9 @@ def test_what_others_have_borrowed_meanwhile_is_left_to_them(
 def test_a_signal_handler_in_the_middle_of_setting_aside_goes_on(
     single: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bursts, "aside", once := Once())
+    monkeypatch.setattr(inside.bursts(), "aside", once := Once())
     with scope("work"):
-        single.haste = [LOSS] * PAUSES
+        inside.hasten(single)
         backend = pid(single)
         found = []
         once.appended = lambda: found.append(pid(single))
@@ -560,7 +551,7 @@ def test_the_work_may_end_while_it_is_about_to_go_on(
             in_thread(ends.pop())
 
     with a_burst(single) as waiting:
-        monkeypatch.setattr(early, "_get_running_loop", running_loop)
+        inside.looking_for_a_loop_by(monkeypatch, running_loop)
         assert pid(single)
         waiting.served()
     assert on_loan(single) == 0
@@ -570,16 +561,16 @@ def test_the_work_may_end_while_it_is_about_to_go_on(
 def test_an_error_of_a_signal_handler_keeps_nothing(
     single: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, errors = early.is_alive, [SystemExit]
+    errors = [SystemExit]
 
     def alive(slot: Any) -> bool:
         while errors:
             raise errors.pop()
-        return real(slot)
+        return inside.whether_alive(slot)
 
     with a_burst(single) as waiting:
-        monkeypatch.setattr(early, "is_alive", alive)
-        monkeypatch.setattr(early, "SHORT", 0.0)  # or nobody would ask
+        inside.asking_whether_alive_by(monkeypatch, alive)
+        inside.tune(monkeypatch, burst_trust=0.0)  # or nobody would ask
         try:
             pid(single)
         except SystemExit:
@@ -594,9 +585,9 @@ def test_what_is_taken_up_after_the_end_of_the_work_is_recalled(
     single: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recalled: list[Any] = []
-    monkeypatch.setattr(early.recaller, "soon", recalled.append)
+    inside.recall_soon_by(monkeypatch, recalled.append)
     with scope("work"):
-        single.haste = [LOSS] * PAUSES
+        inside.hasten(single)
         pid(single)
         work = scopes.current.get()
         assert work is not None
@@ -610,20 +601,20 @@ def test_what_is_taken_up_after_the_end_of_the_work_is_recalled(
 def test_what_is_taken_up_is_watched_for_max_hold_idle(databases: Databases) -> None:
     wrapper = databases.add(pool={"max_size": 1, "release": "transaction", "max_hold_idle": 60})
     with scope("work"):
-        wrapper.haste = [LOSS] * PAUSES
+        inside.hasten(wrapper)
         pid(wrapper)
-        early.recaller._watched.clear()
+        inside.watch_nobody()
         pid(wrapper)
-        assert wrapper._binding in early.recaller._watched
+        assert inside.is_watched(wrapper)
 
 
 @pytest.mark.usefixtures("patient", "awaited")
 def test_a_database_that_nobody_may_use_is_not_used_by_what_is_aside(single: Any) -> None:
     with scope("work"):
-        single.haste = [LOSS] * PAUSES
+        inside.hasten(single)
         pid(single)
         assert on_loan(single) == 1
-        recall.take_back(single._binding)
+        inside.take_back(single)
         assert on_loan(single) == 0
 
 
@@ -638,7 +629,7 @@ def test_the_maintenance_thread_cleans_no_session_itself(databases: Databases) -
         }
     )
     with scope("work"):
-        wrapper.haste = [LOSS] * PAUSES
+        inside.hasten(wrapper)
         pid(wrapper)
         threads.clear()
         wait_until(lambda: threads, "it is given back")
@@ -659,16 +650,16 @@ def test_the_event_loop_gives_nothing_back_itself(databases: Databases) -> None:
 
     def statement() -> Any:
         own = connections[wrapper.alias]
-        own.haste = [LOSS] * PAUSES
+        inside.hasten(own)
         pid(own)
-        assert own.aside
+        assert inside.aside(own)
         return own
 
     async def main() -> None:
         async with scope("work"):
             own = await sync_to_async(statement)()
             assert not threads
-        assert own.aside is None
+        assert inside.aside(own) is None
         assert threads
         assert threading.get_ident() not in threads
 
@@ -679,13 +670,13 @@ def test_the_event_loop_gives_nothing_back_itself(databases: Databases) -> None:
 @pytest.mark.usefixtures("patient", "awaited")
 def test_between_two_parts_of_a_stream_nothing_is_aside(single: Any) -> None:
     def body() -> Iterator[bytes]:
-        single.haste = [LOSS] * PAUSES
+        inside.hasten(single)
         for _ in range(2):
             pid(single)
-            assert single.aside
+            assert inside.aside(single)
             yield b"part"
 
-    for _ in middleware._each(body(), "stream"):
+    for _ in inside.parts_of(body(), "stream"):
         assert on_loan(single) == 0
     assert on_loan(single) == 0
 
@@ -698,9 +689,9 @@ def test_between_two_parts_of_an_async_stream_nothing_is_aside(databases: Databa
 
     def statement() -> None:
         own = connections[wrapper.alias]
-        own.haste = [LOSS] * PAUSES
+        inside.hasten(own)
         pid(own)
-        assert own.aside
+        assert inside.aside(own)
 
     async def main() -> None:
         async with scope("work"):
@@ -718,57 +709,57 @@ def test_between_two_parts_of_an_async_stream_nothing_is_aside(databases: Databa
 def test_who_empties_it_while_the_maintenance_thread_looks_does_not_end_the_watch(
     single: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bursts, "aside", once := Once())
+    monkeypatch.setattr(inside.bursts(), "aside", once := Once())
     with scope("work"):
-        single.haste = [LOSS] * PAUSES
+        inside.hasten(single)
         pid(single)
         once.asked = once.clear
-        bursts.tick()
-        bursts.tick()
-        assert not bursts.is_watched
+        inside.bursts().tick()
+        inside.bursts().tick()
+        assert not inside.bursts().is_watched
         pid(single)
-        assert bursts.is_watched
-        assert module.maintenance._deadlines[bursts._self] < float("inf")
+        assert inside.bursts().is_watched
+        assert inside.is_burst_due()
 
 
 @pytest.mark.usefixtures("patient", "awaited", "unwatched")
 def test_who_relies_on_the_watch_as_it_ends_is_watched(
     single: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    dismiss, late = module.maintenance.dismiss, [lambda: pid(single)]
+    late = [lambda: pid(single)]
 
-    def dismissed(which: Any) -> None:
+    def dismissed(dismiss: Callable[[], None]) -> None:
         while late:
             late.pop()()
-        dismiss(which)
+        dismiss()
 
     with scope("work"):
-        single.haste = [LOSS] * PAUSES
+        inside.hasten(single)
         pid(single)
-        bursts.aside.clear()
-        monkeypatch.setattr(module.maintenance, "dismiss", dismissed)
-        bursts.tick()
-        assert bursts.aside
-        assert bursts.is_watched
-        assert module.maintenance._deadlines[bursts._self] < float("inf")
+        inside.bursts().aside.clear()
+        inside.dismissing_by(monkeypatch, dismissed)
+        inside.bursts().tick()
+        assert inside.bursts().aside
+        assert inside.bursts().is_watched
+        assert inside.is_burst_due()
 
 
 def test_two_who_collect_lose_nothing_that_is_young(monkeypatch: pytest.MonkeyPatch) -> None:
     old, young = (0.0, [None]), (float("inf"), [None])
-    monkeypatch.setattr(bursts, "aside", deque([old, young]))
+    monkeypatch.setattr(inside.bursts(), "aside", deque([old, young]))
     # Another thread is faster.
-    monkeypatch.setattr(module, "popped", lambda aside: bursts.aside.remove(old) or [])
+    inside.popping_by(monkeypatch, lambda aside: inside.bursts().aside.remove(old) or [])
 
-    bursts.collect(10.0)
-    assert list(bursts.aside) == [young]
+    inside.bursts().collect(10.0)
+    assert list(inside.bursts().aside) == [young]
 
 
 @pytest.mark.usefixtures("patient", "awaited")
 def test_an_error_of_a_signal_handler_before_giving_back_keeps_nothing(single: Any) -> None:
     with scope("work"):
-        single.haste = [-LOSS] * PAUSES
+        inside.hasten(single, -inside.loss())
         try:
-            with mock.patch.object(type(single), "_hand_back", side_effect=SystemExit):
+            with inside.handing_back_by(single, side_effect=SystemExit):
                 pid(single)
         except SystemExit:
             assert on_loan(single) == 0
@@ -792,32 +783,23 @@ def test_owners_and_takers_never_use_a_connection_together(
     """Truth: the answers, the server's count of connections, and the pool's of loans."""
     size, threads, pieces = 2, 12, 60
     spare = databases.add(pool={"max_size": size, "release": "transaction", "timeout": DEADLINE})
-    monkeypatch.setattr(module, "SHORT", 0.0003)
-    monkeypatch.setattr(module, "LOOK", 0.002)
+    inside.tune(monkeypatch, burst_pause=0.0003, burst_look=0.002)
     taken: list[int] = []
-    give_back = module.give_back
 
     def counted(connections: list[Any]) -> None:
         taken.append(len(connections))
-        give_back(connections)
+        inside.give_back(connections)
 
-    monkeypatch.setattr(module, "give_back", counted)
+    inside.giving_back_late_by(monkeypatch, counted)
     went_on: list[bool] = []
-    goes_on = early.EarlyReleaseMixin._goes_on
-
-    def seen_to_go_on(wrapper: Any) -> bool:
-        went = goes_on(wrapper)
-        went_on.append(went)
-        return went
-
-    monkeypatch.setattr(early.EarlyReleaseMixin, "_goes_on", seen_to_go_on)
+    inside.noting_who_goes_on(monkeypatch, went_on.append)
 
     def work(number: int) -> None:
         chance = random.Random(number)
         own = connections[spare.alias]
         for piece in range(pieces):
             with scope(f"{number}, {piece}"):
-                own.haste = [LOSS] * PAUSES
+                inside.hasten(own)
                 for _ in range(chance.randrange(1, 6)):
                     mark = chance.randrange(10**6)
                     if chance.random() < 0.3:

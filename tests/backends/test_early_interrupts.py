@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import gc
-import linecache
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from pathlib import Path
-from types import FrameType
 from typing import Any
 from unittest import mock
 
@@ -15,26 +12,18 @@ import pytest
 from django.db import DatabaseError, transaction
 
 import django_connpool
-from django_connpool.backends import bursts as bursts_module
-from django_connpool.backends import early, mixin
-from django_connpool.backends.bursts import PAUSES, bursts
 from django_connpool.pool import ConnectionPool
+from tests import inside
 from tests.databases import Databases, in_thread, value
-from tests.interrupter import Interrupter
+from tests.interrupter import Interrupter, is_safe
 
-CODE = {str(Path(module.__file__ or "")) for module in (early, mixin, bursts_module)}
+CODE = inside.code_of_releasing()
 
 
 def interrupter(n: int) -> Interrupter:
     return Interrupter(
-        n, KeyboardInterrupt, lambda frame: frame.f_code.co_filename in CODE, _is_safe
+        n, KeyboardInterrupt, lambda frame: frame.f_code.co_filename in CODE, is_safe
     )
-
-
-def _is_safe(frame: FrameType) -> bool:
-    """Whether no interrupt strikes here: the interpreter looks for signals after calls only."""
-    line = linecache.getline(frame.f_code.co_filename, frame.f_lineno).strip()
-    return line in ("try:", "self.kept -= 1")
 
 
 def statements(wrapper: Any) -> None:
@@ -93,10 +82,10 @@ def little_garbage() -> Iterator[None]:
 def burst(wrapper: Any) -> None:
     somebody_waits = mock.patch.object(ConnectionPool, "is_awaited", True)
     with django_connpool.scope("a burst"), somebody_waits:
-        wrapper.haste = [1] * PAUSES
+        inside.hasten(wrapper, 1)
         statements(wrapper)
-        wrapper.haste = [1] * PAUSES
-        bursts.collect(float("inf"))
+        inside.hasten(wrapper, 1)
+        inside.bursts().collect(float("inf"))
         statements(wrapper)
 
 

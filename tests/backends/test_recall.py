@@ -16,8 +16,7 @@ from unittest import mock
 import pytest
 from django.db import InterfaceError, connections, transaction
 
-from django_connpool import registry
-from django_connpool.backends import recall
+from tests import inside
 from tests.cluster import Server
 from tests.databases import (
     DEADLINE,
@@ -77,17 +76,8 @@ def recalled(wrapper: Any) -> bool:
 def looked_at() -> None:
     """Have the maintenance thread look often enough for whatever it may take."""
     looks: list[float] = []
-    tick = recall.recaller.tick
-
-    def counted() -> None:
-        tick()
-        looks.append(time.monotonic())
-
-    recall.recaller.tick = counted  # type: ignore[method-assign]
-    try:
+    with inside.recall_ticks(lambda: looks.append(time.monotonic())):
         wait_until(lambda: len(looks) > 2 and looks[-1] - looks[0] > 3 * IDLE, "looks", DEADLINE)
-    finally:
-        recall.recaller.tick = tick  # type: ignore[method-assign]
 
 
 def test_an_idle_thread_gives_back_and_its_next_query_borrows_again(
@@ -201,17 +191,17 @@ def test_a_thread_that_is_not_idle_for_so_long_keeps_its_connection(
 ) -> None:
     spare = databases.add(pool={"max_size": 1, "max_hold_idle": 60})
     lingering.does(mine)
-    (wrapper,) = [wrapper for wrapper in registry.users(spare._bind()) if wrapper is not spare]
+    (wrapper,) = [wrapper for wrapper in inside.users(spare) if wrapper is not spare]
     now = time.monotonic()
-    recall.recaller._recall_idle(now, taken := [])
-    recall.recaller._recall_idle(now + 59, taken)
-    assert (on_loan(spare), wrapper.parked is not None, taken) == (1, True, [])
+    inside.recall_idle(now, taken := [])
+    inside.recall_idle(now + 59, taken)
+    assert (on_loan(spare), inside.parked(wrapper) is not None, taken) == (1, True, [])
 
     # Used a moment before its time: it begins anew.
     assert lingering.does(mine)
-    recall.recaller._recall_idle(now + 61, taken)
+    inside.recall_idle(now + 61, taken)
     assert not taken
-    recall.recaller._recall_idle(now + 122, taken)
+    inside.recall_idle(now + 122, taken)
     assert len(taken) == 1
     spare.pool.putconn(taken.pop())
 
@@ -256,9 +246,7 @@ def test_a_step_that_was_begun_with_a_connection_ends_with_another(
 
     def take(*args: Any) -> None:
         monkeypatch.undo()
-        with recall._lock:
-            recall._take(calm, 0, 0.0, taken)
-            assert recall._take(calm, 0, 0.0, taken)
+        assert inside.take(calm, taken)
         calm.pool.putconn(taken.pop())
 
     if step == "create_cursor":
@@ -292,9 +280,9 @@ def test_an_owner_that_gives_back_while_it_is_looked_at_has_given_back(calm: Any
         calm.connection = None
         return 99
 
-    with pytest.MonkeyPatch.context() as patch, recall._lock:
-        patch.setattr(recall, "_count", interrupted)
-        recall._park(calm, 0.0)
+    with pytest.MonkeyPatch.context() as patch, inside.recalling():
+        inside.counting_by(patch, interrupted)
+        inside.park(calm)
     assert calm.connection is None
     calm.connection = borrowed
 
@@ -306,16 +294,16 @@ def test_what_is_left_over_is_noted_also_while_it_is_being_parked(
     ends: list[threading.Thread] = []
 
     def counted(connection: Any) -> int:
-        ends.append(threading.Thread(target=recall.recaller.soon, args=(calm,)))
+        ends.append(threading.Thread(target=inside.recall_soon, args=(calm,)))
         ends[0].start()
         ends[0].join(0.1)  # it has to wait, and is over at once if it does not
-        return recall._ONE_VARIABLE
+        return inside.count_at_rest()
 
-    with recall._lock:
-        monkeypatch.setattr(recall, "_count", counted)
-        recall._park(calm, time.monotonic())
+    with inside.recalling():
+        inside.counting_by(monkeypatch, counted)
+        inside.park(calm, time.monotonic())
         monkeypatch.undo()
-        assert calm.parked is not None
+        assert inside.parked(calm) is not None
     ends[0].join(DEADLINE)
     wait_until(lambda: recalled(calm), "the connection is given back", DEADLINE)
 
@@ -331,10 +319,9 @@ def test_what_does_not_let_itself_be_compared_is_left_alone(calm: Any) -> None:
     """And keeps nobody from taking the others."""
     pid(calm)
     calm.connection.prepare_threshold = Incomparable()
-    assert not recall.is_at_rest(calm)
-    with recall._lock:
-        recall._park(calm, time.monotonic())
-    assert calm.parked is None
+    assert not inside.is_at_rest(calm)
+    inside.park(calm, time.monotonic())
+    assert inside.parked(calm) is None
     calm.connection.prepare_threshold = 5
 
 
@@ -343,9 +330,9 @@ def test_an_interrupt_while_loans_are_taken_back_loses_none(
 ) -> None:
     pid(calm)
     interrupted = mock.Mock(end_burst=mock.Mock(side_effect=KeyboardInterrupt))
-    monkeypatch.setattr(recall.registry, "users", lambda binding: iter([calm, interrupted]))
+    inside.users_are(monkeypatch, calm, interrupted)
     with pytest.raises(KeyboardInterrupt) as caught:
-        recall.take_back(calm._bind())
+        inside.take_back(calm)
     assert on_loan(calm) == 0
     assert calm.pool.get_stats()["loans_reclaimed"] == 0
     del caught  # whose frames know the connection
@@ -357,15 +344,13 @@ def test_what_was_taken_goes_back_whatever_happens(
     pid(calm)
 
     def fails(now: float, taken: list[Any]) -> float:
-        with recall._lock:
-            for _ in range(2):  # it is parked, it is taken
-                recall._take(calm, 0.0, now, taken)
+        inside.take(calm, taken, now)
         raise RuntimeError("on purpose")
 
-    monkeypatch.setattr(recall.recaller, "_recall_idle", fails)
+    inside.recall_idle_by(monkeypatch, fails)
     monkeypatch.setattr(threading.Thread, "start", mock.Mock(side_effect=RuntimeError))
     with pytest.raises(RuntimeError, match="on purpose"):
-        recall.recaller.tick()
+        inside.recall_tick()
     assert on_loan(calm) == 0
     assert calm.pool.get_stats()["loans_reclaimed"] == 0
 
@@ -375,9 +360,8 @@ def test_a_thread_that_ends_with_a_parked_connection_gives_it_back(
 ) -> None:
     def work() -> None:
         mine()
-        with recall._lock:
-            recall._take(connections["spare"], 60, time.monotonic(), [])
-        assert connections["spare"].parked is not None
+        inside.look(connections["spare"], 60, time.monotonic(), [])
+        assert inside.parked(connections["spare"]) is not None
 
     in_thread(work)
     gc.collect()
@@ -391,15 +375,13 @@ def test_a_thread_that_ends_when_its_connection_was_just_taken_loses_nothing(
 
     def work() -> None:
         mine()
-        with recall._lock:
-            for _ in range(2):  # it parks, it takes
-                recall._take(connections["spare"], 0.0, time.monotonic(), taken)
+        inside.take(connections["spare"], taken, time.monotonic())
 
     in_thread(work)
     gc.collect()
     calm.pool.tick()
     assert on_loan(calm) == len(taken) == 1
-    recall.give_back(taken)
+    inside.give_back(taken)
     assert on_loan(calm) == 0
     assert not caplog.messages
     assert calm.pool.get_stats()["loans_reclaimed"] == 0
@@ -411,7 +393,7 @@ def test_the_maintenance_thread_is_not_kept_by_what_is_over(
     lingering.does(mine)
     wait_until(lambda: recalled(spare), "the connection is given back", DEADLINE)
     wait_until(
-        lambda: recall.recaller._self not in recall.maintenance._deadlines,
+        lambda: not inside.is_recall_due(),
         "nothing more to look at",
         DEADLINE,
     )
@@ -431,14 +413,14 @@ def test_recalling_at_every_instruction_harms_no_statement(
     def hammer() -> None:
         nonlocal recalls
         while not stop.is_set():
-            for wrapper in registry.users(spare._bind()):
+            for wrapper in inside.users(spare):
                 taken: list[Any] = []
-                with recall._lock:
+                with inside.recalling():
                     for _ in range(2):  # it parks, it takes
-                        if recall._in_hand(wrapper) is not None:
-                            recall._take(wrapper, 0.0, time.monotonic(), taken)
+                        if inside.in_hand(wrapper) is not None:
+                            inside.look(wrapper, 0.0, time.monotonic(), taken)
                 recalls += len(taken)
-                recall.give_back(taken)
+                inside.give_back(taken)
 
     def work(number: int) -> int:
         chance = random.Random(number)

@@ -7,7 +7,6 @@ import ctypes
 import gc
 import inspect
 import itertools
-import linecache
 import logging
 import random
 import sys
@@ -16,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -27,22 +26,15 @@ from psycopg import OperationalError, ProgrammingError
 from psycopg.pq import ExecStatus, TransactionStatus
 
 import django_connpool.pool
-from django_connpool.pool import ConnectionPool, PoolClosed, PoolTimeout, TooManyRequests, outage
-from django_connpool.pool.lending import Lending
-from django_connpool.pool.line import COUNT_AT
-from django_connpool.pool.loan import Loan
-from django_connpool.pool.maintenance import maintenance
-from django_connpool.pool.queue import Waiter, WaitQueue
-from django_connpool.pool.slot import IDLE, ON_LOAN, Slot
-from tests.interrupter import Interrupter, trail
+from django_connpool.pool import ConnectionPool, PoolClosed, PoolTimeout, TooManyRequests
+from tests import inside
+from tests.interrupter import Interrupter, is_safe, trail
 
 from .fake import FakeServer, fake_pool
 
 pytestmark = pytest.mark.stress
 
 POOL_CODE = str(Path(django_connpool.pool.__file__).parent)
-FINALIZERS = {"__del__", "connection_died", "_wake_maintenance"}
-NOTES = ("self._strays.append(", "self._dropped.append(")
 DEADLINE = 60.0  # seconds until something that does not happen is called a failure
 
 
@@ -55,43 +47,9 @@ def _is_of_the_pool(frame: FrameType) -> bool:
 
 
 def _is_safe(frame: FrameType) -> bool:
-    """Whether this line gives the lock back, or does nothing: no interrupt strikes there.
-
-    The interpreter looks for signals after calls and at the start of loops and functions,
-    so never between the last instruction of the body and the release of the lock, nor before
-    the first call in an `except` clause has returned, when what is called is not Python code.
-    And what strikes a finalizer goes nowhere.
-    """
-    if FINALIZERS & {entry.partition(":")[0] for entry in trail(frame, _is_of_the_pool)}:
-        return True
-    if frame.f_lineno in safe_in_handlers(frame.f_code.co_filename):
-        return True
-    line = linecache.getline(frame.f_code.co_filename, frame.f_lineno).strip()
-    if line.startswith("try:") or line in ("finally:", "lock.release()"):
-        return True
-    if not line.startswith("with self._lock"):
-        return False
-    lock = frame.f_locals["self"]._lock
-    return bool(lock._is_owned() if hasattr(lock, "_is_owned") else lock.locked())
-
-
-@cache
-def safe_in_handlers(filename: str) -> set[int]:
-    """The lines of a module's `except` clauses at which the interpreter does not look for signals.
-
-    Those on which a note is made of what was in hand when an error came; and a `return` that
-    computes nothing, at which an error raised by a trace function would have the interpreter
-    believe for ever that the one before is still being handled.
-    """
-    lines: set[int] = set()
-    for handler in ast.walk(ast.parse(Path(filename).read_text())):
-        if isinstance(handler, ast.ExceptHandler):
-            for node in ast.walk(handler):
-                if isinstance(node, ast.stmt) and ast.unparse(node).startswith(NOTES):
-                    lines |= {*range(handler.lineno, node.lineno + 1)}
-                if isinstance(node, ast.Return) and isinstance(node.value, ast.Constant):
-                    lines.add(node.lineno)
-    return lines
+    """Whether no interrupt strikes there. And what strikes a finalizer goes nowhere."""
+    running = {entry.partition(":")[0] for entry in trail(frame, _is_of_the_pool)}
+    return not running.isdisjoint(inside.FINALIZERS) or is_safe(frame)
 
 
 def until(condition: Callable[[], Any]) -> None:
@@ -110,7 +68,7 @@ class Rival:
         self.served = False
         self.thread = threading.Thread(target=self._run, daemon=True)
         self.thread.start()
-        until(lambda: self.served or pool._queue)
+        until(lambda: self.served or inside.has_waiters(pool))
 
     def _run(self) -> None:
         self.pool.putconn(self.pool.getconn(timeout=DEADLINE))
@@ -139,7 +97,7 @@ class Holder:
     def _run(self) -> None:
         conn = self.pool.getconn()
         self.holds.set()
-        until(lambda: self.over or (self.looks and self.pool._queue))
+        until(lambda: self.over or (self.looks and inside.has_waiters(self.pool)))
         self.give_back(conn)
 
     def release(self) -> None:
@@ -177,7 +135,7 @@ def no_connection(pool: ConnectionPool[Any]) -> Iterator[Step]:
 @contextmanager
 def dead_connections(pool: ConnectionPool[Any]) -> Iterator[Step]:
     give_back(*[pool.getconn() for _ in range(pool.max_size)])
-    pool._slots.copy().pop().pgconn.server.kill_all()
+    server_of(pool).kill_all()
     yield borrow_and_give_back
 
 
@@ -201,56 +159,59 @@ def somebody_waiting(pool: ConnectionPool[Any]) -> Iterator[Step]:
 def somebody_waiting_behind_who_was_served(pool: ConnectionPool[Any]) -> Iterator[Step]:
     """Whom an interrupt has kept in line."""
     with somebody_waiting(pool) as step:
-        served = Waiter(0.0, 0)
-        served.slot = next(iter(pool._slots))
-        pool._queue.appendleft(served)
+        inside.stands_first(pool, next(iter(inside.slots(pool))))
         yield step
 
 
 @contextmanager
 def somebody_waiting_for_a_dirty_one(pool: ConnectionPool[Any]) -> Iterator[Step]:
     with somebody_waiting(pool) as step:
-        for slot in pool._slots:
-            slot.ref().execute()
-            slot.ref().read_only = True
+        for slot in inside.slots(pool):
+            conn = inside.conn_of(slot)
+            conn.execute()
+            conn.read_only = True
+        del conn
         yield step
 
 
 @contextmanager
 def somebody_waiting_for_a_broken_one(pool: ConnectionPool[Any]) -> Iterator[Step]:
     with somebody_waiting(pool) as step:
-        for slot in pool._slots:
-            slot.pgconn.server.kill(slot.pgconn)
-            slot.pgconn.lose()
+        for slot in inside.slots(pool):
+            pgconn = inside.pgconn_of(slot)
+            pgconn.server.kill(pgconn)
+            pgconn.lose()
+        del pgconn
         yield step
 
 
 @contextmanager
 def an_expired_connection(pool: ConnectionPool[Any]) -> Iterator[Step]:
     pool.putconn(pool.getconn())
-    pool._idle[0].retire_at = pool._idle[0].vet_at = 0.0
+    for slot in inside.idle(pool):
+        inside.expire(slot)
+        inside.vet(slot)
     yield borrow_and_give_back
 
 
 @contextmanager
 def a_connection_to_ping(pool: ConnectionPool[Any]) -> Iterator[Step]:
-    pool._ping_after = 0.0
+    inside.change(pool, ping_after=0.0)
     pool.putconn(pool.getconn())
     yield borrow_and_give_back
 
 
 @contextmanager
 def connections_that_do_not_answer(pool: ConnectionPool[Any]) -> Iterator[Step]:
-    pool._ping_after = 0.0
+    inside.change(pool, ping_after=0.0)
     give_back(*[pool.getconn() for _ in range(pool.max_size)])
-    for slot in pool._slots:  # lost without a word on their sockets
-        slot.pgconn.server.connections.discard(slot.pgconn)
+    server_of(pool).connections.clear()  # lost without a word on their sockets
     yield borrow_and_give_back
 
 
 @contextmanager
 def a_check_that_passes(pool: ConnectionPool[Any]) -> Iterator[Step]:
-    pool._ping_after, pool._check = 0.0, lambda conn: conn.execute()
+    inside.change(pool, ping_after=0.0, check=lambda conn: conn.execute())
     pool.putconn(pool.getconn())
     yield borrow_and_give_back
 
@@ -264,22 +225,22 @@ def a_check_that_exits(pool: ConnectionPool[Any]) -> Iterator[Step]:
             raise SystemExit
 
     def step(pool: ConnectionPool[Any]) -> None:
-        pool._ping_after, pool._check = 0.0, check
-        for slot in pool._idle:
-            slot.vet_at = 0.0
+        inside.change(pool, ping_after=0.0, check=check)
+        for slot in inside.idle(pool):
+            inside.vet(slot)
         try:
             for _ in range(2):
                 with suppress(SystemExit):
                     pool.getconn(timeout=0)
-                for slot in pool._idle[-1:]:
-                    slot.retire_at = 0.0
+                for slot in inside.idle(pool)[-1:]:
+                    inside.expire(slot)
         finally:
-            pool._ping_after, pool._check = 60.0, None
+            inside.change(pool, ping_after=60.0, check=None)
 
     give_back(*[pool.getconn() for _ in range(pool.max_size)])
-    with mock.patch.object(maintenance, "poke", lambda: None):  # it would find the expired one
+    with inside.maintenance_asleep():  # it would find the expired one
         yield step
-    maintenance.poke()
+    inside.wake_maintenance()
 
 
 @contextmanager
@@ -290,7 +251,7 @@ def a_check_that_fails(pool: ConnectionPool[Any]) -> Iterator[Step]:
         if one is conn:
             raise LookupError("not this one")
 
-    pool._ping_after, pool._check = 0.0, check
+    inside.change(pool, ping_after=0.0, check=check)
     pool.putconn(conn)
     yield borrow_and_give_back
 
@@ -349,7 +310,7 @@ def a_line_that_is_full(pool: ConnectionPool[Any]) -> Iterator[Step]:
 
 @contextmanager
 def a_server_that_is_down(pool: ConnectionPool[Any]) -> Iterator[Step]:
-    server = pool.kwargs["server"]  # type: ignore[index]
+    server = server_of(pool)
     server.state = "down"
 
     def step(pool: ConnectionPool[Any]) -> None:
@@ -357,7 +318,7 @@ def a_server_that_is_down(pool: ConnectionPool[Any]) -> Iterator[Step]:
             with suppress(OperationalError):
                 pool.getconn()
 
-    with mock.patch.object(outage, "FIRST_RETRY", 0.02):
+    with inside.tuned(first_retry=0.02):
         yield step
     server.state = "up"
     until(lambda: is_served(pool))
@@ -388,7 +349,7 @@ def a_pool_that_closes_meanwhile(pool: ConnectionPool[Any]) -> Iterator[Step]:
     conns = [pool.getconn() for _ in range(pool.max_size)]
 
     def close() -> None:
-        until(lambda: pool._queue or over)
+        until(lambda: inside.has_waiters(pool) or over)
         pool.close()
 
     over: list[bool] = []
@@ -408,23 +369,23 @@ def a_pool_that_closes_meanwhile(pool: ConnectionPool[Any]) -> Iterator[Step]:
 @contextmanager
 def what_a_dead_borrower_left(pool: ConnectionPool[Any]) -> Iterator[Step]:
     # Not for the maintenance thread: for the next who asks.
-    with mock.patch.object(maintenance, "poke", lambda: None):
+    with inside.maintenance_asleep():
         conns = [pool.getconn() for _ in range(pool.max_size)]
         conns.clear()
         yield borrow_and_give_back
-    maintenance.poke()
+    inside.wake_maintenance()
 
 
 @contextmanager
 def what_a_thread_that_ended_left(pool: ConnectionPool[Any]) -> Iterator[Step]:
     kept: list[Any] = []
-    with mock.patch.object(maintenance, "poke", lambda: None):
+    with inside.maintenance_asleep():
         borrow = threading.Thread(target=lambda: kept.extend([pool.getconn(), pool.getconn()]))
         borrow.start()
         borrow.join()
         del kept[0]  # of which there are two things to say then
         yield borrow_and_give_back
-    maintenance.poke()
+    inside.wake_maintenance()
 
 
 @contextmanager
@@ -439,12 +400,12 @@ def a_dead_borrower_before_who_does_not_wait(pool: ConnectionPool[Any]) -> Itera
 
 @contextmanager
 def given_back_by_a_finalizer(pool: ConnectionPool[Any], conns: list[Any]) -> Iterator[None]:
-    with mock.patch.object(maintenance, "poke", lambda: None):
-        with pool._lock:
+    with inside.maintenance_asleep():
+        with inside.lock(pool):
             give_back(*conns)
         conns.clear()
         yield
-    maintenance.poke()
+    inside.wake_maintenance()
 
 
 @contextmanager
@@ -465,18 +426,19 @@ def what_a_finalizer_gave_back_while_somebody_waits(pool: ConnectionPool[Any]) -
 @contextmanager
 def the_loan_after_which_they_are_counted(pool: ConnectionPool[Any]) -> Iterator[Step]:
     pool.putconn(pool.getconn())
-    for slot in pool._slots:
-        slot.watch.loan = COUNT_AT - 1
+    for slot in inside.slots(pool):
+        inside.be_counted_next(slot)
     yield borrow_and_give_back
 
 
 @contextmanager
 def leaks_that_are_watched(pool: ConnectionPool[Any]) -> Iterator[Step]:
-    pool.leak_after, pool._describe = 600.0, lambda: "GET /"
+    pool.leak_after = 600.0
+    inside.change(pool, describe=lambda: "GET /")
 
     def step(pool: ConnectionPool[Any]) -> None:
         conn = pool.getconn()
-        conn._slot.reported = True
+        inside.be_reported(conn)
         pool.putconn(conn)
 
     yield step
@@ -484,36 +446,36 @@ def leaks_that_are_watched(pool: ConnectionPool[Any]) -> Iterator[Step]:
 
 @contextmanager
 def a_session_to_clean(pool: ConnectionPool[Any]) -> Iterator[Step]:
-    pool._reset, pool._tidies_always = "always", True
+    inside.change(pool, reset="always", cleans_always=True)
     yield borrow_and_give_back
 
 
 @contextmanager
 def sessions_being_cleaned(pool: ConnectionPool[Any]) -> Iterator[Step]:
     """The one given back last is not clean yet, so that the other is preferred."""
-    pool._tidies_always = True
+    inside.change(pool, cleans_always=True)
     give_back(*[pool.getconn() for _ in range(pool.max_size)])
-    pool._idle[-1].pgconn.busy = 2
+    inside.pgconn_of(inside.idle(pool)[-1]).busy = 2
     yield borrow_and_give_back
 
 
 @contextmanager
 def the_only_session_being_cleaned(pool: ConnectionPool[Any]) -> Iterator[Step]:
-    pool._tidies_always = True
+    inside.change(pool, cleans_always=True)
     pool.putconn(pool.getconn())
     yield borrow_and_give_back
 
 
 @contextmanager
 def sessions_being_cleaned_for_who_waits(pool: ConnectionPool[Any]) -> Iterator[Step]:
-    pool._tidies_always = True
+    inside.change(pool, cleans_always=True)
     with all_held(pool):
         yield borrow_and_give_back
 
 
 @contextmanager
 def a_clean_up_that_fails(pool: ConnectionPool[Any]) -> Iterator[Step]:
-    pool._tidies_always = True
+    inside.change(pool, cleans_always=True)
     conn = pool.getconn()
     conn.pgconn.answers = ExecStatus.FATAL_ERROR
     pool.putconn(conn)
@@ -522,23 +484,23 @@ def a_clean_up_that_fails(pool: ConnectionPool[Any]) -> Iterator[Step]:
 
 @contextmanager
 def a_clean_up_that_dies(pool: ConnectionPool[Any]) -> Iterator[Step]:
-    pool._tidies_always = True
+    inside.change(pool, cleans_always=True)
     give_back(*[pool.getconn() for _ in range(pool.max_size)])
-    pool._slots.copy().pop().pgconn.server.kill_all()
+    server_of(pool).kill_all()
     yield borrow_and_give_back
 
 
 @contextmanager
 def a_callback_that_cleans(pool: ConnectionPool[Any]) -> Iterator[Step]:
-    pool._reset, pool._tidies_always, pool._restores = lambda conn: None, True, False
+    inside.change(pool, reset=lambda conn: None, cleans_always=True, restores=False)
     yield borrow_and_give_back
 
 
 @contextmanager
 def a_callback_that_cleans_badly(pool: ConnectionPool[Any]) -> Iterator[Step]:
-    pool._reset, pool._tidies_always, pool._restores = lambda conn: conn.execute(), True, False
+    inside.change(pool, reset=lambda conn: conn.execute(), cleans_always=True, restores=False)
     yield borrow_and_give_back
-    pool._reset, pool._tidies_always, pool._restores = None, False, True
+    inside.change(pool, reset=None, cleans_always=False, restores=True)
 
 
 @contextmanager
@@ -569,7 +531,7 @@ def a_loan_in_the_middle_of_a_statement(pool: ConnectionPool[Any], conn: Any) ->
 
 @lent
 def a_loan_that_cannot_be_cleaned(pool: ConnectionPool[Any], conn: Any) -> None:
-    pool._tidies_always = True
+    inside.change(pool, cleans_always=True)
     conn.pgconn.server.kill(conn.pgconn)
 
 
@@ -590,7 +552,7 @@ def a_loan_with_nothing_due(pool: ConnectionPool[Any], conn: Any) -> None:
 
 @lent
 def a_loan_past_its_life(pool: ConnectionPool[Any], conn: Any) -> None:
-    conn._slot.retire_at = 0.0
+    inside.expire(inside.slot_of(conn))
 
 
 @lent
@@ -602,7 +564,7 @@ def a_loan_of_a_closed_pool(pool: ConnectionPool[Any], conn: Any) -> None:
 def a_loan_left_in_a_transaction_where_that_is_an_error(
     pool: ConnectionPool[Any],
 ) -> Iterator[Step]:
-    pool._strict = True
+    inside.change(pool, strict=True)
     conn = pool.getconn()
     conn.execute()
 
@@ -654,7 +616,7 @@ def a_loan_given_back_inside_the_lock(pool: ConnectionPool[Any]) -> Iterator[Ste
     conns = [pool.getconn() for _ in range(pool.max_size)]
 
     def step(pool: ConnectionPool[Any]) -> None:
-        with pool._lock:
+        with inside.lock(pool):
             pool.putconn(conns.pop())
 
     yield step
@@ -677,25 +639,25 @@ def a_loan_the_pool_has_given_up(pool: ConnectionPool[Any]) -> Iterator[Step]:
 def a_loan_that_another_thread_gives_back_first(pool: ConnectionPool[Any]) -> Iterator[Step]:
     conn = pool.getconn()
     pool.drain()  # or this one would give back what somebody else has borrowed by then
-    clock = pool._clock
+    clock = inside.clock(pool)
 
     def give_back_if_lent() -> None:
         with suppress(ValueError):
             pool.putconn(conn)
 
     def slow_clock() -> float:
-        pool._clock = clock
+        inside.set_clock(pool, clock)
         faster = threading.Thread(target=give_back_if_lent)
         faster.start()
         faster.join(DEADLINE)
         return clock()
 
     def step(pool: ConnectionPool[Any]) -> None:
-        pool._clock = slow_clock
+        inside.set_clock(pool, slow_clock)
         pool.putconn(conn)
 
     yield step
-    pool._clock = clock
+    inside.set_clock(pool, clock)
 
 
 @contextmanager
@@ -763,8 +725,8 @@ def resize(pool: ConnectionPool[Any]) -> Any:
 
 def tick(pool: ConnectionPool[Any]) -> Any:
     def step(pool: ConnectionPool[Any]) -> None:
-        for slot in pool._slots:
-            slot.retire_at = 0.0
+        for slot in inside.slots(pool):
+            inside.expire(slot)
         pool.tick()
 
     return many_idle(pool, step)
@@ -785,7 +747,7 @@ def close(pool: ConnectionPool[Any]) -> Iterator[Step]:
 
     waiter = threading.Thread(target=wait, daemon=True)
     waiter.start()
-    until(lambda: pool._queue)
+    until(lambda: inside.has_waiters(pool))
     yield lambda pool: pool.close()
     pool.close()  # who was interrupted tries again
     waiter.join(DEADLINE / 2)
@@ -812,7 +774,8 @@ def give_back(*conns: Any) -> None:
         conn._pool.putconn(conn)
 
 
-CLEANING_UP = ("_put_back", "_give_up", "_discard")  # after an interrupt
+def server_of(pool: ConnectionPool[Any]) -> FakeServer:
+    return pool.kwargs["server"]  # type: ignore[index, no-any-return]
 
 
 class SecondInterrupter(Interrupter):
@@ -832,23 +795,14 @@ class SecondInterrupter(Interrupter):
     def strike_in(self, clean_up: Callable[[], None]) -> None:
         """Interrupt this, which nobody else may do meanwhile."""
         try:
-            with mock.patch.object(maintenance, "poke", lambda: None), self:
+            with inside.maintenance_asleep(), self:
                 clean_up()
         finally:
-            maintenance.poke()
+            inside.wake_maintenance()
 
-    def see(self, pool: ConnectionPool[Any], function: str, subject: Slot | Waiter) -> None:
-        slot = subject.slot if isinstance(subject, Waiter) else subject
-        self.situation = self.situation or (
-            *(function, pool.closed, bool(pool._queue), subject in pool._queue),
-        )
-        if slot is not None:
-            conn = slot.conn or (slot.ref and slot.ref())
-            self.situation += (
-                *(slot.state, slot in pool._idle, slot in pool._to_close, slot in pool._closing),
-                *(slot.waiter is None, slot.conn is None, slot.loans is None),
-                *(slot.cleaning is None, conn and str(conn.pgconn.transaction_status)),
-            )
+    def see(self, pool: ConnectionPool[Any], function: str, subject: Any) -> None:
+        first, details = inside.situation(pool, subject)
+        self.situation = (self.situation or (function, *first)) + details
 
 
 def interrupted(
@@ -865,7 +819,7 @@ def interrupted(
     interrupt = interrupter(n, error)
     this_thread, stepping = threading.get_ident(), True
 
-    def cleaning_up(mend: Callable[..., None], subject: Slot | Waiter, *args: Any) -> None:
+    def cleaning_up(mend: Callable[..., None], subject: Any, *args: Any) -> None:
         # Not in the scene's other threads, nor in what it does afterwards.
         strikes = interrupt.where and stepping and threading.get_ident() == this_thread
         if second is not None and strikes:
@@ -874,12 +828,12 @@ def interrupted(
                 second.strike_in(partial(mend, subject, *args))
                 return
         # The worst moment for a borrower to come: all is free again, and nothing in order.
-        in_hand = subject.slot if isinstance(subject, Waiter) else subject
-        if in_hand is not None and not pool.closed and mend.__name__ != "_discard":
+        in_hand = inside.slot_concerned(subject)
+        if in_hand is not None and not pool.closed and mend.__name__ in inside.PUTTING_BACK:
             rivals.append(Rival(pool))
         mend(subject, *args)
 
-    for name in CLEANING_UP:
+    for name in inside.CLEANING_UP:
         setattr(pool, name, partial(cleaning_up, getattr(pool, name)))
     try:
         with scene(pool) as step:
@@ -890,14 +844,14 @@ def interrupted(
                 if not second or not second.where:
                     gc.collect(0)
             stepping = False
-            if set(CLEANING_UP) & set(entered(interrupt)) or (second and second.where):
+            if set(inside.CLEANING_UP) & set(entered(interrupt)) or (second and second.where):
                 gc.collect(1)  # of a loan that was not ended, for the borrower has dropped it
                 pool.tick()  # as the next who comes by would
         del step
         gc.collect(0)
         for rival in rivals:
             rival.assert_served()
-        for name in CLEANING_UP:
+        for name in inside.CLEANING_UP:
             delattr(pool, name)
         assert_sound(pool, server)
     except Exception as failure:
@@ -920,17 +874,16 @@ def assert_sound(pool: ConnectionPool[Any], server: FakeServer) -> None:
     assert sizes, "the lock was never released"
     if pool.closed:
         pool.tick()  # what an interrupt kept from being done is done in time
-        until(lambda: not pool._slots and not server.connections)
-        assert not pool._queue
+        until(lambda: not inside.slots(pool) and not server.connections)
+        assert not inside.waiters(pool)
         return
     conns = [pool.getconn(timeout=DEADLINE / 2) for _ in range(pool.max_size)]
     assert len({id(conn) for conn in conns}) == pool.max_size
     assert all(conn.pgconn.is_alive for conn in conns)
     give_back(*conns)
     conns.clear()
-    until(lambda: not (pool._opening or pool._closing or pool.has_orphans))
-    assert {slot.state for slot in pool._slots} <= {IDLE}
-    assert sorted(map(id, pool._idle)) == sorted(map(id, pool._slots))
+    until(lambda: not (inside.opening(pool) or inside.closing(pool) or inside.has_leftovers(pool)))
+    inside.assert_all_idle(pool)
     pool.close()
     until(lambda: not server.connections)
     assert not server.exceeded
@@ -1002,8 +955,7 @@ SCENES = [
 @pytest.fixture(autouse=True)
 def running_maintenance() -> None:
     """Started before, so that it is not the interrupted code that starts it."""
-    maintenance.watch(0.0, lambda: None)
-    maintenance.unwatch(0.0)
+    inside.start_maintenance()
 
 
 @pytest.fixture(scope="module")
@@ -1051,22 +1003,9 @@ def test_the_second_interrupt_strikes_at_every_line_of_cleaning_up() -> None:
     ):
         seen |= strike_everywhere(scene, set())[1]
     # But for what takes another thread that gives the same connection back meanwhile.
-    assert missing(CLEANING_UP_CODE, seen) == ["_discard: return"]
+    assert missing(inside.CLEANING_UP_CODE, seen) == ["_discard: return"]
 
 
-BORROWING = [
-    *(Lending.getconn, Lending._lend, Lending._is_fit, Lending._passes_check),
-    *(Lending._getconn_slowly, Lending._stand_in_line, Lending._leave_line),
-    *(Lending._give_up, Lending._timeout),
-    *(Lending._came_clean, Lending._prefer_ready, Lending._clean),
-    *(Lending._hand_over, WaitQueue.let_go, Lending._bury_orphans, Lending._is_orphan),
-    *(Lending.putconn, Lending._complaint, Lending._tidy, Lending._settle),
-    *(Loan.__enter__, Loan.__exit__),
-]
-CLEANING_UP_CODE = [
-    *(Lending._put_back, Lending._give_up, Lending._discard),
-    *(Lending._mend_strays, Lending._mend),
-]
 # What only happens after an interrupt, or in a finalizer or signal handler inside the pool.
 ELSEWHERE = {
     "self._mend_idle()",
@@ -1128,7 +1067,7 @@ def missing(functions: list[Callable[..., Any]], seen: set[tuple[str, int]]) -> 
 
 
 def test_the_scenes_lead_through_every_line_of_borrowing() -> None:
-    assert missing(BORROWING, set().union(*map(visited, SCENES))) == []
+    assert missing(inside.BORROWING, set().union(*map(visited, SCENES))) == []
 
 
 @pytest.mark.parametrize("scene", [all_on_loan, somebody_waiting], ids=lambda scene: scene.__name__)
@@ -1165,7 +1104,7 @@ def handled(scene: Any, n: int, keeps: bool) -> str:
         with scene(pool) as step, handler:
             step(pool)
         del step
-        assert len({slot for slot in pool._slots if slot.state in ON_LOAN}) == len(kept)
+        assert len(inside.on_loan(pool)) == len(kept)
         for conn in kept:
             conn.execute()
         give_back(*kept)
@@ -1227,20 +1166,20 @@ def operated(scene: Any, n: int, operate: Callable[[ConnectionPool[Any]], None])
     server.bound = lambda: 2
     pool = fake_pool(server)
     handler = OperatingHandler(n, lambda: operate(pool))
-    busy, catch_up = threading.RLock(), pool._catch_up
+    busy = threading.RLock()
 
-    def seen_to_catch_up() -> None:
+    def seen_to_catch_up(catch_up: Callable[[], None]) -> None:
         with busy:
             catch_up()
 
-    pool._catch_up = seen_to_catch_up  # type: ignore[method-assign]
+    give_over = inside.catch_up_by(pool, seen_to_catch_up)
     try:
         with scene(pool) as step, handler, suppress(PoolClosed):
             step(pool)
         del step
-        until(lambda: not pool._put_off)
+        until(lambda: not inside.has_put_off(pool))
         with busy:  # what was put off is being done, or is done
-            del pool._catch_up
+            give_over()
         assert_sound(pool, server)
     except Exception as failure:
         raise AssertionError(f"after a signal handler at {handler.where}") from failure
@@ -1347,7 +1286,6 @@ def spare_new_threads(pool: ConnectionPool[Any]) -> None:
     Until that thread runs it has its parent's number, takes the interrupt in its place and
     ends before it begins, and the parent waits for it for ever: CPython's flaw, not the pool's.
     """
-    hire = pool._hire
 
     def hire_unharmed(jobs: Any) -> None:
         worker = threading.current_thread()
@@ -1361,7 +1299,7 @@ def spare_new_threads(pool: ConnectionPool[Any]) -> None:
         finally:
             worker.armed = armed
 
-    pool._hire = hire_unharmed  # type: ignore[method-assign]
+    hire = inside.hire_by(pool, hire_unharmed)
 
 
 def test_threads_interrupted_at_random_never_share_and_never_lose_a_connection(

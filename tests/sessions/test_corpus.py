@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from django.db import connections
 
+from tests import inside
 from tests.cluster import Server
 from tests.databases import Databases, in_thread, pid, value
 from tests.sessions.corpus import (
@@ -125,8 +126,8 @@ def test_what_changes_nothing_is_not_cleaned(
     first = pid(wrapper)
     wrapper.close()
     request_to("used", lambda wrapper: apply(wrapper, HARMLESS[name]))
-    (slot,) = wrapper.pool._slots
-    assert slot.cleaning is None
+    (slot,) = inside.slots(wrapper.pool)
+    assert not inside.is_being_cleaned(slot)
     assert pid(wrapper) == first
 
 

@@ -64,14 +64,16 @@ def fork_while_serving() -> None:
     """Answers, forks a child that says what it knows and answers too."""
     server = _server()
     server.start()
-    inherited = server._listener._socket
+    from tests import inside
+
+    inherited = inside.socket_of(inside.listener())
     parent_read, child_write = os.pipe()
     stop_child, parent_write = os.pipe()
     child = os.fork()
     if child == 0:
         try:
             os.close(parent_write)
-            found = {"forgot": server._listener is None and inherited.fileno() == -1}
+            found = {"forgot": inside.listener() is None and inherited.fileno() == -1}
             server.start()
             os.write(child_write, json.dumps({**found, "child": os.getpid()}).encode())
             os.read(stop_child, 1)

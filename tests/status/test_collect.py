@@ -11,6 +11,7 @@ import pytest
 
 from django_connpool.status import collect as collecting
 from django_connpool.status.collect import collect
+from tests import inside
 from tests.status.samples import answering, process
 
 
@@ -77,7 +78,7 @@ def test_the_socket_a_new_process_put_in_its_place_is_not(
         dead(status_dir / "new").rename(path)
         raise ConnectionRefusedError
 
-    monkeypatch.setattr(collecting, "_read", replaced)
+    inside.reading_by(monkeypatch, replaced)
     collect()
     assert path.exists()
 
@@ -85,7 +86,7 @@ def test_the_socket_a_new_process_put_in_its_place_is_not(
 def test_a_process_that_ends_meanwhile_is_not_mentioned(
     status_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(collecting, "_sockets", lambda place: [(20, status_dir / "20.sock")])
+    inside.sockets_are(monkeypatch, [(20, status_dir / "20.sock")])
     found = collect()
     assert (found.processes, found.silent) == ([], [])
 
@@ -164,5 +165,5 @@ def test_what_the_system_refuses_is_reported(
         raise error
 
     dead(status_dir / "20.sock")
-    monkeypatch.setattr(collecting, "_read", refuse)
+    inside.reading_by(monkeypatch, refuse)
     assert problems() == [f"pid 20 {problem}"]

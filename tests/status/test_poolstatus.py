@@ -18,6 +18,7 @@ from django.db import connections
 
 from django_connpool import registry
 from django_connpool.management.commands import poolstatus
+from tests import inside
 from tests.cluster import Server
 from tests.signals import ctrl_c_taken
 from tests.status.samples import answering, loan, pool, process
@@ -99,7 +100,7 @@ def test_databases_of_other_engines_are_left_out(
     databases = connections.configure_settings({**connections.settings, "lite": lite})
     monkeypatch.setattr(connections, "settings", databases)
     try:
-        assert list(poolstatus._pooled(None)) == ["default", "other"]
+        assert inside.pooled_aliases() == ["default", "other"]
         with pytest.raises(CommandError, match="'lite' is not pooled by django_connpool"):
             run("--database", "lite")
     finally:

@@ -14,13 +14,14 @@ import pytest
 
 from django_connpool.status import server, snapshot
 from django_connpool.status.collect import collect
+from tests import inside
 from tests.status.samples import wait_until
 from tests.status.script import running
 
 
 @pytest.fixture
 def unwarned(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "_warned", False)
+    inside.warn_again(monkeypatch)
 
 
 def pids() -> list[int]:
@@ -55,16 +56,14 @@ def test_starting_twice_is_starting_once(status_dir: Path) -> None:
 
 def test_the_socket_is_not_inherited_by_programs(status_dir: Path) -> None:
     server.start()
-    assert server._listener is not None
-    assert not server._listener._socket.get_inheritable()
+    assert not inside.socket_of(inside.listener()).get_inheritable()
 
 
 def test_without_descriptors_it_does_not_spin(
     status_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server.start()
-    listener = server._listener
-    assert listener is not None
+    listener = inside.listener()
 
     class Exhausted:
         def accept(self) -> None:
@@ -72,7 +71,7 @@ def test_without_descriptors_it_does_not_spin(
 
     pauses: list[float] = []
     with monkeypatch.context() as patch:
-        patch.setattr(listener, "_socket", Exhausted())
+        inside.set_socket(patch, listener, Exhausted())
         patch.setattr(server, "time", mock.Mock(wraps=time, sleep=pauses.append))
         listener.answer()
     assert pauses == [server.ACCEPT_PAUSE]
@@ -118,8 +117,7 @@ def test_a_client_that_goes_away_harms_nobody(status_dir: Path) -> None:
 
 def test_a_client_that_is_gone_before_it_is_greeted_is_no_error(status_dir: Path) -> None:
     server.start()
-    assert server._listener is not None
-    server._listener.answer()
+    inside.listener().answer()
     assert pids() == [os.getpid()]
 
 
