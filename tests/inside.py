@@ -13,16 +13,18 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
+# Also, for the tests of one part of the pool each, what that is made of.
 from django_connpool.pool import (
     cleaning,
     core,
+    explain,  # noqa: F401
     lending,
     line,
     loan,
-    outage,
     queue,
     slot,
     statements,
@@ -31,11 +33,48 @@ from django_connpool.pool import (
     watch,
 )
 from django_connpool.pool import maintenance as maintenance_module
+from django_connpool.pool.closing import await_end, end_of, say_goodbye  # noqa: F401
+from django_connpool.pool.growth import PATIENCE, patience, worth_opening  # noqa: F401
 from django_connpool.pool.maintenance import Maintenance, maintenance
+from django_connpool.pool.outage import (  # noqa: F401
+    FIRST_RETRY,
+    FULL,
+    LAST_RETRY,
+    LAZY_RETRY,
+    REFUSED,
+    STARTING,
+    Outage,
+    again,
+    kind_of,
+    one_line,
+)
+from django_connpool.pool.parameters import KEEPALIVES, completed  # noqa: F401
+from django_connpool.pool.queue import Waiter, WaitQueue  # noqa: F401
+from django_connpool.pool.statements import (  # noqa: F401
+    ANYTHING,
+    CALLS,
+    CHANNELS,
+    CURSORS,
+    DIRT,
+    ENDS,
+    FOREVER,
+    LOCKS,
+    NAMES,
+    PREPARED,
+    RECALLS,
+    ROLES,
+    SEQUENCES,
+    SETTINGS,
+    STICKS,
+    TEMP,
+    WRITES,
+    Judge,
+    kinds,
+)
+from django_connpool.pool.stats import BOUNDS, Histogram, Stats  # noqa: F401
 
 NEVER = math.inf  # as a moment of the monotonic clock
 COUNT_AT = line.COUNT_AT  # loans of a connection, after which those noted are counted
-LAST_RETRY = outage.LAST_RETRY  # seconds between two attempts to connect, at the most
 
 # -- A pool -------------------------------------------------------------------------------
 
@@ -65,7 +104,7 @@ def set_clock(pool: Any, clock: Callable[[], float]) -> None:
     pool._clock = clock
 
 
-SETTINGS = {
+OPTIONS = {
     "check": "_check",  # what the option `check` says, when it is a callable
     "ping_after": "_ping_after",  # seconds of idleness after which a connection is checked
     "reset": "_reset",  # what the option `reset` says
@@ -77,9 +116,9 @@ SETTINGS = {
 
 
 def change(pool: Any, **settings: Any) -> None:
-    """Change settings of a pool that is there already; see `SETTINGS`."""
+    """Change settings of a pool that is there already; see `OPTIONS`."""
     for name, value in settings.items():
-        setattr(pool, SETTINGS[name], value)
+        setattr(pool, OPTIONS[name], value)
 
 
 def is_suspended(pool: Any) -> bool:
@@ -415,6 +454,11 @@ def note_of_an_interrupt(pool: Any, one: Any) -> None:
     pool._strays.append(one)
 
 
+def half_close(pool: Any, one: Any) -> None:
+    """Leave an idle slot as an interrupt does that strikes when it is on the way out."""
+    one.state, one.reason = slot.CLOSING, slot.LOST
+
+
 def looking_at_nothing(pool: Any) -> Any:
     """A block in which whoever gives back does not look at what else there is to do."""
     return mock.patch.object(pool, "_look_around")
@@ -478,6 +522,8 @@ def catch_up_by(pool: Any, wrap: Callable[[Callable[[], None]], None]) -> Callab
 # give it to whoever comes next, and all.
 PUTTING_BACK = ("_put_back", "_give_up")
 CLEANING_UP = (*PUTTING_BACK, "_discard")
+
+CODE_OF_POOL = str(Path(core.__file__).parent)
 
 # What the interpreter itself calls, so that what they raise goes nowhere.
 FINALIZERS = ("__del__", "connection_died", "_wake_maintenance")

@@ -11,7 +11,7 @@ from django.test import override_settings
 import django_connpool
 from django_connpool import identity, registry, signals
 from django_connpool.pool import ConnectionPool
-from django_connpool.pool.maintenance import maintenance
+from tests import inside
 from tests.cluster import Server
 from tests.databases import Databases, connected, in_thread, in_threads, pid
 from tests.testproject.processes import wait_until
@@ -127,7 +127,7 @@ def test_the_pool_of_a_deleted_alias_closes_by_itself(
     pool = spare.pool
     del connections.settings["spare"]
     monkeypatch.setattr(registry, "SWEEP_EVERY", 0.0)
-    maintenance.poke()
+    inside.wake_maintenance()
     wait_until(lambda: pool.closed, "its pool is closed")
 
     wait_until(lambda: connected(cluster, spare) == 0, "nothing is left on the server")

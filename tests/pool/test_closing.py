@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import threading
 
-from django_connpool.pool.closing import await_end, end_of, say_goodbye
+from tests.inside import (
+    await_end,
+    end_of,
+    say_goodbye,
+)
 
 from .fake import FakeConnection, FakeServer, working_pool
 from .test_interrupts import until

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from django_connpool.pool import PoolTimeout, explain
+from django_connpool.pool import PoolTimeout
+from tests.inside import explain
 
 from .fake import FakeServer, working_pool
 

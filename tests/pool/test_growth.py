@@ -6,7 +6,11 @@ from typing import Any
 
 import pytest
 
-from django_connpool.pool.growth import PATIENCE, patience, worth_opening
+from tests.inside import (
+    PATIENCE,
+    patience,
+    worth_opening,
+)
 
 # One in line, one on loan that comes back in half the time a connect takes.
 QUIET: dict[str, Any] = {

@@ -16,7 +16,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
-from pathlib import Path
 from types import FrameType
 from typing import Any
 from unittest import mock
@@ -25,7 +24,6 @@ import pytest
 from psycopg import OperationalError, ProgrammingError
 from psycopg.pq import ExecStatus, TransactionStatus
 
-import django_connpool.pool
 from django_connpool.pool import ConnectionPool, PoolClosed, PoolTimeout, TooManyRequests
 from tests import inside
 from tests.interrupter import Interrupter, is_safe, trail
@@ -34,7 +32,6 @@ from .fake import FakeServer, fake_pool
 
 pytestmark = pytest.mark.stress
 
-POOL_CODE = str(Path(django_connpool.pool.__file__).parent)
 DEADLINE = 60.0  # seconds until something that does not happen is called a failure
 
 
@@ -43,7 +40,7 @@ def interrupter(n: int, error: type[BaseException]) -> Interrupter:
 
 
 def _is_of_the_pool(frame: FrameType) -> bool:
-    return frame.f_code.co_filename.startswith(POOL_CODE)
+    return frame.f_code.co_filename.startswith(inside.CODE_OF_POOL)
 
 
 def _is_safe(frame: FrameType) -> bool:
@@ -1002,18 +999,75 @@ def test_the_second_interrupt_strikes_at_every_line_of_cleaning_up() -> None:
         a_loan_given_back_again_after_an_interrupt,
     ):
         seen |= strike_everywhere(scene, set())[1]
-    # But for what takes another thread that gives the same connection back meanwhile.
-    assert missing(inside.CLEANING_UP_CODE, seen) == ["_discard: return"]
+    # But for one who finds that another thread has given the same connection back meanwhile.
+    left = [place.partition(": ")[2] for place in missing(inside.CLEANING_UP_CODE, seen)]
+    assert left == ["return"]
 
 
-# What only happens after an interrupt, or in a finalizer or signal handler inside the pool.
-ELSEWHERE = {
-    "self._mend_idle()",
-    "raise OperationalError(",
-    "expect_free(error)",
-    # Before anything is borrowed.
-    'raise RuntimeError("this block is under way already: call connection() for another")',
-}
+class Interrupt(BaseException):
+    """What the interpreter raises in a thread, between any two of its instructions."""
+
+
+class Contended(type(threading.RLock())):  # type: ignore[misc]
+    """The lock of a pool: who waits for it is interrupted, once."""
+
+    is_due = True
+
+    def acquire(self, *args: Any, **kwargs: Any) -> bool:
+        if self.is_due:
+            self.is_due = False
+            raise Interrupt
+        return bool(super().acquire(*args, **kwargs))
+
+
+@contextmanager
+def interrupts_of_who_waits_for_the_lock(pool: ConnectionPool[Any]) -> Iterator[Step]:
+    conn = pool.getconn()
+
+    def step(pool: ConnectionPool[Any]) -> None:
+        for act in (pool.getconn, partial(pool.putconn, conn), pool.getconn):
+            inside.set_lock(pool, Contended())
+            with suppress(Interrupt):
+                act()
+
+    yield step
+
+
+@contextmanager
+def what_an_interrupt_left_half_closed(pool: ConnectionPool[Any]) -> Iterator[Step]:
+    pool.putconn(pool.getconn())
+    inside.half_close(pool, inside.idle(pool)[-1])
+    yield borrow_and_give_back
+
+
+@contextmanager
+def a_handler_that_would_wait_inside_the_lock(pool: ConnectionPool[Any]) -> Iterator[Step]:
+    def step(pool: ConnectionPool[Any]) -> None:
+        with inside.lock(pool), suppress(OperationalError):
+            pool.getconn()
+
+    yield step
+
+
+@contextmanager
+def a_block_that_is_under_way(pool: ConnectionPool[Any]) -> Iterator[Step]:
+    block = pool.connection()
+
+    def enter_again(pool: ConnectionPool[Any]) -> None:
+        with suppress(RuntimeError):
+            block.__enter__()
+
+    with block:
+        yield enter_again
+
+
+# What else there is to come by, after an interrupt or inside the lock.
+BESIDES = [
+    interrupts_of_who_waits_for_the_lock,
+    what_an_interrupt_left_half_closed,
+    a_handler_that_would_wait_inside_the_lock,
+    a_block_that_is_under_way,
+]
 
 
 def begin(node: ast.stmt) -> int:
@@ -1028,9 +1082,9 @@ def statements(function: Callable[..., Any]) -> dict[int, str]:
     found = {}
     for node in ast.walk(tree):
         if isinstance(node, ast.stmt) and not isinstance(node, (ast.FunctionDef, ast.Try)):
-            text = lines[begin(node) - 1].strip()
-            if not text.startswith('"""') and text not in ELSEWHERE:
-                found[first + begin(node) - 1] = text
+            if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+                continue  # a docstring
+            found[first + begin(node) - 1] = lines[begin(node) - 1].strip()
     return found
 
 
@@ -1039,7 +1093,7 @@ def visited(scene: Any) -> set[tuple[str, int]]:
     seen = set()
 
     def trace(frame: FrameType, event: str, _: Any) -> Any:
-        if not frame.f_code.co_filename.startswith(POOL_CODE):
+        if not frame.f_code.co_filename.startswith(inside.CODE_OF_POOL):
             return None
         if event == "line":
             seen.add((frame.f_code.co_name, frame.f_lineno))
@@ -1067,7 +1121,7 @@ def missing(functions: list[Callable[..., Any]], seen: set[tuple[str, int]]) -> 
 
 
 def test_the_scenes_lead_through_every_line_of_borrowing() -> None:
-    assert missing(inside.BORROWING, set().union(*map(visited, SCENES))) == []
+    assert missing(inside.BORROWING, set().union(*map(visited, [*SCENES, *BESIDES]))) == []
 
 
 @pytest.mark.parametrize("scene", [all_on_loan, somebody_waiting], ids=lambda scene: scene.__name__)
@@ -1231,10 +1285,6 @@ def test_a_signal_handler_may_operate_the_pool_at_any_call(scene: Any, operate: 
     while operated(scene, n, operate):
         n += 1
     assert n > 10
-
-
-class Interrupt(BaseException):
-    """What the interpreter raises in a thread, between any two of its instructions."""
 
 
 class Worker(threading.Thread):

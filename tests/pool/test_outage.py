@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from psycopg import OperationalError
 
-from django_connpool.pool.outage import (
+from tests.inside import (
     FIRST_RETRY,
     FULL,
     LAST_RETRY,

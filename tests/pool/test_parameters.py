@@ -2,7 +2,10 @@ from __future__ import annotations
 
 import pytest
 
-from django_connpool.pool.parameters import KEEPALIVES, completed
+from tests.inside import (
+    KEEPALIVES,
+    completed,
+)
 
 
 @pytest.fixture(autouse=True)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from django_connpool.pool.queue import Waiter, WaitQueue
+from tests.inside import (
+    Waiter,
+    WaitQueue,
+)
 
 
 def line(*since: float) -> tuple[WaitQueue, list[Waiter]]:

@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 from psycopg import sql
 
-from django_connpool.pool.statements import (
+from tests import inside
+from tests.inside import (
     ANYTHING,
     CALLS,
     CHANNELS,
@@ -24,7 +25,6 @@ from django_connpool.pool.statements import (
     Judge,
     kinds,
 )
-from tests import inside
 
 judge = Judge()
 

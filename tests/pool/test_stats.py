@@ -5,8 +5,12 @@ from __future__ import annotations
 import pytest
 
 from django_connpool.pool import PoolTimeout
-from django_connpool.pool.stats import BOUNDS, Histogram, Stats
 from tests import inside
+from tests.inside import (
+    BOUNDS,
+    Histogram,
+    Stats,
+)
 
 from .fake import FakeServer, working_pool
 
