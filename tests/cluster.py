@@ -72,6 +72,10 @@ class Server:
         merged = {**self._params, **changes}
         return {key: str(value) for key, value in merged.items() if value is not None}
 
+    def reach_by(self, **changes: str) -> None:
+        """From here on, have `params` say this instead."""
+        self._params.update(changes)
+
     def dsn(self, **changes: Any) -> str:
         """Return the parameters as a libpq connection string."""
         return make_conninfo(**self.params(**changes))

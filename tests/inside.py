@@ -1018,6 +1018,11 @@ def warn_again(monkeypatch: Any) -> None:
     monkeypatch.setattr(_module("status.server"), "_warned", False)
 
 
+def query_of_activity() -> str:
+    """What the server is asked about those who are connected."""
+    return str(_module("status.activity")._QUERY)
+
+
 def reading_by(monkeypatch: Any, read: Callable[..., bytes]) -> None:
     """Have the answers of other processes be read by this."""
     monkeypatch.setattr(_module("status.collect"), "_read", read)

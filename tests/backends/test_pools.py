@@ -309,7 +309,7 @@ def test_a_password_that_is_rotated_is_used_by_the_next_connection(databases: Da
         wrapper.close()
         server.execute("ALTER ROLE postgres PASSWORD 'the next one'")
         wrapper.settings_dict["PASSWORD"] = "the next one"
-        server._params["password"] = "the next one"
+        server.reach_by(password="the next one")
 
         assert pid(wrapper)
         wrapper.close()
@@ -391,7 +391,7 @@ def test_where_there_is_no_postgres_database_the_first_other_one_serves(
 ) -> None:
     with Cluster() as server:
         server.execute("CREATE DATABASE connpool_only")
-        server._params["dbname"] = "connpool_only"
+        server.reach_by(dbname="connpool_only")
         server.execute("ALTER DATABASE postgres WITH ALLOW_CONNECTIONS false")
         wrapper = databases.add("aaa", server=server)
         others = connections.settings.copy()

@@ -25,7 +25,7 @@ def run(folder: Path, *arguments: str, **environ: str) -> subprocess.CompletedPr
     done = subprocess.run(
         [sys.executable, *arguments],
         cwd=folder,
-        env=_environ(environ),
+        env=own_environ(environ),
         capture_output=True,
         text=True,
         timeout=SECONDS,
@@ -52,7 +52,7 @@ def running(folder: Path, *arguments: str, **environ: str) -> Iterator[Served]:
         process = subprocess.Popen(
             [sys.executable, *arguments],
             cwd=folder,
-            env=_environ(environ),
+            env=own_environ(environ),
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -101,7 +101,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _environ(changes: dict[str, str]) -> dict[str, str]:
+def own_environ(changes: dict[str, str]) -> dict[str, str]:
     kept = {key: item for key, item in os.environ.items() if key != "DJANGO_SETTINGS_MODULE"}
     paths = [str(ROOT), str(TESTPROJECT), kept.get("PYTHONPATH", "")]
     return {**kept, "PYTHONPATH": os.pathsep.join(filter(None, paths)), **changes}

@@ -139,7 +139,7 @@ def test_who_still_holds_a_connection_when_the_database_is_dropped_is_named(
     done = subprocess.run(
         [sys.executable, "manage.py", "test"],
         cwd=project,
-        env=processes._environ(tiny_environ()),
+        env=processes.own_environ(tiny_environ()),
         capture_output=True,
         text=True,
         timeout=100,

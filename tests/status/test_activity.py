@@ -7,6 +7,7 @@ import psycopg
 from django.core.exceptions import ImproperlyConfigured
 
 from django_connpool.status import activity
+from tests import inside
 from tests.cluster import Cluster
 from tests.status.samples import wait_until
 
@@ -72,8 +73,9 @@ def test_a_server_of_an_older_version_has_no_setting_of_its_own_for_reserved_con
 ) -> None:
     # reserved_connections came with 16; a name that no version has is what 15 makes of it.
     server = make_cluster()
-    query = activity._QUERY.replace("reserved_connections', true", "no.such_setting', true")
-    assert query != activity._QUERY
+    asked = inside.query_of_activity()
+    query = asked.replace("reserved_connections', true", "no.such_setting', true")
+    assert query != asked
     ((_, _, _, reserved, *_),) = server.execute(query)
     assert reserved == 3
 
