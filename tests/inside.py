@@ -271,6 +271,19 @@ def vets_at(one: Any) -> float:
     return float(one.vet_at)
 
 
+def pings(monkeypatch: Any) -> list[Any]:
+    """A list that becomes longer with each ping on behalf of a borrower."""
+    asked: list[Any] = []
+    ping = lending.ping
+
+    def counted(*args: Any) -> bool:
+        asked.append(args)
+        return ping(*args)
+
+    monkeypatch.setattr(lending, "ping", counted)
+    return asked
+
+
 def vet(one: Any) -> None:
     """Have the connection in a slot looked at before it is lent."""
     one.vet_at = 0.0

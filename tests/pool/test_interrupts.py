@@ -261,7 +261,7 @@ def a_check_that_ruins(pool: ConnectionPool[Any]) -> Iterator[Step]:
         if one is conn:
             one.pgconn.transaction_status = TransactionStatus.ACTIVE
 
-    pool._ping_after, pool._check = 0.0, check
+    inside.change(pool, ping_after=0.0, check=check)
     pool.putconn(conn)
     yield borrow_and_give_back
 

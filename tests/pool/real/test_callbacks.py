@@ -8,7 +8,6 @@ import pytest
 from psycopg.pq import TransactionStatus
 
 from django_connpool.pool import PoolTimeout
-from django_connpool.pool.probe import ping
 from tests import inside
 from tests.pool.real.conftest import MakePool
 from tests.pool.real.fake_server import FakeServer
@@ -168,13 +167,7 @@ def test_a_check_is_asked_before_every_loan_of_those_in_line_too(make_pool: Make
 def test_always_asks_those_in_line_too(
     make_pool: MakePool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[Any] = []
-
-    def counted(*args: Any) -> bool:
-        asked.append(args)
-        return ping(*args)
-
-    monkeypatch.setattr("django_connpool.pool.lending.ping", counted)
+    asked = inside.pings(monkeypatch)
     pool = make_pool(max_size=1, check="always")
     holder = holder_of(pool)
     waiter = Borrower(pool)
