@@ -1042,5 +1042,5 @@ def reading_by(monkeypatch: Any, read: Callable[..., bytes]) -> None:
 
 
 def sockets_are(monkeypatch: Any, sockets: list[Any]) -> None:
-    """Have these be found as the sockets of other processes: pids and paths."""
+    """Have these be found as the sockets of other processes: names and paths."""
     monkeypatch.setattr(_module("status.collect"), "_sockets", lambda place: sockets)

@@ -36,24 +36,30 @@ class Collected:
     silent: list[Silence] = field(default_factory=list)
     directories: list[Path] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
+    elsewhere: int = 0  # sockets of other projects, which were not asked
 
 
-def collect(timeout: float = TIMEOUT_SECONDS) -> Collected:
-    """Ask every process for its document; each may take `timeout` seconds.
+def collect(timeout: float = TIMEOUT_SECONDS, *, all_projects: bool = False) -> Collected:
+    """Ask every process of this project for its document; each may take `timeout` seconds.
 
     Removes the sockets of dead processes. A process that answers nothing usable, and a directory
     that is not safe to read, are part of the result and raise nothing.
     """
-    collected = Collected(directories=directory.candidates())
-    sockets: list[tuple[int, Path]] = []
-    for place in collected.directories:
+    sockets: list[tuple[directory.Name, Path]] = []
+    refused: list[str] = []
+    places = directory.candidates()
+    for place in places:
         try:
             directory.verify(place)
             sockets += _sockets(place)
         except FileNotFoundError:
             continue
         except (directory.UnsafeDirectory, OSError) as refusal:
-            collected.refused.append(str(refusal))
+            refused.append(str(refusal))
+    found = len(sockets)
+    if not all_projects:
+        sockets = [(name, path) for name, path in sockets if name.is_of_this_project]
+    collected = Collected(directories=places, refused=refused, elsewhere=found - len(sockets))
     if not sockets:
         return collected
     with ThreadPoolExecutor(min(len(sockets), _MAX_ASKED_AT_ONCE)) as executor:
@@ -66,20 +72,22 @@ def collect(timeout: float = TIMEOUT_SECONDS) -> Collected:
     return collected
 
 
-def _sockets(place: Path) -> list[tuple[int, Path]]:
-    named = [(directory.socket_pid(path), path) for path in place.iterdir()]
-    return [(pid, path) for pid, path in named if pid is not None and path.is_socket()]
+def _sockets(place: Path) -> list[tuple[directory.Name, Path]]:
+    named = [(directory.socket_name(path), path) for path in place.iterdir()]
+    return [(name, path) for name, path in named if name is not None and path.is_socket()]
 
 
-def _ask(pid: int, path: Path, timeout: float) -> Process | Silence | None:
-    """The document of `pid`, why there is none, or None when the process is gone."""
+def _ask(name: directory.Name, path: Path, timeout: float) -> Process | Silence | None:
+    """The document of a process, why there is none, or None when the process is gone."""
+    pid = name.pid
     try:
         asked = path.lstat()
         return parse(_read(path, timeout))
     except FileNotFoundError:
         return None
     except ConnectionRefusedError:
-        _remove(path, asked)
+        if name.is_of_this_kernel:
+            _remove(path, asked)
         return None
     except TimeoutError:
         return Silence(pid, f"did not answer within {timeout:g} s")

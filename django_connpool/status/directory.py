@@ -1,22 +1,59 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 import sys
 import tempfile
+import time
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from django.conf import settings
+
+from django_connpool.status import origin
 
 NAME = "django-connpool"
 SUFFIX = ".sock"
 # What fits in sockaddr_un beside the closing NUL.
 MAX_SOCKET_PATH_BYTES = 103 if sys.platform == "darwin" else 107
-_LONGEST_SOCKET_NAME = f"4194304{SUFFIX}"
+SAID_SECONDS = 600.0  # in which one process says for all that a directory cannot be used
+_LONGEST_SOCKET_NAME = f"4194304-{'p' * 5}{'k' * 4}{'c' * 4}{SUFFIX}"
+# The name tells whose it is before anybody is asked, in letters enough not to meet by chance.
+# Those of earlier versions were the pid alone.
+_SOCKET_NAME = re.compile(
+    r"(?P<pid>[0-9]+)(-(?P<project>[a-z2-7]{5})(?P<kernel>[a-z2-7]{4})(?P<container>[a-z2-7]{4}))?"
+    + re.escape(SUFFIX),
+    re.ASCII,
+)
 
 
 class UnsafeDirectory(Exception):
     """The status directory cannot be used; the text says which, why, and what to do."""
+
+
+@dataclass(frozen=True, order=True)
+class Name:
+    """What a socket's name tells; the parts are empty in one of an earlier version."""
+
+    pid: int
+    project: str
+    kernel: str
+    container: str
+
+    @property
+    def is_of_this_project(self) -> bool:
+        return self.project in ("", _brief_project())
+
+    @property
+    def is_of_this_kernel(self) -> bool:
+        """Whether that nobody listens means that the process is gone.
+
+        A folder may be shared with another kernel (a virtual machine's, by NFS), and then a socket
+        refuses whoever is not on the same one, however alive its process is.
+        """
+        return self.kernel in ("", _brief_kernel())
 
 
 def candidates() -> list[Path]:
@@ -65,25 +102,67 @@ def verify(path: Path) -> None:
     if not stat.S_ISDIR(found.st_mode):
         raise UnsafeDirectory(f"{path} is not a directory: remove it")
     if found.st_uid != os.getuid():
+        way = "run as that user, or set CONNPOOL_STATUS_DIR to a directory of your own"
         raise UnsafeDirectory(
-            f"{path} belongs to uid {found.st_uid}, this process runs as uid {os.getuid()}:"
-            " run as that user, or set CONNPOOL_STATUS_DIR to a directory of your own"
+            f"{path} belongs to uid {found.st_uid}, this process runs as uid {os.getuid()}: "
+            + (_advice(path) if found.st_mode & stat.S_ISVTX else way)
         )
     mode = stat.S_IMODE(found.st_mode)
     if mode & 0o077:
-        raise UnsafeDirectory(f"{path} is open to other users (mode {mode:04o}): chmod 700 {path}")
+        raise UnsafeDirectory(f"{path} is open to other users (mode {mode:04o}): {_advice(path)}")
 
 
 def socket_path(directory: Path, pid: int) -> Path:
-    """The socket of the process `pid`."""
-    return directory / f"{pid}{SUFFIX}"
+    """The socket of the process `pid` of this project, here."""
+    here = _brief_project() + _brief_kernel() + origin.brief(origin.container(), 4)
+    return directory / f"{pid}-{here}{SUFFIX}"
 
 
-def socket_pid(path: Path) -> int | None:
-    """The process a socket belongs to, by its name; None when it is not named like one."""
-    if path.suffix == SUFFIX and path.stem.isascii() and path.stem.isdigit():
-        return int(path.stem)
-    return None
+def socket_name(path: Path) -> Name | None:
+    """What the name of a socket tells; None when it is not named like one."""
+    found = _SOCKET_NAME.fullmatch(path.name)
+    if found is None:
+        return None
+    parts = found.groupdict(default="")
+    return Name(int(parts["pid"]), parts["project"], parts["kernel"], parts["container"])
+
+
+def was_said(text: str) -> bool:
+    """Whether a process of this user has asked the same in the last `SAID_SECONDS`.
+
+    It is kept as the age of an empty file in the temporary directory. Never raises.
+    """
+    path = Path(tempfile.gettempdir()) / f"{NAME}-{os.getuid()}-{origin.brief(text, 10)}.said"
+    try:
+        with suppress(FileNotFoundError):
+            if time.time() - path.lstat().st_mtime > SAID_SECONDS:
+                path.unlink()
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL, 0o600))
+    except FileExistsError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def _brief_project() -> str:
+    return origin.brief(origin.project(), 5)
+
+
+def _brief_kernel() -> str:
+    return origin.brief(origin.kernel(), 4)
+
+
+def _advice(path: Path) -> str:
+    """What to do about a directory that others can enter."""
+    try:
+        is_for_sockets = all(socket_name(entry) for entry in path.iterdir())
+    except OSError:
+        is_for_sockets = False
+    if is_for_sockets and not path.lstat().st_mode & stat.S_ISVTX:
+        return f"chmod 700 {path}"
+    # Others use it, perhaps all of them: /tmp, or a home.
+    return f"set CONNPOOL_STATUS_DIR to a directory inside it, {path / 'connpool'} for instance"
 
 
 def _make(path: Path) -> None:

@@ -85,6 +85,7 @@ class Process(TypedDict):
     host: str
     command: str
     settings: str
+    project: str  # see status.origin; earlier versions do not tell
     started: float
     pools: list[Pool]
 

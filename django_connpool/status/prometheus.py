@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import accumulate
 
-from django_connpool.status.document import Histogram, Pool
+from django_connpool.status.document import Histogram, Pool, Process
 from django_connpool.status.report import Report
 
 Labels = dict[str, str]
@@ -112,8 +112,9 @@ def render(report: Report) -> str:
 
 def _process_metrics(report: Report) -> Iterator[Metric]:
     up = Metric("django_connpool_process_up", "gauge", "Whether the process answered.")
-    up.samples += [({"pid": str(process["pid"])}, 1) for process in report.processes]
-    up.samples += [({"pid": str(silence.pid)}, 0) for silence in report.collected.silent]
+    up.samples += [(_of(process), 1) for process in report.processes]
+    silent = sorted({silence.pid for silence in report.collected.silent})
+    up.samples += [({"pid": str(pid)}, 0) for pid in silent]
     yield up
 
 
@@ -138,7 +139,12 @@ def _distributions(report: Report) -> Iterator[Distribution]:
 def _pools(report: Report) -> Iterator[tuple[Labels, Pool]]:
     for process in report.processes:
         for pool in process["pools"]:
-            yield {"pid": str(process["pid"]), "alias": pool["alias"]}, pool
+            yield {**_of(process), "alias": pool["alias"]}, pool
+
+
+def _of(process: Process) -> Labels:
+    # Each container has a process 1.
+    return {"pid": str(process["pid"]), "host": process["host"]}
 
 
 def _states(pools: list[tuple[Labels, Pool]]) -> Iterator[Metric]:

@@ -27,6 +27,7 @@ class Listener:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._failure = ""  # why the last answer could not be given
         self._started = time.time()
         self._socket = _listen(path)
         try:
@@ -50,10 +51,15 @@ class Listener:
             try:
                 client.settimeout(SEND_TIMEOUT_SECONDS)
                 client.sendall(json.dumps(snapshot.take(self._started), default=str).encode())
+                self._failure = ""
             except OSError:
                 logger.debug("a client of %s went away before it had its answer", self.path)
-            except Exception:
-                logger.warning("no answer could be given on %s", self.path, exc_info=True)
+            except Exception as error:
+                # Whoever watches asks every two seconds, and would fill the log with one failure.
+                failure = f"{type(error).__name__}: {error}"
+                if failure != self._failure:
+                    self._failure = failure
+                    logger.warning("no answer could be given on %s", self.path, exc_info=True)
 
     def close(self) -> None:
         """Answer no more and remove the socket file."""
@@ -78,7 +84,8 @@ _warned = False
 def start(**kwargs: object) -> None:
     """Begin to answer, once a process. A receiver of `signals.pool_created`.
 
-    Never raises: a process whose status cannot be asked logs one warning and serves on.
+    Never raises: a process whose status cannot be asked logs that and serves on. It is a warning
+    from one process, and information from those of the next minutes that say the same.
     """
     global _listener, _warned
     if not hasattr(socket, "AF_UNIX"):
@@ -91,7 +98,9 @@ def start(**kwargs: object) -> None:
         except Exception as error:
             if not _warned:
                 _warned = True
-                logger.warning("poolstatus will not see pid %d: %s", os.getpid(), error)
+                # Workers that come and go have all the same to say.
+                level = logging.INFO if directory.was_said(str(error)) else logging.WARNING
+                logger.log(level, "poolstatus will not see pid %d: %s", os.getpid(), error)
 
 
 def stop() -> None:

@@ -9,6 +9,7 @@ from typing import Any, cast
 
 from django_connpool import registry
 from django_connpool.pool import ConnectionPool
+from django_connpool.status import origin
 from django_connpool.status.document import VERSION, Pool, Process
 
 _URL_CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+(?=@)")
@@ -22,6 +23,7 @@ def take(started: float) -> Process:
         "host": socket.gethostname(),
         "command": command(getattr(sys, "argv", [])),
         "settings": os.environ.get("DJANGO_SETTINGS_MODULE", ""),
+        "project": origin.project(),
         "started": started,
         "pools": [_pool(aliases, pool) for aliases, pool in registry.live()],
     }

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from django_connpool.status.activity import Activity, Unavailable
 from django_connpool.status.document import Loan, Pool, Process
 from django_connpool.status.figures import Figures
 from django_connpool.status.report import Report
-from django_connpool.status.text import clean, duration, plural, shorten
+from django_connpool.status.text import clean, duration, plural, shorten, wrapped
 
 MIN_WIDTH = 80
 MAX_ALIAS_WIDTH = 24
@@ -53,10 +53,14 @@ def _processes(processes: Sequence[Process], width: int) -> Iterator[str]:
     pools = [pool for process in processes for pool in process["pools"]]
     label = _total_label(len(processes), len(pools))
     layout = _Layout([*map(_alias, pools), label], [*map(Figures.of, pools), total], width)
-    several = len({process["settings"] for process in processes}) > 1
+    several = {
+        "hosts": len({process["host"] for process in processes}) > 1,
+        "projects": len({process.get("project", "") for process in processes}) > 1,
+        "settings": len({process["settings"] for process in processes}) > 1,
+    }
     yield layout.headings()
     for process in processes:
-        yield layout.process(process, with_settings=several)
+        yield layout.process(process, several)
         for pool in process["pools"]:
             yield layout.row(_INDENT + _alias(pool), Figures.of(pool))
             yield from _remarks(pool, width)
@@ -81,11 +85,16 @@ class _Layout:
     def row(self, label: str, figures: Figures) -> str:
         return self._line(label, _cells(figures))
 
-    def process(self, process: Process, *, with_settings: bool) -> str:
-        head = f"pid {process['pid']}{_GAP}"
-        tail = f"{_GAP}({process['settings']})" if with_settings else ""
+    def process(self, process: Process, several: Mapping[str, bool]) -> str:
+        """The process, with what tells it from others of the report."""
+        host = f" on {shorten(process['host'], MAX_ALIAS_WIDTH)}" if several["hosts"] else ""
+        head = f"pid {process['pid']}{host}{_GAP}"
+        whose = process.get("project") if several["projects"] else None
+        if several["settings"] and not whose:
+            whose = process["settings"]
+        tail = f"{_GAP}({shorten(whose, self._width // 2)})" if whose else ""
         room = self._width - len(head) - len(tail)
-        return head + shorten(process["command"], room) + clean(tail)
+        return head + shorten(process["command"], room) + tail
 
     def _line(self, label: str, cells: Sequence[str]) -> str:
         numbers = [cell.rjust(w) for cell, w in zip(cells, self._columns, strict=True)]
@@ -123,7 +132,8 @@ def _remarks(pool: Pool, width: int) -> Iterator[str]:
     if states:
         yield _INDENT * 2 + ", ".join(states)
     if error := pool.get("last_error"):
-        yield shorten(f"{_INDENT * 2}last error: {' '.join(error.split())}", width)
+        # Whole: what it is about, the host say, is often at its end.
+        yield from wrapped(f"last error: {' '.join(error.split())}", width, _INDENT * 2)
 
 
 def _loans(loans: Sequence[Loan], width: int) -> Iterator[str]:
@@ -156,8 +166,7 @@ def _purpose(loan: Loan) -> str:
 def _servers(server: dict[str, Activity | Unavailable], width: int) -> Iterator[str]:
     for alias, answer in server.items():
         if "error" in answer:
-            line = f"server of {alias!r} did not say: {answer['error']}"
-            yield shorten(line, 2 * width)
+            yield from wrapped(f"server of {alias!r} did not say: {answer['error']}", width, "")
         else:
             yield _activity(alias, answer)
 

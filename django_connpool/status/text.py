@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import textwrap
+
 
 def clean(text: object) -> str:
     """`text` on one line: what a client put into a path must not reach the terminal as control."""
@@ -12,6 +14,12 @@ def shorten(text: object, width: int) -> str:
     """`text`, cleaned, in at most `width` characters (of which three say that it goes on)."""
     shown = clean(text)
     return shown if len(shown) <= width else shown[: max(width - 3, 0)] + "..."
+
+
+def wrapped(text: object, width: int, indent: str) -> list[str]:
+    """`text`, cleaned, whole, in lines of at most `width` characters with `indent` before each."""
+    room = max(width, len(indent) + 20)
+    return textwrap.wrap(clean(text), room, initial_indent=indent, subsequent_indent=indent + "  ")
 
 
 def duration(seconds: float) -> str:

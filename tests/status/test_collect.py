@@ -3,13 +3,14 @@ from __future__ import annotations
 import json
 import socket
 import threading
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from django_connpool.status import collect as collecting
+from django_connpool.status import directory, origin
 from django_connpool.status.collect import collect
 from tests import inside
 from tests.status.samples import answering, process
@@ -86,9 +87,56 @@ def test_the_socket_a_new_process_put_in_its_place_is_not(
 def test_a_process_that_ends_meanwhile_is_not_mentioned(
     status_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    inside.sockets_are(monkeypatch, [(20, status_dir / "20.sock")])
+    gone = (directory.Name(20, "", "", ""), status_dir / "20.sock")
+    inside.sockets_are(monkeypatch, [gone])
     found = collect()
     assert (found.processes, found.silent) == ([], [])
+
+
+def test_other_projects_are_neither_asked_nor_missed(status_dir: Path, settings: Any) -> None:
+    ours = directory.socket_path(status_dir, 20)
+    settings.CONNPOOL_PROJECT = "blog"
+    theirs = directory.socket_path(status_dir, 20)
+    hanging = directory.socket_path(status_dir, 21)
+    del settings.CONNPOOL_PROJECT
+    with (
+        answering(ours, process(pid=20), None),
+        answering(theirs, None),
+        answering(hanging, None),
+    ):
+        found = collect(timeout=10)
+        assert [answer["command"] for answer in found.processes] == [process()["command"]]
+        assert (found.silent, found.elsewhere) == ([], 2)
+        assert len(collect(timeout=0.2, all_projects=True).silent) == 3
+
+
+def test_containers_that_share_a_folder_have_a_socket_each(
+    status_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sockets = [directory.socket_path(status_dir, 1)]
+    monkeypatch.setattr(origin, "container", lambda: "pid:[4026532001]")
+    sockets.append(directory.socket_path(status_dir, 1))
+    monkeypatch.setattr(origin, "kernel", lambda: "another machine's")
+    sockets.append(directory.socket_path(status_dir, 1))
+    with ExitStack() as stack:
+        for number, path in enumerate(sockets):
+            stack.enter_context(answering(path, process(pid=1, host=f"web-{number}")))
+        hosts = sorted(answer["host"] for answer in collect().processes)
+    assert hosts == ["web-0", "web-1", "web-2"]
+
+
+def test_a_socket_that_refuses_is_removed_when_its_process_was_on_this_kernel(
+    status_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(origin, "container", lambda: "pid:[4026532001]")
+        in_a_container = dead(directory.socket_path(status_dir, 1))
+        patched.setattr(origin, "kernel", lambda: "another machine's")
+        elsewhere = dead(directory.socket_path(status_dir, 1))
+    found = collect()
+    assert (found.processes, found.silent) == ([], [])
+    assert not in_a_container.exists()
+    assert elsewhere.exists()
 
 
 def test_other_files_are_left_alone(status_dir: Path) -> None:

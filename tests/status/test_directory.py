@@ -77,11 +77,30 @@ def test_a_file_is_refused(status_dir: Path, settings: Any) -> None:
     assert "is not a directory" in refused(settings, status_dir / "file")
 
 
-@pytest.mark.parametrize("mode", [0o710, 0o701, 0o770, 0o777, 0o1777])
+@pytest.mark.parametrize("mode", [0o710, 0o701, 0o770, 0o777])
 def test_a_directory_open_to_others_is_refused(status_dir: Path, mode: int) -> None:
     status_dir.chmod(mode)
     with pytest.raises(UnsafeDirectory, match=f"mode {mode:04o}.*chmod 700"):
         directory.prepare()
+
+
+@pytest.mark.parametrize("shared_by", ["everyone", "other files", "everyone and its owner"])
+def test_nobody_is_told_to_close_a_directory_that_others_use(
+    status_dir: Path, monkeypatch: pytest.MonkeyPatch, settings: Any, shared_by: str
+) -> None:
+    status_dir.chmod(0o755 if shared_by == "other files" else 0o1777)
+    if shared_by == "other files":
+        (status_dir / "index.html").write_text("served by somebody")
+    if shared_by == "everyone and its owner":
+        stranger = os.getuid() + 1
+        monkeypatch.setattr("os.getuid", lambda: stranger)
+    told = refused(settings, status_dir)
+    assert "chmod" not in told
+    assert f"set CONNPOOL_STATUS_DIR to a directory inside it, {status_dir}/connpool" in told
+    # That helps: it is made, for this user alone.
+    monkeypatch.undo()
+    settings.CONNPOOL_STATUS_DIR = status_dir / "connpool"
+    assert directory.prepare() == status_dir / "connpool"
 
 
 def test_a_directory_of_someone_else_is_refused(
@@ -106,12 +125,31 @@ def test_a_missing_parent_is_named(status_dir: Path, settings: Any) -> None:
     assert "cannot be made: No such file" in refused(settings, status_dir / "missing" / "child")
 
 
-def test_sockets_are_named_by_pid() -> None:
+def test_sockets_are_named_by_pid_project_and_place() -> None:
     path = directory.socket_path(Path("/run/x"), 4711)
-    assert path == Path("/run/x/4711.sock")
-    assert directory.socket_pid(path) == 4711
+    name = directory.socket_name(path)
+    assert name is not None
+    assert name.pid == 4711
+    assert name.is_of_this_project
+    assert name.is_of_this_kernel
+    assert path == directory.socket_path(Path("/run/x"), 4711)
 
 
-@pytest.mark.parametrize("name", ["4711.new", "shop.sock", ".sock", "4711", "-1.sock", "²3.sock"])
+def test_the_longest_name_fits_in_what_is_allowed_for() -> None:
+    longest = directory.socket_path(Path("/run/x"), 4194304).name  # the largest pid of Linux
+    assert len(longest) == len(directory._LONGEST_SOCKET_NAME)
+
+
+def test_a_name_of_an_earlier_version_may_be_of_any_project() -> None:
+    name = directory.socket_name(Path("/run/x/4711.sock"))
+    assert name == directory.Name(4711, "", "", "")
+    assert name.is_of_this_project
+    assert name.is_of_this_kernel
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["4711.new", "shop.sock", ".sock", "4711", "-1.sock", "²3.sock", "4711-shop.sock", "1-.sock"],
+)
 def test_other_names_belong_to_no_process(name: str) -> None:
-    assert directory.socket_pid(Path("/run/x") / name) is None
+    assert directory.socket_name(Path("/run/x") / name) is None

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from django.db import connections
 
 from django_connpool import registry
 from django_connpool.management.commands import poolstatus
+from django_connpool.status import directory
 from tests import inside
 from tests.cluster import Server
 from tests.signals import ctrl_c_taken
@@ -42,7 +44,7 @@ def no_server(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("status_dir")
 def test_no_process_is_said_with_where_it_looked(status_dir: Path) -> None:
     shown = run()
-    assert shown.startswith("No running process has a connection pool.\n")
+    assert shown.startswith("No running process of this project has a connection pool.\n")
     assert f"Looked in {status_dir} as uid {os.getuid()}" in shown
     assert "other users are not seen" in shown
 
@@ -70,7 +72,7 @@ def test_json_is_json_and_nothing_else(status_dir: Path) -> None:
 def test_prometheus_format(status_dir: Path) -> None:
     with answering(status_dir / "4711.sock", process()):
         shown = run("--format", "prometheus")
-    assert 'db_client_connection_max{pid="4711",alias="default"} 10\n' in shown
+    assert 'db_client_connection_max{pid="4711",host="web-1",alias="default"} 10\n' in shown
 
 
 @pytest.mark.usefixtures("no_server")
@@ -160,28 +162,66 @@ def test_watching_asks_again_until_interrupted(
     assert (first["processes"][0]["pid"], second["processes"][0]["pid"]) == (4711, 12)
 
 
-@pytest.mark.usefixtures("no_server", "status_dir")
-def test_a_watched_table_says_the_time_and_clears_a_terminal(
-    monkeypatch: pytest.MonkeyPatch,
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def watched(no_server: None, monkeypatch: pytest.MonkeyPatch) -> Callable[[io.StringIO], str]:
+    """What `--watch` writes to a terminal of 90 x 12 or a file before its third report is due."""
+    monkeypatch.setenv("COLUMNS", "90")
+    monkeypatch.setenv("LINES", "12")
+    monkeypatch.delenv("TERM", raising=False)
+
+    def watch(out: io.StringIO) -> str:
+        sleep = mock.Mock(side_effect=[None, KeyboardInterrupt])
+        monkeypatch.setattr(poolstatus, "time", mock.Mock(wraps=time, sleep=sleep))
+        call_command("poolstatus", "--watch", "1", stdout=out, no_color=True)
+        return out.getvalue()
+
+    return watch
+
+
+def test_a_watched_table_says_the_time_and_is_drawn_again_in_place(
+    status_dir: Path, watched: Callable[[io.StringIO], str]
 ) -> None:
-    class Terminal(io.StringIO):
-        def isatty(self) -> bool:
-            return True
-
-    def interrupt(seconds: float) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(poolstatus, "time", mock.Mock(wraps=time, sleep=interrupt))
-    out = Terminal()
-    call_command("poolstatus", "--watch", "1", stdout=out, no_color=True)
-    cleared, rest = out.getvalue().split("\x1b[H\x1b[2J")
+    cleared, first, second = watched(Terminal()).split("\x1b[H")
     assert cleared == ""
-    assert time.strptime(rest.splitlines()[0], "%H:%M:%S")
+    assert first.startswith("\x1b[2J")
+    assert "\x1b[2J" not in second
+    for drawn in (first.removeprefix("\x1b[2J"), second):
+        lines = drawn.split("\n")
+        assert lines.pop() == "\x1b[J"
+        assert all(line.endswith("\x1b[K") for line in lines)
+        assert time.strptime(lines[0].removesuffix("\x1b[K"), "%H:%M:%S")
+
+
+def test_a_table_higher_than_the_terminal_does_not_scroll_it(
+    status_dir: Path, watched: Callable[[io.StringIO], str]
+) -> None:
+    busy = process(pools=[pool(loans=[loan(note="x" * 300)] * 30)])
+    with answering(status_dir / "4711.sock", busy, busy):
+        drawn = watched(Terminal()).split("\x1b[H")[2].replace("\x1b[K", "")
+    lines = drawn.removesuffix("\x1b[J").splitlines()
+    assert len(lines) < 12
+    assert max(map(len, lines)) <= 90
+    assert lines[-1] == "(28 more lines: make the window higher)"
+
+
+def test_what_is_no_terminal_gets_no_escape_codes(
+    status_dir: Path, watched: Callable[[io.StringIO], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "\x1b" not in watched(io.StringIO())
+    monkeypatch.setenv("TERM", "dumb")
+    shown = watched(Terminal())
+    assert "\x1b" not in shown
+    assert shown.count("No running process") == 2
 
 
 @pytest.mark.usefixtures("status_dir")
 def test_an_interrupt_without_watching_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupt() -> Any:
+    def interrupt(**kwargs: Any) -> Any:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(poolstatus, "collect", interrupt)
@@ -243,13 +283,67 @@ def test_asking_makes_no_pool_and_needs_no_server(status_dir: Path) -> None:
     shown = subprocess.run(
         command(), cwd=ROOT, env=env, capture_output=True, text=True, timeout=60, check=True
     )
-    assert shown.stdout.startswith("No running process has a connection pool.")
+    assert shown.stdout.startswith("No running process of this project has a connection pool.")
     assert "server of 'default' did not say: " in shown.stdout
     assert "refused" in shown.stdout
     assert shown.stderr == ""
     run()
     assert registry.live() == before
     assert list(status_dir.iterdir()) == []
+
+
+NOWHERE = "postgres://nobody@127.0.0.1:1/shop"
+
+
+def test_a_process_that_hangs_is_told_by_the_exit_status(status_dir: Path) -> None:
+    with (
+        answering(status_dir / "20.sock", None),
+        answering(status_dir / "21.sock", process(pid=21)),
+    ):
+        shown = subprocess.run(
+            command("--format", "json"),
+            cwd=ROOT,
+            env=environ(status_dir, NOWHERE),
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+    assert shown.returncode == 2
+    assert [process["pid"] for process in json.loads(shown.stdout)["processes"]] == [21]
+    assert shown.stderr == "CommandError: 1 process gave no usable answer.\n"
+
+
+def test_a_reader_that_has_seen_enough_ends_it_quietly(status_dir: Path) -> None:
+    with subprocess.Popen(
+        command("--watch", "0.01", "--format", "json"),
+        cwd=ROOT,
+        env=environ(status_dir, NOWHERE),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as watching:
+        assert watching.stdout is not None
+        assert watching.stderr is not None
+        try:
+            watching.stdout.readline()
+            watching.stdout.close()
+            assert watching.stderr.read() == ""
+            assert watching.wait(timeout=30) == 0
+        finally:
+            watching.kill()
+
+
+@pytest.mark.usefixtures("no_server")
+def test_other_projects_are_shown_when_asked_for(status_dir: Path, settings: Any) -> None:
+    settings.CONNPOOL_PROJECT = "blog"
+    path = directory.socket_path(status_dir, 4711)
+    del settings.CONNPOOL_PROJECT
+    with answering(path, process(project="blog")):
+        shown = run()
+        assert "There is 1 process of other projects: --all-projects shows them." in shown
+        assert f"This one is '{ROOT}:tests'" in shown
+        assert "pid 4711" not in shown
+        assert "pid 4711" in run("--all-projects")
 
 
 def test_ctrl_c_ends_watching_cleanly(status_dir: Path) -> None:

@@ -14,14 +14,17 @@ import pytest
 
 from django_connpool.status import server, snapshot
 from django_connpool.status.collect import collect
+from django_connpool.status.directory import socket_path
 from tests import inside
 from tests.status.samples import wait_until
 from tests.status.script import running
 
 
 @pytest.fixture
-def unwarned(monkeypatch: pytest.MonkeyPatch) -> None:
+def unwarned(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Neither this process nor another one has warned."""
     inside.warn_again(monkeypatch)
+    monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
 
 
 def pids() -> list[int]:
@@ -48,10 +51,10 @@ def test_it_answers_again_and_again(status_dir: Path) -> None:
 
 def test_starting_twice_is_starting_once(status_dir: Path) -> None:
     server.start()
-    inode = (status_dir / f"{os.getpid()}.sock").stat().st_ino
+    inode = socket_path(status_dir, os.getpid()).stat().st_ino
     server.start()
-    assert (status_dir / f"{os.getpid()}.sock").stat().st_ino == inode
-    assert [path.name for path in status_dir.iterdir()] == [f"{os.getpid()}.sock"]
+    assert socket_path(status_dir, os.getpid()).stat().st_ino == inode
+    assert list(status_dir.iterdir()) == [socket_path(status_dir, os.getpid())]
 
 
 def test_the_socket_is_not_inherited_by_programs(status_dir: Path) -> None:
@@ -87,7 +90,7 @@ def test_stopping_removes_the_socket(status_dir: Path) -> None:
 @pytest.mark.parametrize("suffix", [".sock", ".new"])
 def test_what_a_dead_process_with_this_pid_left_is_replaced(status_dir: Path, suffix: str) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as stale:
-        stale.bind(str(status_dir / f"{os.getpid()}{suffix}"))
+        stale.bind(str(socket_path(status_dir, os.getpid()).with_suffix(suffix)))
     server.start()
     assert pids() == [os.getpid()]
 
@@ -103,7 +106,7 @@ def test_a_client_that_does_not_read_holds_nobody_up(
     monkeypatch.setattr(server, "SEND_TIMEOUT_SECONDS", 0.05)
     server.start()
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as lazy:
-        lazy.connect(str(status_dir / f"{os.getpid()}.sock"))
+        lazy.connect(str(socket_path(status_dir, os.getpid())))
         assert pids() == [os.getpid()]
 
 
@@ -111,7 +114,7 @@ def test_a_client_that_goes_away_harms_nobody(status_dir: Path) -> None:
     server.start()
     for _ in range(5):
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as hasty:
-            hasty.connect(str(status_dir / f"{os.getpid()}.sock"))
+            hasty.connect(str(socket_path(status_dir, os.getpid())))
     assert pids() == [os.getpid()]
 
 
@@ -121,19 +124,22 @@ def test_a_client_that_is_gone_before_it_is_greeted_is_no_error(status_dir: Path
     assert pids() == [os.getpid()]
 
 
-def test_a_failing_snapshot_is_logged_and_the_next_one_answered(
+def test_a_failing_snapshot_is_logged_once_and_the_next_one_answered(
     status_dir: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail(started: float) -> Any:
         raise LookupError("no numbers")
 
     server.start()
-    with monkeypatch.context() as patched:
-        patched.setattr(snapshot, "take", fail)
-        (silence,) = collect(timeout=10).silent
-    assert silence.problem == "closed the connection without an answer"
-    wait_until(lambda: "no answer could be given" in caplog.text)
-    assert pids() == [os.getpid()]
+    for asked in range(2):
+        with monkeypatch.context() as patched:
+            patched.setattr(snapshot, "take", fail)
+            for _ in range(36):
+                (silence,) = collect(timeout=10).silent
+        assert silence.problem == "closed the connection without an answer"
+        # The thread logs after it has hung up, and answers the next one after that.
+        assert pids() == [os.getpid()]
+        assert caplog.text.count("no answer could be given") == asked + 1
 
 
 @pytest.mark.usefixtures("unwarned")
@@ -147,6 +153,38 @@ def test_an_unsafe_directory_is_one_warning_and_no_error(
     assert record.levelno == logging.WARNING
     assert "chmod 700" in record.getMessage()
     assert list(status_dir.iterdir()) == []
+
+
+@pytest.mark.usefixtures("unwarned")
+def test_of_many_processes_with_the_same_to_say_one_warns(
+    status_dir: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="django_connpool.status")
+    status_dir.chmod(0o755)
+
+    def levels_of_processes(count: int) -> list[str]:
+        caplog.clear()
+        for _ in range(count):
+            monkeypatch.setattr(server, "_warned", False)
+            server.start()
+        return [record.levelname for record in caplog.records]
+
+    assert levels_of_processes(36) == ["WARNING"] + ["INFO"] * 35
+    # Something else is said anew, and so is the same after a while.
+    status_dir.chmod(0o750)
+    assert levels_of_processes(2) == ["WARNING", "INFO"]
+    monkeypatch.setattr("django_connpool.status.directory.SAID_SECONDS", -1.0)
+    assert levels_of_processes(1) == ["WARNING"]
+
+
+@pytest.mark.usefixtures("unwarned")
+def test_a_temporary_directory_that_cannot_be_written_keeps_nobody_from_warning(
+    status_dir: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("tempfile.gettempdir", lambda: str(status_dir / "missing"))
+    status_dir.chmod(0o755)
+    server.start()
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
 
 
 @pytest.mark.usefixtures("unwarned")
@@ -196,7 +234,7 @@ def test_another_process_is_seen_and_its_socket_goes_with_it(status_dir: Path) -
 def test_a_killed_process_leaves_a_socket_that_is_cleaned_up(status_dir: Path) -> None:
     with running("serve_then_crash", status_dir) as process:
         process.communicate()
-        assert [path.name for path in status_dir.iterdir()] == [f"{process.pid}.sock"]
+        assert list(status_dir.iterdir()) == [socket_path(status_dir, process.pid)]
         assert pids() == []
         assert list(status_dir.iterdir()) == []
 
@@ -210,4 +248,4 @@ def test_a_forked_child_forgets_the_socket_and_makes_its_own(status_dir: Path) -
         process.communicate()
         assert process.returncode == 0
         # The child ended without its exit handlers, the parent with them.
-        assert [path.name for path in status_dir.iterdir()] == [f"{said['child']}.sock"]
+        assert list(status_dir.iterdir()) == [socket_path(status_dir, said["child"])]

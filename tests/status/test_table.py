@@ -105,6 +105,26 @@ def test_processes_of_different_projects_are_told_apart() -> None:
     assert "--workers 2  (blog.settings)\n" in shown
 
 
+def test_projects_and_hosts_are_named_where_there_are_several() -> None:
+    shop = process(project="/srv/shop:config", pid=1)
+    blog = process(project="/srv/blog:config", pid=1, host="web-2")
+    assert "(" not in table.render(report(shop, shop))
+    shown = table.render(report(shop, blog))
+    assert "\npid 1 on web-1  gunicorn shop.wsgi --workers 2  (/srv/shop:config)\n" in shown
+    assert "\npid 1 on web-2  gunicorn shop.wsgi --workers 2  (/srv/blog:config)\n" in shown
+
+
+def test_an_error_is_shown_whole() -> None:
+    error = "connection failed: " + "could not translate " * 12 + "host name db-7.internal"
+    told = report(
+        process(pools=[pool(last_error=error)]), server={"default": {"error": error + " (server)"}}
+    )
+    shown = table.render(told, 80)
+    assert all(len(line) <= 80 for line in shown.splitlines() if "translate" in line)
+    assert f"last error: {error} 1 process" in " ".join(shown.split())
+    assert " ".join(shown.split()).endswith(f"{error} (server)")
+
+
 def test_one_process_with_one_pool_has_a_singular_total() -> None:
     assert table.render(report(process())).splitlines()[-1].startswith("1 process  ")
 

@@ -6,6 +6,7 @@ import shutil
 import socket
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
@@ -14,22 +15,30 @@ from django.db import connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from django_connpool import registry
-from django_connpool.status import activity, prometheus, table
+from django_connpool.status import activity, origin, prometheus, table
 from django_connpool.status.collect import collect
 from django_connpool.status.report import Report
+from django_connpool.status.text import plural
 
 WATCH_SECONDS = 2.0
 PIPED_WIDTH = 100
 
+NO_ANSWER = 2  # exit status: a process gave no usable answer
+
 _CLEAR_SCREEN = "\x1b[H\x1b[2J"
+# For a screen that is drawn again: nothing flickers, and nothing moves up into the history.
+_TOP = "\x1b[H"
+_CLEAR_LINE = "\x1b[K"
+_CLEAR_BELOW = "\x1b[J"
 
 
 class Command(BaseCommand):
     """Needs no database, no system check and no pool: it is for when things are wrong."""
 
     help = (
-        "Show the connection pools of the running processes of this user, and how many"
-        " connections the servers have."
+        "Show the connection pools of the running processes of this project and user, and how"
+        " many connections the servers have. Exits with status 2 when a process gave no usable"
+        " answer."
     )
     requires_system_checks: list[str] = []  # noqa: RUF012
 
@@ -44,6 +53,11 @@ class Command(BaseCommand):
             "--database",
             metavar="ALIAS",
             help="Show only the pools and the server of this database alias.",
+        )
+        parser.add_argument(
+            "--all-projects",
+            action="store_true",
+            help="Show the processes of this user's other projects too.",
         )
         parser.add_argument(
             "--watch",
@@ -65,27 +79,45 @@ class Command(BaseCommand):
             "prometheus": self._show_prometheus,
         }[options["format"]]
         watch = options["watch"]
+        self._is_drawn = False
         try:
-            self._show(show, wrappers, options)
+            silent = self._show(show, wrappers, options)
             while watch:
                 time.sleep(watch)
                 self._show(show, wrappers, options)
         except KeyboardInterrupt:
             if not watch:
                 raise
+            return
+        except BrokenPipeError:
+            # Whoever read has seen enough, as `head` does.
+            self._stop_writing()
+            return
+        if silent:
+            raise CommandError(
+                f"{plural(silent, 'process', 'processes')} gave no usable answer.",
+                returncode=NO_ANSWER,
+            )
 
     def _show(
         self,
         show: Callable[[Report, bool], None],
         wrappers: dict[str, BaseDatabaseWrapper],
         options: dict[str, Any],
-    ) -> None:
+    ) -> int:
+        """Print one report; how many processes gave no usable answer."""
         server = {alias: activity.ask(wrapper) for alias, wrapper in wrappers.items()}
-        report = Report(collect(), server)
+        report = Report(collect(all_projects=options["all_projects"]), server)
         if options["database"]:
             report = report.only(options["database"])
         show(report, bool(options["watch"]))
         self.stdout.flush()  # whoever reads a pipe wants it now, not when the buffer is full
+        return len(report.collected.silent)
+
+    def _stop_writing(self) -> None:
+        """Have the interpreter's end, which writes what is left in the buffer, not fail again."""
+        with suppress(OSError), open(os.devnull, "wb") as nothing:
+            os.dup2(nothing.fileno(), self.stdout.fileno())
 
     def _show_table(self, report: Report, watching: bool) -> None:
         found = report.collected
@@ -94,15 +126,27 @@ class Command(BaseCommand):
         lines = [f"not looked into: {refusal}" for refusal in found.refused]
         if not report.processes and not found.silent:
             lines.append(_nobody(report))
-        tty = self.stdout.isatty()
-        width = shutil.get_terminal_size((PIPED_WIDTH, 24)).columns if tty else PIPED_WIDTH
-        lines.append(table.render(report, width))
-        if watching and tty:
-            self.stdout.write(_CLEAR_SCREEN, ending="")
+        is_terminal = self.stdout.isatty() and os.environ.get("TERM") != "dumb"
+        size = shutil.get_terminal_size((PIPED_WIDTH, 24))
+        lines.append(table.render(report, size.columns if is_terminal else PIPED_WIDTH))
         if watching:
             lines.insert(0, time.strftime("%H:%M:%S"))
             lines.append("")
-        self.stdout.write("\n".join(lines))
+        shown = "\n".join(lines)
+        if watching and is_terminal:
+            self._draw([line[: size.columns] for line in shown.splitlines()], size.lines)
+        else:
+            self.stdout.write(shown)
+
+    def _draw(self, lines: list[str], height: int) -> None:
+        """Show lines from the top of the terminal, over those drawn before, without scrolling."""
+        if len(lines) >= height:
+            hidden = len(lines) - height + 2
+            lines = [*lines[: max(height - 2, 0)], f"({hidden} more lines: make the window higher)"]
+        start = _TOP if self._is_drawn else _CLEAR_SCREEN
+        self._is_drawn = True
+        text = "".join(f"{line}{_CLEAR_LINE}\n" for line in lines)
+        self.stdout.write(start + text + _CLEAR_BELOW, ending="")
 
     def _show_json(self, report: Report, watching: bool) -> None:
         # One document a line is what reads a stream of them.
@@ -144,11 +188,21 @@ def _wrapper(alias: str) -> BaseDatabaseWrapper | None:
 
 
 def _nobody(report: Report) -> str:
-    places = " and ".join(str(path) for path in report.collected.directories)
+    found = report.collected
+    places = " and ".join(str(path) for path in found.directories)
+    others = ""
+    if found.elsewhere:
+        others = (
+            f"There {'is' if found.elsewhere == 1 else 'are'}"
+            f" {plural(found.elsewhere, 'process', 'processes')} of other projects:"
+            f" --all-projects shows them. This one is {origin.project()!r};\n"
+            "CONNPOOL_PROJECT in the settings names it otherwise.\n"
+        )
     return (
-        "No running process has a connection pool.\n"
+        "No running process of this project has a connection pool.\n"
         f"Looked in {places} as uid {os.getuid()};"
         " processes of other users are not seen there.\n"
+        f"{others}"
         "A process shows up with its first query. One with another temporary directory shows up\n"
         "when CONNPOOL_STATUS_DIR names the same directory for both.\n"
     )
