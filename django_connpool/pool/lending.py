@@ -14,10 +14,11 @@ from .abc import CT
 from .errors import PoolTimeout, TooManyRequests
 from .loan import Loan
 from .maintenance import maintenance
-from .outage import UNFIT, again, one_line
+from .outage import UNFIT, again
 from .owners import this_thread
 from .probe import PING_TIMEOUT, is_alive, ping
 from .queue import Waiter, expect_free
+from .redaction import named, one_line, public
 from .session import reported
 from .slot import (
     CLOSING,
@@ -311,7 +312,8 @@ class Lending(Upkeep, Generic[CT]):
     def _timeout(self, seconds: float) -> PoolTimeout:
         """Under the lock: the error of a waiter whose time is over."""
         error = PoolTimeout(explain.timeout(self._snapshot(), seconds))
-        error.__cause__ = self._last_error if self._outage else None
+        if self._outage and self._last_error:
+            error.__cause__ = public(self._last_error)
         return error
 
     def reborn(self, conn: CT) -> None:
@@ -409,7 +411,7 @@ class Lending(Upkeep, Generic[CT]):
                 self._reset(conn)
                 if conn.pgconn.transaction_status != reset.IDLE:
                     raise OperationalError(
-                        f"the reset callback {self._reset!r} left a transaction open"
+                        f"the reset callback {named(self._reset)} left a transaction open"
                     )
         except Exception as error:
             logger.warning(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 
+from .redaction import one_line, public
+
 FIRST_RETRY = 0.1  # seconds
 LAST_RETRY = 1.0  # while anyone asks
 LAZY_RETRY = 15.0  # while nobody does, and only `min_size` is missing
@@ -42,8 +44,10 @@ def again(error: BaseException) -> BaseException:
     """Return the error anew, for one more borrower.
 
     The same object raised in several threads would grow one common traceback. The copy has
-    the class and the text of the original and keeps it as its cause.
+    the class and the text of the original and keeps it as its cause; but for the statement
+    that it may be about.
     """
+    error = public(error)
     try:
         copy = error.__class__(*error.args)
     except Exception:  # a class of the user's with arguments of its own
@@ -102,8 +106,3 @@ def told(outage: Outage) -> str:
     """What is wrong, for a message that goes on after it."""
     said = "the check of a new connection: " if outage.kind == UNFIT else ""
     return said + one_line(outage.error)
-
-
-def one_line(error: BaseException) -> str:
-    """The text of an error, for a message that goes on after it."""
-    return " ".join(str(error).split()) or type(error).__name__

@@ -27,8 +27,8 @@ from .abc import (
 from .closing import await_end, bury, say_goodbye
 from .errors import PoolClosed, PoolTimeout
 from .lending import Lending
-from .outage import one_line
 from .probe import ping
+from .redaction import one_line, public
 from .settings import checked_sizes, checked_times
 from .slot import AT_ONCE, DRAINED, IDLE, LOAN, NEVER, POOL_CLOSED, RETURNING, SURPLUS, Slot
 from .statements import Judge
@@ -214,7 +214,7 @@ class ConnectionPool(Lending[CT]):
                 else ""
             )
         )
-        raise error from self._last_error
+        raise error from (self._last_error and public(self._last_error))
 
     def close(self, timeout: float = 5.0) -> None:
         """Close the pool: waiters get PoolClosed, idle connections are closed.

@@ -18,8 +18,9 @@ from .closing import await_end, end_of, say_goodbye
 from .growth import patience, worth_opening
 from .line import Line
 from .maintenance import maintenance
-from .outage import FIRST_RETRY, UNFIT, Outage, again, one_line
+from .outage import FIRST_RETRY, UNFIT, Outage, again
 from .probe import LastWords
+from .redaction import named, one_line, public
 from .session import Birth, noticing
 from .slot import AT_ONCE, CLOSING, OPENING, Slot
 
@@ -255,7 +256,7 @@ class Supply(Line):
         status = conn.pgconn.transaction_status
         if status != reset.IDLE:
             raise psycopg.ProgrammingError(
-                f"the configure callback {self._configure!r} left the connection in status "
+                f"the configure callback {named(self._configure)} left the connection in status "
                 f"{TransactionStatus(status).name}: closed"
             )
 
@@ -349,8 +350,9 @@ class Supply(Line):
         if self._reconnect_failed is not None:
             try:
                 self._reconnect_failed(self)
-            except Exception:
-                logger.exception("%s: the reconnect_failed callback failed", self.name)
+            except Exception as error:
+                text = "%s: the reconnect_failed callback failed"
+                logger.error(text, self.name, exc_info=public(error))
 
     def _close_slot(self, slot: Slot) -> None:
         """In a worker: close the connection, wait for the server, free the place."""

@@ -27,6 +27,7 @@ from psycopg import (
 from psycopg.adapt import Transformer
 from psycopg.pq import TransactionStatus
 
+from .redaction import without_values
 from .statements import (
     ANYTHING,
     CALLS,
@@ -199,13 +200,8 @@ class Watch:
         self._open.clear()
 
     def text_of_last(self) -> str:
-        """The last statement, for a message."""
-        last = self.last
-        if last is None:
-            return ""
-        text = last.decode("utf-8", "replace") if isinstance(last, bytes) else str(last)
-        text = " ".join(text.split())
-        return text if len(text) <= 200 else text[:199] + "…"
+        """The last statement, for a message: without its values."""
+        return "" if self.last is None else without_values(self.last)
 
 
 @contextmanager

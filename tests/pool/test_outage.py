@@ -15,7 +15,6 @@ from tests.inside import (
     Outage,
     again,
     kind_of,
-    one_line,
 )
 
 
@@ -88,8 +87,3 @@ def test_an_error_that_cannot_be_made_again_is_told_itself() -> None:
 
     error = Odd(1, 2)
     assert again(error) is error
-
-
-def test_an_error_fits_in_a_line() -> None:
-    assert one_line(OperationalError("two\n  lines\n")) == "two lines"
-    assert one_line(OperationalError()) == "OperationalError"
