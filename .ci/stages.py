@@ -61,6 +61,7 @@ def stages() -> list[Stage]:
         for environment, seconds in (
             ("newest-deep", 210),
             ("newest-ways", 120),
+            ("works-with", 70),
             ("oldest-deep", 210),
             ("py313-django61-psycopg32-pool", 50),
             ("py312-django61", 30),
@@ -75,7 +76,7 @@ def stages() -> list[Stage]:
             ("py310-django51", 30),
         )
     ]
-    return [deep[0], suite[0], deep[1], suite[1], deep[2], *suite[2:4], *deep[3:], *suite[4:]]
+    return [deep[0], suite[0], *deep[1:3], suite[1], deep[3], *suite[2:4], *deep[4:], *suite[4:]]
 
 
 class Run:

@@ -329,9 +329,7 @@ def undo_by_this_too(monkeypatch: Any, statement: bytes) -> None:
 def unknown_psycopg() -> Iterator[None]:
     """A block in which psycopg's cursors begin in a way that nobody foresaw."""
     with mock.patch.object(watch, "_PSYCOPG_IS_KNOWN", False):
-        watch.watched.cache_clear()
         yield
-    watch.watched.cache_clear()
 
 
 def read_every_word(judge: statements.Judge) -> None:

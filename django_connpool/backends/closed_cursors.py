@@ -10,17 +10,21 @@ import weakref
 from functools import lru_cache
 from typing import Any
 
+from django_connpool.pool.foreign import is_class
+
 # Each of them leads to the connection; a closed cursor uses none.
 _WAYS = ("_conn", "_query", "_tx")
 
 
 @lru_cache
-def letting_go(cursor_class: type) -> type:
+def letting_go(cursor_class: Any) -> Any:
     """A subclass that, closed, refers to its connection weakly."""
+    if not is_class(cursor_class):
+        return cursor_class
 
     def close(cursor: Any) -> None:
         was_closed = cursor.closed
-        cursor_class.close(cursor)  # type: ignore[attr-defined]
+        cursor_class.close(cursor)
         if not was_closed and all(hasattr(cursor, name) for name in _WAYS):
             cursor._conn = weakref.proxy(cursor._conn)
             cursor._query = cursor._tx = None

@@ -362,8 +362,10 @@ class EarlyCursor:
     def __init__(self, wrapper: Any, cursor: Any, name: str | None) -> None:
         self._wrapper = wrapper
         self._cursor = cursor
+        # What was lent; an agent may have put a proxy before what the cursor knows.
+        self._lent = wrapper.connection
         # Of its connection, which may have been lent to others and come back.
-        self._loan = cursor._conn._slot.watch.loan
+        self._loan = self._lent._slot.watch.loan
         self._name = name
 
     def _present(self) -> Any:
@@ -376,21 +378,21 @@ class EarlyCursor:
             wrapper.connect_for_a_statement()
             connection = wrapper.connection
         cursor = self._cursor
-        if cursor._conn is not connection or self._loan != connection._slot.watch.loan:
+        if self._lent is not connection or self._loan != connection._slot.watch.loan:
             cursor = wrapper.plain_cursor(self._name)
             for name, value in self._set.items():
                 setattr(cursor, name, value)
-            self._cursor = cursor
+            self._cursor, self._lent = cursor, connection
             self._loan = connection._slot.watch.loan
         return cursor
 
     def execute(self, *args: Any, **kwargs: Any) -> EarlyCursor:
         cursor, wrapper = self._cursor, self._wrapper
-        connection = cursor._conn
+        connection = self._lent
         if (
             connection is not wrapper.connection
-            or self._loan != connection._slot.watch.loan
             or self._closed
+            or self._loan != connection._slot.watch.loan
         ):
             cursor = self._present()
         try:
@@ -418,6 +420,7 @@ class EarlyCursor:
     def close(self) -> None:
         if not self._closed:
             self._closed = True
+            self._lent = None
             wrapper = self._wrapper
             try:
                 self._cursor.close()

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from types import MethodType
 from typing import TYPE_CHECKING, Any
-
-from psycopg import Connection
 
 from django_connpool import conf, identity
 from django_connpool.pool import watch
+from django_connpool.pool.foreign import Connection
 from django_connpool.pool.parameters import completed
 from django_connpool.pool.session import noticing
 from django_connpool.pool.statements import Judge
@@ -37,7 +37,7 @@ class _Driver:
 
     def connect(self, *args: Any, **kwargs: Any) -> Any:
         connect = self._module.connect
-        if connect == Connection.connect:
+        if type(connect) is MethodType and connect == Connection.connect:
             connect = noticing(Connection).connect
         return connect(*args, **kwargs)
 

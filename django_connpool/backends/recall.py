@@ -33,6 +33,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from django_connpool import registry
+from django_connpool.pool.foreign import Connection
 from django_connpool.pool.maintenance import maintenance
 from django_connpool.pool.reset import IDLE
 from django_connpool.pool.slot import NEVER, RECALLED
@@ -105,6 +106,18 @@ def _of_one_variable() -> int:
 _ONE_VARIABLE = _of_one_variable()
 
 
+def _is_alone_behind(connection: Any) -> bool:
+    """Whether nobody, such as a cursor, has what is behind an agent's proxy."""
+    while not issubclass(type(connection), Connection):
+        try:
+            connection = connection.__wrapped__
+        except AttributeError:
+            return True
+        if _count(connection) != _ONE_VARIABLE + 1:  # and the proxy's
+            return False
+    return True
+
+
 def _park(wrapper: PooledDatabaseWrapperMixin, now: float) -> None:
     """Under the lock: put the connection where its owner has to ask for it, if it is at rest."""
     own = vars(wrapper)
@@ -113,7 +126,11 @@ def _park(wrapper: PooledDatabaseWrapperMixin, now: float) -> None:
         return
     at_rest = False
     try:
-        at_rest = _count(connection) == _ONE_VARIABLE and _is_at_rest(wrapper, connection)
+        at_rest = (
+            _count(connection) == _ONE_VARIABLE
+            and _is_alone_behind(connection)
+            and _is_at_rest(wrapper, connection)
+        )
     finally:
         if at_rest:
             wrapper.parked, wrapper.parked_at = connection, now
@@ -129,6 +146,7 @@ def is_at_rest(wrapper: PooledDatabaseWrapperMixin) -> bool:
         _COUNTS
         and connection is not None
         and _count(connection) == _ONE_VARIABLE + 1  # and the wrapper's
+        and _is_alone_behind(connection)
         and wrapper.is_pooled
         and _is_at_rest(wrapper, connection)
     )

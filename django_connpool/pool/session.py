@@ -14,9 +14,10 @@ from functools import lru_cache
 from operator import attrgetter
 from typing import Any
 
-from psycopg import Connection
 from psycopg.adapt import AdaptersMap
 from psycopg.types import TypesRegistry
+
+from .foreign import Connection, behind, is_class
 
 # Derived by psycopg from the isolation level and the like, when it begins a transaction.
 _DERIVED = "_begin_statement"
@@ -127,7 +128,7 @@ def noticing(connection_class: Any) -> Any:
     makes each look at an attribute slower.
     """
     made: Any = connection_class
-    if isinstance(made, type) and issubclass(made, Connection):
+    if is_class(made) and issubclass(made, Connection):
         with suppress(TypeError):  # it does not let itself be extended
             return _noticing(connection_class)
     return made
@@ -144,7 +145,8 @@ class Birth:
 
     def __init__(self, conn: Any, listens: bool) -> None:
         self.touch = Touch()
-        known = isinstance(getattr(conn, "adapters", None), AdaptersMap)
+        conn = behind(conn)
+        known = isinstance(conn, Connection)
         # Notifications gather by themselves in a session that listens from its birth.
         self._noticed = known and self._notice(conn) and not listens
         self._attributes = {name: _copy(value) for name, value in vars(conn).items()}
@@ -178,6 +180,7 @@ class Birth:
 
     def differs(self, conn: Any, *but: str) -> bool:
         """Whether the connection object is not as it was, but for some attributes."""
+        conn = behind(conn)
         now = conn.__dict__
         # While it is on loan it knows of its pool.
         passing = {name: now[name] for name in ("_pool", _DERIVED, *but) if name in now}
@@ -192,6 +195,7 @@ class Birth:
 
     def restore(self, conn: Any) -> None:
         """Put the connection object back to what it was; it must not be in a transaction."""
+        conn = behind(conn)
         now = vars(conn)
         for name in now.keys() - self._attributes.keys():
             del now[name]

@@ -13,7 +13,7 @@ from typing import Any
 import psycopg
 from psycopg.pq import TransactionStatus
 
-from . import parameters, reset, watch
+from . import foreign, parameters, reset, watch
 from .closing import await_end, end_of, say_goodbye
 from .growth import patience, worth_opening
 from .line import Line
@@ -268,7 +268,8 @@ class Supply(Line):
         slot.consume_input = pgconn.consume_input if self._check else _nothing
         slot.get_result = pgconn.get_result if self._check else _nothing
         slot.last_words = pgconn.notice_handler = LastWords(pgconn.notice_handler)
-        slot.ref = weakref.ref(conn, slot.connection_died)
+        # Not to a proxy of an agent's: cursors know only what is behind it.
+        slot.ref = weakref.ref(foreign.behind(conn), slot.connection_died)
         slot.retire_at = self._clock() + self.max_lifetime * (1 - self.jitter * random.random())
         slot.watch = watch.of(conn)
         conn._slot = slot

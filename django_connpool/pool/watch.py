@@ -15,18 +15,20 @@ from contextlib import contextmanager, suppress
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from psycopg import (
-    ClientCursor,
-    Connection,
-    Cursor,
-    Error,
-    InterfaceError,
-    OperationalError,
-    RawCursor,
-)
+from psycopg import Error, InterfaceError, OperationalError
 from psycopg.adapt import Transformer
 from psycopg.pq import TransactionStatus
 
+from .foreign import (
+    ClientCursor,
+    Connection,
+    Cursor,
+    RawCursor,
+    behind,
+    is_class,
+    is_psycopgs,
+    say_once,
+)
 from .redaction import without_values
 from .statements import (
     ANYTHING,
@@ -73,6 +75,8 @@ class Watch:
         "recorded",
         "records",
     )
+
+    is_blind = False
 
     def __init__(self, judge: Judge) -> None:
         self.judge = judge
@@ -204,6 +208,25 @@ class Watch:
         return "" if self.last is None else without_values(self.last)
 
 
+class BlindWatch(Watch):
+    """Of a session whose statements may go unseen: every loan may have left anything behind."""
+
+    __slots__ = ()
+
+    is_blind = True
+
+    def __init__(self, judge: Judge) -> None:
+        super().__init__(judge)
+        self.forget()
+
+    def forget(self) -> None:
+        super().forget()
+        self.dirt = self.kept = ANYTHING
+
+    def cursor_closes(self, name: str) -> None:
+        self._open.discard(name)
+
+
 @contextmanager
 def rolling_back(conn: Any) -> Iterator[None]:
     """Around a rollback of the whole transaction: what that undoes is no dirt any more.
@@ -215,8 +238,8 @@ def rolling_back(conn: Any) -> Iterator[None]:
     certain = (
         watch is not None
         and conn.pgconn.transaction_status in _OPEN
-        and not conn._num_transactions
-        and not conn._tpc
+        and not getattr(conn, "_num_transactions", True)
+        and not getattr(conn, "_tpc", True)
     )
     yield
     if watch is not None and certain:
@@ -231,21 +254,35 @@ def of(conn: Any) -> Watch:
 
 def set_watch(conn: Any, judge: Judge) -> None:
     """Watch a connection from now on. Doing it again only sees to its classes of cursors."""
-    if not isinstance(conn, Connection):  # a driver of another kind, such as a test's
+    conn = behind(conn)
+    if not isinstance(conn, Connection):
+        # A driver of another kind, such as a test's; else something that hides psycopg's.
+        if is_psycopgs(conn) and getattr(conn, "_watch", None) is None:
+            conn._watch = BlindWatch(judge)
+            conn._watch.born = None  # so that it is closed after its first loan
+            say_once(f"{type(conn)} {_HIDDEN}")
         return
     if getattr(conn, "_watch", None) is None:
-        conn._watch = Watch(judge)  # type: ignore[attr-defined]
+        conn._watch = _watch_of(conn, judge)
         if conn.__dict__.pop("_was_used", False):
-            conn._watch.born = None  # type: ignore[attr-defined]
-        conn._start_query = _checking(conn)  # type: ignore[method-assign]
-    conn.cursor_factory = watched(conn.cursor_factory)  # type: ignore[arg-type]
-    conn.server_cursor_factory = watched(conn.server_cursor_factory)  # type: ignore[arg-type]
+            conn._watch.born = None
+    quick = not conn._watch.is_blind
+    conn.cursor_factory = watched(conn.cursor_factory, quick)
+    conn.server_cursor_factory = watched(conn.server_cursor_factory)
 
 
-def _checking(conn: Connection[Any]) -> Callable[[], Any]:
+def _watch_of(conn: Any, judge: Judge) -> Watch:
+    if not callable(getattr(type(conn), "_start_query", None)):
+        say_once(f"{type(conn)} {_UNSEEN}")
+        return BlindWatch(judge)
+    watch = Watch(judge)
+    conn._start_query = _checking(conn, watch)
+    return watch
+
+
+def _checking(conn: Any, watch: Watch) -> Callable[[], Any]:
     """What stands in for a connection's `_start_query`. It must not keep the connection alive."""
     ref = weakref.ref(conn)
-    watch: Watch = conn._watch  # type: ignore[attr-defined]
     begin = type(conn)._start_query
 
     def _start_query() -> Any:
@@ -287,8 +324,8 @@ def recording(conn: Any) -> Iterator[None]:
     finally:
         watch.records = False
         vars(prepared).pop("clear", None)
-        if watch.dirt & ~watch.recorded & ~HELD:  # by a cursor of another kind
-            watch.born = None
+        if watch.dirt & ~watch.recorded & ~HELD and not watch.is_blind:
+            watch.born = None  # by a cursor of another kind
         if conn.cursor_factory is chosen:
             conn.cursor_factory = plain
         watch.last, watch.called = None, False
@@ -381,7 +418,7 @@ class _WatchedPlain(_Watched):
         if not self._last_query or self._last_query is not query:
             self._last_query = None
             self._tx = Transformer(self)  # type: ignore[arg-type]
-        return () if conn._autocommit else type(conn)._start_query(conn)
+        return () if conn._autocommit else conn.__class__._start_query(conn)
 
 
 class _WatchedNamed(_Watched):
@@ -462,29 +499,35 @@ def _no_statement() -> Generator[Any, Any, None]:
     yield from ()
 
 
-@lru_cache(maxsize=256)
-def watched(cursor_class: type) -> type:
-    """The cursor class with a watcher in front; itself when it has one."""
-    if issubclass(cursor_class, _Watched):
+def watched(cursor_class: Any, quick: bool = True) -> Any:
+    """The cursor class with a watcher in front; itself when it has one, or is no class.
+
+    `quick`: where it can be told, do what psycopg's own would in fewer calls.
+    """
+    if not is_class(cursor_class) or issubclass(cursor_class, _Watched):
         return cursor_class
     if hasattr(cursor_class, "_declare_gen"):
         return _with_front(_WatchedNamed, cursor_class)
-    return _with_front(_WatchedPlain if _is_plain(cursor_class) else _Watched, cursor_class)
+    plain = quick and _is_plain(cursor_class)
+    return _with_front(_WatchedPlain if plain else _Watched, cursor_class)
 
 
 def _is_plain(cursor_class: Any) -> bool:
-    """Whether `_WatchedPlain` does what this class would: it is psycopg's, as it is known."""
+    """Whether `_WatchedPlain` does what this class would: it is psycopg's, as it is known.
+
+    Asked for each connection, because an agent may replace a method at any time.
+    """
     return (
         _PSYCOPG_IS_KNOWN
         and issubclass(cursor_class, Cursor)
-        and cursor_class.__init__ is Cursor.__init__
-        and cursor_class._start_query is _BaseCursor._start_query
+        and cursor_class.__init__ is Cursor.__init__ is _INIT
+        and cursor_class._start_query is _BaseCursor._start_query is _START
+        and _BaseCursor.__init__ is _init
         and cursor_class.__mro__[cursor_class.__mro__.index(Cursor) + 1] is _BaseCursor
     )
 
 
-@lru_cache(maxsize=256)
-def telling(cursor_class: type) -> type:
+def telling(cursor_class: Any) -> Any:
     """The cursor class, telling that it was used before its connection had a watch.
 
     What was set that way cannot be repeated: such a session is not cleaned but replaced.
@@ -492,12 +535,14 @@ def telling(cursor_class: type) -> type:
     return _with_front(_Telling, cursor_class)
 
 
-@lru_cache(maxsize=256)
-def _recorded(cursor_class: type) -> type:
+def _recorded(cursor_class: Any) -> Any:
     return _with_front(_Recorded, cursor_class)
 
 
-def _with_front(front: type, cursor_class: type) -> type:
+@lru_cache(maxsize=256)
+def _with_front(front: type, cursor_class: Any) -> Any:
+    if not is_class(cursor_class):  # a function that makes cursors: theirs are not announced
+        return cursor_class
     names: dict[str, Any] = {
         "__module__": cursor_class.__module__,
         "__qualname__": cursor_class.__qualname__,
@@ -511,18 +556,29 @@ def watch_cursor(cursor: Any) -> Any:
     """Put the watcher in front of a cursor that was made by hand; return it."""
     if not isinstance(cursor, _Watched) and getattr(cursor._conn, "_watch", None) is not None:
         with suppress(TypeError):  # its class forbids it: then its statements expect the worst
-            cursor.__class__ = watched(type(cursor))  # type: ignore[arg-type]
+            cursor.__class__ = watched(cursor.__class__)
             cursor._watch = cursor._conn._watch
             cursor._loan = cursor._watch.loan
     return cursor
 
 
+def _looks_up(function: Any) -> set[str]:
+    """The names that a function looks up; none when it is not one, but a proxy of an agent's."""
+    return set(getattr(getattr(function, "__code__", None), "co_names", ()))
+
+
 _BaseCursor: Any = Cursor.__base__
+_INIT, _START = Cursor.__init__, _BaseCursor._start_query
 _init = _BaseCursor.__init__
 # What the two methods look up is what `_WatchedPlain` does without them, from psycopg 3.2 to 3.3.
-_PSYCOPG_IS_KNOWN = set(_BaseCursor._start_query.__code__.co_names) == {
+_PSYCOPG_IS_KNOWN = _looks_up(_START) == {
     *("closed", "e", "InterfaceError", "_reset", "_last_query", "adapt", "Transformer", "_tx"),
     *("_conn", "_start_query"),
-} and set(Cursor.__init__.__code__.co_names) == {"super", "__init__", "row_factory", "_row_factory"}
+} and _looks_up(_INIT) == {"super", "__init__", "row_factory", "_row_factory"}
 _NOBODYS = Watch(Judge())
 _STALE = "the connection of this cursor has been given back to its pool"
+_UNSEEN = "has no _start_query: statements may go unseen, so every session is cleaned"
+_HIDDEN = (
+    "hides psycopg's connection, with no __wrapped__ to find it by: what it is used for "
+    "goes unseen, so every connection is closed when it is given back"
+)

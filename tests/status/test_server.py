@@ -16,7 +16,6 @@ from django_connpool.status import server, snapshot
 from django_connpool.status.collect import collect
 from django_connpool.status.directory import socket_path
 from tests import inside
-from tests.status.samples import wait_until
 from tests.status.script import running
 
 

@@ -28,7 +28,7 @@ def in_autocommit(conn: Any) -> None:
 
 
 @pytest.fixture(autouse=True, params=["psycopg as it is", "psycopg of another make"])
-def _psycopg(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _psycopg(request: pytest.FixtureRequest) -> Iterator[None]:
     """Everything here is true of a psycopg whose cursors begin in a way that nobody foresaw."""
     if request.param == "psycopg as it is":
         yield
