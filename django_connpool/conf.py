@@ -67,6 +67,7 @@ class PoolOptions:
     max_uses: int = 0
     command_timeout: float | None = None
     max_connecting: int = 8
+    outage_patience: float = 3.0
     check: CheckParam = "auto"
     reset: ResetParam = "auto"
     reset_functions: tuple[str, ...] = ()
@@ -380,6 +381,7 @@ READERS: dict[str, Reader] = {
     "max_uses": _count(0),
     "command_timeout": _or_none(_command_timeout),
     "max_connecting": _count(1),
+    "outage_patience": _seconds,
     "check": _policy,
     "reset": _policy,
     "reset_functions": _names,

@@ -110,6 +110,7 @@ def test_defaults() -> None:
         "max_uses": 0,
         "command_timeout": None,
         "max_connecting": 8,
+        "outage_patience": 3.0,
         "check": "auto",
         "reset": "auto",
         "reset_functions": (),
@@ -301,6 +302,7 @@ CALLABLE = "It must be a callable, the dotted path of one, or None."
         ("max_hold_idle", SECONDS, [-1, None, True, "soon", "nan"]),
         ("leak_after", SECONDS, [-1, None, True, "soon", "nan", math.nan, [], 10**400]),
         ("reconnect_timeout", SECONDS, [-1, None]),
+        ("outage_patience", SECONDS, [-1, None, "soon"]),
         ("max_idle", ABOVE_0, [0, -1, None, "nan"]),
         ("max_lifetime", ABOVE_0, [0, -1, None, "nan"]),
         (

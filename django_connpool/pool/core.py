@@ -106,6 +106,7 @@ class Core:
         "max_waiting",
         "name",
         "num_workers",
+        "outage_patience",
         "reconnect_timeout",
         "timeout",
     )
@@ -123,6 +124,7 @@ class Core:
     max_uses: int
     max_connecting: int
     reconnect_timeout: float
+    outage_patience: float
     num_workers: int
     jitter: float
     leak_after: float

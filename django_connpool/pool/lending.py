@@ -266,8 +266,10 @@ class Lending(Upkeep, Generic[CT]):
                 waiter.tries += 1
                 return False
         outage = self._outage
-        if outage is not None and self._is_hopeless() and self._clock() < outage.hurry():
-            raise again(outage.error)
+        if outage is not None and self._is_hopeless():
+            now = self._clock()
+            if now < outage.hurry(now):
+                raise again(outage.error)
         if seconds <= 0:
             raise self._timeout(seconds)
         if self.max_waiting and len(self._queue) >= self.max_waiting and not waiter.tries:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import random
 
+from psycopg import OperationalError
+
 from .redaction import one_line, public
 
-FIRST_RETRY = 0.1  # seconds
+FIRST_RETRY = 0.05  # seconds
+YOUNG_RETRY = 0.25  # at the most, while borrowers wait for a young outage to end
 LAST_RETRY = 1.0  # while anyone asks
 LAZY_RETRY = 15.0  # while nobody does, and only `min_size` is missing
+FORGOTTEN = 60.0  # seconds without an attempt, after which a failure begins an outage of its own
 
 # libpq gives a refused connection no SQLSTATE (PQerrorMessage is all there is), so the
-# text has to tell. A server that speaks another language falls into REFUSED, which fails
-# fast instead of waiting: the safe side.
+# text has to tell. What is not known, as from a server that speaks another language, is
+# REFUSED, and waited for as long as the outage is young.
 STARTING = "starting"  # 57P03: waiting helps
 FULL = "full"  # 53300: waiting helps while somebody may give back
 REFUSED = "refused"
@@ -28,6 +32,29 @@ _FULL_TEXTS = (
     "too many connections for",
     "remaining connection slots are reserved",
 )
+_LASTING_TEXTS = (
+    "authentication failed",  # by whatever method
+    "no password supplied",
+    "password retrieved from file",
+    "no pg_hba.conf entry",
+    "pg_hba.conf rejects",
+    '" does not exist',  # a database or a role
+    "no such database",  # PgBouncer's words
+    "no such user",
+    "is not permitted to log in",
+    "permission denied",
+    "unsupported startup parameter",
+    "unrecognized configuration parameter",
+    "invalid value for parameter",
+    "server does not support SSL",
+    "certificate verify failed",
+    "root certificate file",
+    "invalid connection option",
+)
+# Of errors that have one, such as those of statements that set the session up: invalid
+# authorization, no such database or schema, syntax error or access rule violation.
+_LASTING_STATES = ("28", "3D", "3F", "42")
+_LATE = float("inf")  # when nothing is young any more
 
 
 def kind_of(error: BaseException) -> str:
@@ -38,6 +65,17 @@ def kind_of(error: BaseException) -> str:
     if any(known in text for known in _FULL_TEXTS):
         return FULL
     return REFUSED
+
+
+def heals(error: BaseException) -> bool:
+    """Whether time may do away with the error: no server, one that goes down, a standby.
+
+    Not what our user's own code raises, nor a server that says no to us and will again.
+    """
+    if not isinstance(error, (OperationalError, ConnectionError, TimeoutError)):
+        return False
+    text, state = str(error), getattr(error, "sqlstate", None) or ""
+    return not (state.startswith(_LASTING_STATES) or any(lasts in text for lasts in _LASTING_TEXTS))
 
 
 def again(error: BaseException) -> BaseException:
@@ -59,10 +97,23 @@ def again(error: BaseException) -> BaseException:
 class Outage:
     """The time since connecting began to fail. Guarded by the pool's lock."""
 
-    __slots__ = ("attempts", "error", "failed_at", "kind", "reported", "retry_at", "since")
+    __slots__ = (
+        "attempts",
+        "error",
+        "failed_at",
+        "heals",
+        "kind",
+        "patience",
+        "reported",
+        "retry_at",
+        "since",
+    )
 
-    def __init__(self, error: BaseException, now: float, kind: str = "") -> None:
+    def __init__(
+        self, error: BaseException, now: float, kind: str = "", patience: float = 0.0
+    ) -> None:
         self.since = now
+        self.patience = patience  # seconds for which it is young, and waited for
         self.attempts = 0
         self.reported = False  # `reconnect_failed` was called
         self.error = error
@@ -70,29 +121,51 @@ class Outage:
         self.retry_at = self.failed_at = now
         self.another(error, now, asked=True, kind=kind)
 
-    def another(self, error: BaseException, now: float, asked: bool, kind: str = "") -> None:
+    def another(
+        self,
+        error: BaseException,
+        now: float,
+        asked: bool,
+        kind: str = "",
+        began: float | None = None,
+    ) -> None:
         """Note one more failure; the next attempt waits twice as long, capped and jittered.
 
         `asked`: whether a borrower is waiting for the outcome. `kind`: when not the error tells.
+        `began`: when the attempt did; of several at the same time only one counts.
         """
-        delay = min(FIRST_RETRY * 2 ** min(self.attempts, 16), LAST_RETRY if asked else LAZY_RETRY)
-        self.attempts += 1
         self.error = error
         self.kind = kind or kind_of(error)
+        self.heals = heals(error)
+        if self.attempts and began is not None and began < self.failed_at:
+            return
+        if now > self.failed_at + FORGOTTEN:
+            self.since, self.attempts, self.reported = now, 0, False
+        longest = LAST_RETRY if asked else LAZY_RETRY
+        if asked and self.is_young(now):
+            longest = YOUNG_RETRY
+        delay = min(FIRST_RETRY * 2 ** min(self.attempts, 16), longest)
+        self.attempts += 1
         self.failed_at = now
         self.retry_at = now + delay * random.uniform(0.5, 1.0)
 
-    def hurry(self) -> float:
+    def is_young(self, now: float) -> bool:
+        """Whether the server is still waited for; not when time does not heal what it says."""
+        return self.heals and now < self.since + self.patience
+
+    def hurry(self, now: float = _LATE) -> float:
         """Somebody asks, so the next attempt must not be far; return when it is due."""
-        self.retry_at = min(self.retry_at, self.failed_at + LAST_RETRY)
+        longest = YOUNG_RETRY if self.is_young(now) else LAST_RETRY
+        self.retry_at = min(self.retry_at, self.failed_at + longest)
         return self.retry_at
 
-    def hopeless(self, loans: int, closing: int) -> bool:
+    def hopeless(self, loans: int, closing: int, now: float = _LATE) -> bool:
         """Whether waiting for a connection cannot help: nobody may give one back either.
 
-        Nor does one of our own leave a place to a new one, where there are not enough.
+        Nor is the outage young enough to be waited for, nor does one of our own leave a place
+        to a new one, where there are not enough.
         """
-        if self.kind in (STARTING, UNFIT) or loans:
+        if self.kind in (STARTING, UNFIT) or loans or self.is_young(now):
             return False
         return not (closing and self.kind == FULL)
 

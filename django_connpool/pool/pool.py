@@ -61,6 +61,8 @@ class ConnectionPool(Lending[CT]):
     `jitter`: the share of `max_lifetime` by which lives are shortened at random, 0 to 1.
     `leak_after`: seconds after which a loan is reported in the log; 0 is never.
     `command_timeout`: longest a statement may run, given to the server at connect.
+    `outage_patience`: how long borrowers wait for a server that has just gone to come back;
+    later they get its error at once.
     `keep_min`: False opens `min_size` only once `warm` is called.
     `describe`: called at each borrow; what it returns tells in reports, by its str(), what
     the loan is for.
@@ -96,6 +98,7 @@ class ConnectionPool(Lending[CT]):
         jitter: float = 0.1,
         leak_after: float = 0.0,
         command_timeout: float | None = None,
+        outage_patience: float = 3.0,
         ping_after: float = PING_AFTER,
         keep_min: bool = True,
         describe: Callable[[], object] | None = None,
@@ -116,6 +119,7 @@ class ConnectionPool(Lending[CT]):
         self.jitter = jitter
         self.leak_after = leak_after
         self.command_timeout = command_timeout
+        self.outage_patience = outage_patience
         self._min_size, self._max_size = checked_sizes(min_size, max_size)
         checked_times(self)
         self._configure = configure

@@ -20,7 +20,7 @@ def checked_sizes(min_size: int, max_size: int | None) -> tuple[int, int]:
 
 def checked_times(pool: Any) -> None:
     """ValueError for the first of a new pool's numbers that makes no sense."""
-    for name in ("max_waiting", "max_uses", "leak_after", "reconnect_timeout"):
+    for name in ("max_waiting", "max_uses", "leak_after", "reconnect_timeout", "outage_patience"):
         if getattr(pool, name) < 0:
             raise ValueError(f"{name} cannot be negative, not {getattr(pool, name)}")
     for name in ("max_lifetime", "max_idle"):

@@ -289,7 +289,7 @@ class Supply(Line):
             self._stats.connections_errors += 1
             self._forget_attempt(slot)
             if isinstance(error, Exception):
-                self._note_refusal(error, now)
+                self._note_refusal(error, now, began=slot.opened_at)
             else:  # not the server's fault; but what ends its thread may do so again
                 self._schedule(now + FIRST_RETRY)
             self._judge(answered=True)
@@ -297,13 +297,15 @@ class Supply(Line):
         logger.warning("%s: connecting failed: %s", self.name, one_line(error))
         self._report_outage(now)
 
-    def _note_refusal(self, error: BaseException, now: float, kind: str = "") -> None:
+    def _note_refusal(
+        self, error: BaseException, now: float, kind: str = "", began: float | None = None
+    ) -> None:
         """Under the lock: there is no connection, so the next attempt has to wait a little."""
         self._last_error = error
         if self._outage is None:
-            self._outage = Outage(error, now, kind)
+            self._outage = Outage(error, now, kind, self.outage_patience)
         else:
-            self._outage.another(error, now, bool(self._queue), kind)
+            self._outage.another(error, now, bool(self._queue), kind, began)
 
     def _forget_attempt(self, slot: Slot) -> None:
         self._opening.discard(slot)
@@ -319,17 +321,21 @@ class Supply(Line):
         outage = self._outage
         if outage is None:
             return
-        if self._is_hopeless() and (answered or self._clock() < outage.retry_at):
+        now = self._clock()
+        # An attempt that hangs is no answer to wait for either.
+        if self._is_hopeless() and (answered or now < outage.retry_at or self._opening):
             for waiter in list(self._queue):
                 waiter.error = again(outage.error)
                 self._queue.let_go(waiter)
-        if self._clock() < outage.retry_at:
+        if self._queue and outage.is_young(now):
+            self._schedule(outage.since + outage.patience)
+        if now < outage.retry_at:
             self._schedule_retry(outage)
 
     def _schedule_retry(self, outage: Outage) -> None:
         """Under the lock: have the next attempt made when it is due, if anyone wants it."""
         if self._queue:
-            self._schedule(outage.hurry())
+            self._schedule(outage.hurry(self._clock()))
         elif self._lacks_minimum():
             self._schedule(outage.retry_at)
 
@@ -339,7 +345,7 @@ class Supply(Line):
             self._outage is not None
             and not self._suspended  # those in line wait for `resume`, not for the server
             and not self._promising()
-            and self._outage.hopeless(self._on_loan(), len(self._closing))
+            and self._outage.hopeless(self._on_loan(), len(self._closing), self._clock())
         )
 
     def _report_outage(self, now: float) -> None:

@@ -309,6 +309,7 @@ def a_line_that_is_full(pool: ConnectionPool[Any]) -> Iterator[Step]:
 def a_server_that_is_down(pool: ConnectionPool[Any]) -> Iterator[Step]:
     server = server_of(pool)
     server.state = "down"
+    pool.outage_patience = 0.0
 
     def step(pool: ConnectionPool[Any]) -> None:
         for _ in range(2):  # the second is told what the first was

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import pytest
-from psycopg import OperationalError
+from psycopg import OperationalError, ProgrammingError, errors
 
 from tests.inside import (
     FIRST_RETRY,
+    FORGOTTEN,
     FULL,
     LAST_RETRY,
     LAZY_RETRY,
     REFUSED,
     STARTING,
+    YOUNG_RETRY,
     Outage,
     again,
+    heals,
     kind_of,
 )
 
@@ -50,6 +53,65 @@ def test_waiting_is_hopeless_when_nothing_can_come(
     kind: str, loans: int, closing: int, hopeless: bool
 ) -> None:
     assert Outage(OperationalError(kind), 0.0).hopeless(loans, closing) is hopeless
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (OperationalError("connection refused"), True),
+        (OperationalError("FATAL:  the database system is shutting down"), True),
+        (OperationalError("FATAL:  sorry, too many clients already"), True),
+        (OperationalError("session is read-only"), True),
+        (OperationalError("failed to resolve host 'db': Name or service not known"), True),
+        (errors.AdminShutdown("terminating connection"), True),
+        (ConnectionResetError("the secrets' server is away"), True),
+        (OperationalError('FATAL:  password authentication failed for user "shop"'), False),
+        (OperationalError('FATAL:  role "shop" does not exist'), False),
+        (OperationalError('FATAL:  no pg_hba.conf entry for host "10.1.2.3"'), False),
+        (errors.InvalidAuthorizationSpecification("in another language"), False),
+        (errors.InsufficientPrivilege("to set the role"), False),
+        (ProgrammingError("invalid dsn"), False),
+        (LookupError("no secret"), False),
+    ],
+)
+def test_what_time_may_heal(error: Exception, expected: bool) -> None:
+    assert heals(error) is expected
+
+
+def test_an_outage_is_waited_for_while_it_is_young() -> None:
+    outage = Outage(OperationalError("connection refused"), 100.0, patience=3.0)
+    assert not outage.hopeless(0, 0, 102.9)
+    assert outage.hopeless(0, 0, 103.0)
+    assert Outage(OperationalError("authentication failed"), 100.0, patience=3.0).hopeless(0, 0, 1)
+
+
+def test_attempts_are_not_far_apart_while_an_outage_is_young() -> None:
+    error = OperationalError("down")
+    outage = Outage(error, 100.0, patience=3.0)
+    for _ in range(20):
+        outage.another(error, 101.0, asked=True)
+    assert outage.retry_at <= 101.0 + YOUNG_RETRY
+    for _ in range(20):
+        outage.another(error, 101.0, asked=False)
+    assert outage.retry_at > 101.0 + YOUNG_RETRY
+    assert outage.hurry(101.0) == 101.0 + YOUNG_RETRY
+
+
+def test_attempts_that_fail_together_count_once() -> None:
+    error = OperationalError("down")
+    outage = Outage(error, 100.0)
+    for _ in range(20):
+        outage.another(error, 100.1, asked=True, began=99.9)
+    assert outage.retry_at <= 100.0 + FIRST_RETRY
+
+
+def test_a_failure_long_after_the_last_attempt_is_an_outage_of_its_own() -> None:
+    error = OperationalError("down")
+    outage = Outage(error, 100.0, patience=3.0)
+    outage.another(error, 100.0 + FORGOTTEN, asked=True)
+    assert outage.since == 100.0
+    outage.another(error, 101.0 + 2 * FORGOTTEN, asked=True)
+    assert outage.is_young(103.0 + 2 * FORGOTTEN)
 
 
 def test_attempts_are_spaced_further_and_further_but_not_while_somebody_asks() -> None:

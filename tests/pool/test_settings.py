@@ -19,6 +19,7 @@ from .fake import FakeServer, fake_pool
         ({"max_uses": -1}, "max_uses cannot be negative"),
         ({"leak_after": -0.1}, "leak_after cannot be negative"),
         ({"reconnect_timeout": -1}, "reconnect_timeout cannot be negative"),
+        ({"outage_patience": -1}, "outage_patience cannot be negative"),
         ({"max_lifetime": 0}, "max_lifetime must be more than 0 seconds"),
         ({"max_idle": 0}, "max_idle must be more than 0 seconds"),
         ({"max_connecting": 0}, "max_connecting must be at least 1"),

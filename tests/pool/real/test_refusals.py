@@ -31,7 +31,7 @@ from tests.pool.real.helpers import (
 Logged = Callable[[str], list[str]]
 STARTING = ("57P03", "the database system is starting up")
 FULL = ("53300", "sorry, too many clients already")
-NO_ENTRY = ("28000", "no entry for you")
+NO_ENTRY = ("28000", "no pg_hba.conf entry for you")
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +97,7 @@ def test_all_in_line_are_answered_by_one_refusal(
     fake_server.refusal = NO_ENTRY
     fake_server.answer_all()
     errors = [waiter.failed() for waiter in waiters]
-    assert all("no entry for you" in str(error) for error in errors)
+    assert all("no pg_hba.conf entry for you" in str(error) for error in errors)
     assert len(set(map(id, errors))) == 10
     assert pool.get_stats()["connections_errors"] == 1
 
@@ -109,9 +109,9 @@ def test_during_back_off_borrowers_are_refused_without_another_attempt(
     fake_server.refusal = NO_ENTRY
     pool = make_pool(fake_server.dsn())
     for _ in range(20):
-        assert "no entry for you" in refused_at_once(pool)
+        assert "no pg_hba.conf entry for you" in refused_at_once(pool)
     assert fake_server.attempts == 1
-    assert "no entry for you" in pool.snapshot()["last_error"]
+    assert "no pg_hba.conf entry for you" in pool.snapshot()["last_error"]
 
 
 def test_who_asks_after_a_long_idle_outage_gets_an_attempt_soon(
@@ -209,7 +209,7 @@ def test_when_the_last_loan_is_lost_in_an_outage_those_in_line_are_told_at_once(
     until_waiting(pool, 1)
     holder.conn.close()
     holder.give_back()
-    assert "no entry for you" in str(waiter.failed())
+    assert "no pg_hba.conf entry for you" in str(waiter.failed())
 
 
 def test_a_pool_repairs_itself_when_the_server_is_back(
