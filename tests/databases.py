@@ -118,6 +118,11 @@ def pid(wrapper: Any) -> int:
     return int(value(wrapper, "SELECT pg_backend_pid()"))
 
 
+def in_hand(wrapper: Any) -> Any:
+    """The connection that the wrapper has, or None; reading `connection` would borrow one."""
+    return vars(wrapper).get("connection")
+
+
 def connected(server: Server, wrapper: Any) -> int:
     """How many connections the server counts for the wrapper's database."""
     return server.backends(application_name=wrapper.settings_dict["OPTIONS"]["application_name"])

@@ -27,7 +27,7 @@ from django_connpool.pool.slot import BURST
 from django_connpool.pool.statements import DIRT, RENAMED, SEQUENCES, kinds
 
 from .bursts import LONGEST, LOSS, PAUSES, SHORT, bursts, popped
-from .recall import recaller
+from .recall import end_between, leave_between, recaller
 
 if TYPE_CHECKING:
     from django.db.backends.postgresql.base import DatabaseWrapper as _Base
@@ -57,6 +57,9 @@ class EarlyReleaseMixin(_Base):
     mode: bool | None = None  # of `hold()` blocks: whether to release early, whatever the option
     kept = 0  # blocks, streams and copies under way that need this very connection
     by_hand = False  # somebody has asked for the connection itself
+    # It was given back early, and borrows again when anybody reads `connection`, which is then
+    # not in the wrapper's `__dict__`. Asked before `connection` wherever that must not happen.
+    is_between = False
     is_connecting = False
     is_for_a_statement = False  # what is borrowed now is not meant to be used by hand
     resumes: Any = None  # the binding from whose pool it goes on, having given back early
@@ -69,7 +72,7 @@ class EarlyReleaseMixin(_Base):
 
     def connect_for_a_statement(self) -> None:
         """Borrow, if there is no connection at hand, for no longer than necessary."""
-        if self.connection is None:
+        if self.is_between or self.connection is None:
             if self.aside is not None:
                 if self._goes_on():
                     return
@@ -79,6 +82,8 @@ class EarlyReleaseMixin(_Base):
             if binding is not None and not self.in_atomic_block:
                 self.resume(binding)
                 return
+            if self.is_between:
+                end_between(cast("PooledDatabaseWrapperMixin", self))
             self.is_for_a_statement = True
             try:
                 if self.connects_as_django and BaseDatabaseWrapper.ensure_connection is _ENSURE:
@@ -92,13 +97,24 @@ class EarlyReleaseMixin(_Base):
             finally:
                 self.is_for_a_statement = False
 
+    def borrow_to_look(self) -> Any:
+        """For who reads `connection` between two statements: it is kept until the work ends."""
+        if self._thread_ident != get_ident() and not self._thread_sharing_count:
+            return None
+        if self.aside is not None:
+            self.end_burst()  # others wait, and this may last
+        self.connect_for_a_statement()
+        self.by_hand = True
+        self._pin("taken by reading `connection`")
+        return self.connection
+
     def resume(self, binding: Any) -> None:
         raise NotImplementedError
 
     def _cursor(self, name: str | None = None) -> Any:
         if self.errors_occurred:
             self.close_if_health_check_failed()
-        if self.connection is None:
+        if self.is_between or self.connection is None:
             self.connect_for_a_statement()
         if (
             not self.connects_as_django
@@ -113,8 +129,21 @@ class EarlyReleaseMixin(_Base):
             with self.wrap_database_errors:
                 raise
 
+    @contextmanager
+    def temporary_connection(self) -> Iterator[Any]:
+        if self.is_between:  # Django would look at `connection`, and keep or close it
+            with self.cursor() as cursor:
+                yield cursor
+        else:
+            with super().temporary_connection() as cursor:
+                yield cursor
+
     def get_autocommit(self) -> bool:
-        if self.releases_early and self.connection is None and self.settings_dict["AUTOCOMMIT"]:
+        if (
+            self.releases_early
+            and (self.is_between or self.connection is None)
+            and self.settings_dict["AUTOCOMMIT"]
+        ):
             return True  # of whatever is borrowed next
         self.connect_for_a_statement()
         return super().get_autocommit()
@@ -133,6 +162,8 @@ class EarlyReleaseMixin(_Base):
             self.release_if_free()
 
     def _commit(self) -> None:
+        if self.is_between:  # the last transaction has ended
+            return
         super()._commit()  # type: ignore[misc]
         self._release_without_autocommit()
 
@@ -143,7 +174,7 @@ class EarlyReleaseMixin(_Base):
 
     def release_if_free(self) -> None:
         """Give the connection back unless something depends on it."""
-        connection = self.connection
+        connection = None if self.is_between else self.connection
         if (
             connection is None
             or not self.releases_early
@@ -181,7 +212,7 @@ class EarlyReleaseMixin(_Base):
             self._will_resume()
         # With no call in between: a finalizer or signal handler may have come by with a statement
         # of its own, and given back. What it gave back is somebody else's by now.
-        if self.connection is connection:
+        if not self.is_between and self.connection is connection:
             loan = connection._slot.watch.loan
             try:
                 self.connection = None
@@ -192,6 +223,7 @@ class EarlyReleaseMixin(_Base):
                     with suppress(ValueError):
                         self._binding.pool.putconn(connection)
                 raise
+            leave_between(cast("PooledDatabaseWrapperMixin", self))
 
     def _pause(self, connection: Any, slot: Any) -> None:
         """Between two statements: give back; in a burst, while others wait, set aside."""
@@ -208,7 +240,7 @@ class EarlyReleaseMixin(_Base):
         if self.resumes is None:
             self.resumes = self._binding
         aside = [connection]
-        if self.connection is not connection:
+        if self.is_between or self.connection is not connection:
             return  # as in `_let_go`
         try:
             # Before anything is called, so that such a handler finds it; `pinned` before others do.
@@ -227,6 +259,7 @@ class EarlyReleaseMixin(_Base):
             for left in popped(aside):
                 left._pool.putconn(left)
             raise
+        leave_between(cast("PooledDatabaseWrapperMixin", self))
 
     def _goes_on(self) -> bool:
         """Take up again what was set aside, unless somebody else has, or it has died."""
@@ -249,6 +282,7 @@ class EarlyReleaseMixin(_Base):
                 if work is not None:
                     work.borrowers.add(self)
                 self.errors_occurred = False
+                self.is_between = False
                 self.connection = connection
         except BaseException:
             self._hand_back(connection)
@@ -292,6 +326,8 @@ class EarlyReleaseMixin(_Base):
     def stop_resuming(self) -> None:
         """Some work has ended: what comes next looks at the settings, and borrows anew."""
         self.resumes = None
+        if self.is_between:
+            end_between(cast("PooledDatabaseWrapperMixin", self))
         if self.aside is not None:
             self.end_burst()
         elif self.released_at:
@@ -307,7 +343,7 @@ class EarlyReleaseMixin(_Base):
 
     def _pin(self, why: str) -> None:
         """Note for the status why this loan lasts longer than a transaction."""
-        slot = getattr(self.connection, "_slot", None)
+        slot = None if self.is_between else getattr(self.connection, "_slot", None)
         if slot is not None:
             slot.pinned = why
 
@@ -373,7 +409,7 @@ class EarlyCursor:
         if self._closed:
             raise InterfaceError("the cursor is closed")
         wrapper = self._wrapper
-        connection = wrapper.connection
+        connection = None if wrapper.is_between else wrapper.connection
         if connection is None:
             wrapper.connect_for_a_statement()
             connection = wrapper.connection
@@ -390,7 +426,8 @@ class EarlyCursor:
         cursor, wrapper = self._cursor, self._wrapper
         connection = self._lent
         if (
-            connection is not wrapper.connection
+            wrapper.is_between
+            or connection is not wrapper.connection
             or self._closed
             or self._loan != connection._slot.watch.loan
         ):

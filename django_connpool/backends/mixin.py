@@ -194,6 +194,7 @@ class PooledDatabaseWrapperMixin(EarlyReleaseMixin):
 
     def _take(self, binding: registry.Binding, connection: Any) -> None:
         """Make a connection that was just borrowed the one at hand."""
+        self.is_between = False
         self.connection = connection
         self.releases_early = binding.releases_early if self.mode is None else self.mode
         if self._thread_sharing_count:
@@ -249,6 +250,8 @@ class PooledDatabaseWrapperMixin(EarlyReleaseMixin):
         return watch.watch_cursor(cursor) if name else cursor
 
     def _rollback(self) -> None:
+        if self.is_between:  # the last transaction has ended
+            return
         with watch.rolling_back(self.connection):
             super()._rollback()  # type: ignore[misc]
         self._release_without_autocommit()
@@ -353,6 +356,8 @@ class PooledDatabaseWrapperMixin(EarlyReleaseMixin):
             connection = recall.held(self)
             if getattr(connection, "_pool", None) is not None and connection.closed:
                 self.close()
+        if self.is_between:
+            return
         connection = self.connection
         if connection is not None and getattr(connection, "_pool", None) is None:
             super().close_if_health_check_failed()
@@ -409,7 +414,7 @@ class PooledDatabaseWrapperMixin(EarlyReleaseMixin):
         """As Django's; and what is on loan is not taken back with the thread that borrowed it."""
         self.end_burst()
         super().inc_thread_sharing()
-        connection = self.connection
+        connection = None if self.is_between else self.connection
         pool = getattr(connection, "_pool", None)
         if pool is not None:
             pool.outlive_thread(connection)
@@ -457,6 +462,8 @@ def _forget_loans() -> None:
     for wrapper in list(_wrappers):
         wrapper._binding = wrapper.resumes = None  # bound again, the child's pool is announced
         wrapper.aside = None
+        if wrapper.is_between:
+            recall.end_between(wrapper)
         if wrapper.is_lent:
             wrapper.connection = None
             wrapper.by_hand = False

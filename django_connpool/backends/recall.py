@@ -57,6 +57,9 @@ _lock = threading.RLock()
 class Lent:
     """The class attribute `connection`: what is found when the wrapper itself has none.
 
+    That is between two statements as well, when the connection was given back early: who looks
+    at it there, as panels that show statements do, finds one that is his until his work ends.
+
     Not a data descriptor, so that a connection in the wrapper's `__dict__` is found first.
     """
 
@@ -64,15 +67,40 @@ class Lent:
         if wrapper is None:
             return self
         found = _unparked(wrapper)
-        return wrapper.borrow_again() if found is _MISSING else found
+        if found is not _MISSING:
+            return found
+        return wrapper.borrow_to_look() if wrapper.is_between else wrapper.borrow_again()
 
 
 def held(wrapper: PooledDatabaseWrapperMixin) -> Any:
     """The connection in hand, or None, also when it was recalled. For the owner's thread."""
     found = _unparked(wrapper)
     if found is _MISSING:
-        wrapper.connection = found = None
+        found = None
+        if not wrapper.is_between:
+            wrapper.connection = None
     return found
+
+
+def leave_between(wrapper: PooledDatabaseWrapperMixin) -> None:
+    """Have reading `connection` end in `Lent.__get__`, unless something is at hand by now.
+
+    For the owner's thread. Under the lock, or it could be parked and put back meanwhile.
+    """
+    own = vars(wrapper)
+    with _lock:
+        # With no call in between: a signal handler may borrow.
+        if "connection" in own and own["connection"] is None:
+            wrapper.is_between = True
+            del own["connection"]
+
+
+def end_between(wrapper: PooledDatabaseWrapperMixin) -> None:
+    """There is no connection from here on, as when Django has closed it. In whichever thread."""
+    with _lock:
+        if wrapper.is_between:
+            vars(wrapper).setdefault("connection", None)
+            wrapper.is_between = False
 
 
 def _unparked(wrapper: PooledDatabaseWrapperMixin) -> Any:

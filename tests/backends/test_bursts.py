@@ -29,6 +29,7 @@ from tests.databases import (
     DEADLINE,
     Databases,
     connected,
+    in_hand,
     in_thread,
     in_threads,
     on_loan,
@@ -95,7 +96,7 @@ def a_burst(wrapper: Any) -> Iterator[Waiting]:
         with transaction.atomic(using=wrapper.alias):
             pid(wrapper)
             waiting = Waiting(wrapper)
-        assert wrapper.connection is None
+        assert in_hand(wrapper) is None
         assert inside.aside(wrapper) is not None
         if inside.tuning("burst_pause") > 1:  # nobody may have taken it already
             assert inside.aside(wrapper)
@@ -110,15 +111,15 @@ def test_a_burst_keeps_its_connection_until_the_work_ends(single: Any) -> None:
         assert single.pool.snapshot()["loans"][0]["pinned"] == "a burst of statements"
         first = inside.aside(single)[0]
         with single.cursor() as cursor:
-            assert single.connection is first
+            assert in_hand(single) is first
             assert single.pool.snapshot()["loans"][0]["pinned"] is None
             cursor.execute("SELECT generate_series(1, 3)")
-            assert single.connection is None
+            assert in_hand(single) is None
             assert cursor.fetchall() == [(1,), (2,), (3,)]
             cursor.execute("SELECT 4")
             assert cursor.fetchone() == (4,)
         with transaction.atomic(using=single.alias):
-            assert single.connection is first
+            assert in_hand(single) is first
         assert inside.aside(single) == [first]
         assert waiting.pid == 0
     assert waiting.served()
@@ -374,7 +375,7 @@ def test_after_a_moment_it_is_not_asked_whether_it_is_alive(
 def test_state_stays_with_its_owner_and_goes_nowhere_else(single: Any) -> None:
     with a_burst(single) as waiting:
         value(single, "SELECT set_config('app.tenant', '42', false)")
-        assert single.connection is not None
+        assert in_hand(single) is not None
         assert value(single, "SHOW app.tenant") == "42"
     waiting.served()
     assert value(single, "SELECT current_setting('app.tenant', true)") in (None, "")
@@ -386,11 +387,11 @@ def test_modes_and_pins_go_on_with_what_was_set_aside(single: Any) -> None:
         (first,) = inside.aside(single)
         with hold("request", single.alias):
             pid(single)
-            assert single.connection is first
+            assert in_hand(single) is first
         assert inside.aside(single) == [first]
         with pinned(single.alias):
             pid(single)
-            assert single.connection is first
+            assert in_hand(single) is first
         assert inside.aside(single) == [first]
         del first
         assert waiting.pid == 0
@@ -482,7 +483,7 @@ def test_who_comes_by_between_two_instructions_pauses_in_the_place_of_the_other(
     real, todo = time.monotonic, []
 
     def clock() -> float:
-        while todo and at_the_end == (single.connection is not None):
+        while todo and at_the_end == (in_hand(single) is not None):
             todo.pop()()
         return real()
 
@@ -494,7 +495,7 @@ def test_who_comes_by_between_two_instructions_pauses_in_the_place_of_the_other(
         todo.append(handle)
         value(single, "SELECT 1")
         assert not todo
-        assert single.connection is None
+        assert in_hand(single) is None
         with_one = [aside for _, aside in inside.bursts().aside if aside]
         assert len(with_one) == (1 if sign > 0 else 0)
         assert on_loan(single) == len(with_one)
@@ -509,7 +510,7 @@ def test_what_others_have_borrowed_meanwhile_is_left_to_them(
     real, borrowed = time.monotonic, []
 
     def clock() -> float:
-        if not borrowed and single.connection is not None:  # at the end of a statement
+        if not borrowed and in_hand(single) is not None:  # at the end of a statement
             borrowed.append(None)
             value(single, "SELECT 2")  # a signal handler's; gives back
             borrowed[0] = single.pool.getconn()  # and somebody else borrows
@@ -811,7 +812,7 @@ def test_owners_and_takers_never_use_a_connection_together(
                         assert value(own, "SELECT %s", [mark]) == mark
                     if chance.random() < 0.2:
                         time.sleep(chance.random() / 500)
-            assert own.connection is None
+            assert in_hand(own) is None
 
     done = threading.Event()
     most = 0

@@ -11,7 +11,7 @@ from django.db import DatabaseError, transaction
 from django.db.utils import IntegrityError
 
 from tests.cluster import Server
-from tests.databases import Databases, in_thread, value
+from tests.databases import Databases, in_hand, in_thread, value
 
 STOCK = "django.db.backends.postgresql"
 # Renamed in Django 6.1.
@@ -390,7 +390,7 @@ def test_it_is_as_with_django(name: str, databases: Databases, cluster: Server) 
         try:
             results.append(SCENES[name](wrapper))
             if pool:
-                assert wrapper.connection is None
+                assert in_hand(wrapper) is None
                 assert wrapper.pool.snapshot()["in_use"] == 0
         finally:
             wrapper.in_atomic_block = False

@@ -22,7 +22,7 @@ from psycopg.types.json import Jsonb
 import django_connpool
 from shop.models import Category
 from tests.cluster import Server
-from tests.databases import DEADLINE, Databases, in_thread, in_threads, on_loan, pid, value
+from tests.databases import DEADLINE, Databases, in_hand, in_thread, in_threads, on_loan, pid, value
 
 STOCK = "django.db.backends.postgresql"
 POOLED = "django_connpool.backends.postgresql"
@@ -44,7 +44,7 @@ def attacked(cluster: Server) -> Iterator[None]:
 
 
 def held(wrapper: Any) -> bool:
-    has = wrapper.connection is not None
+    has = in_hand(wrapper) is not None
     assert on_loan(wrapper) == has
     return has
 

@@ -14,7 +14,7 @@ from django.db import DatabaseError, transaction
 import django_connpool
 from django_connpool.pool import ConnectionPool
 from tests import inside
-from tests.databases import Databases, in_thread, value
+from tests.databases import Databases, in_hand, in_thread, value
 from tests.interrupter import Interrupter, is_safe
 
 CODE = inside.code_of_releasing()
@@ -124,10 +124,10 @@ def test_no_loan_stays_behind(scene: Callable[[Any], None], databases: Databases
         where = interrupt.where
         assert wrapper.kept == 0, where
         wrapper.set_mode(None)  # as it would be left by one that strikes when it is put back
-        assert wrapper.connection is None, where
+        assert in_hand(wrapper) is None, where
         assert in_thread(somebody_else) == 1, where
         value(wrapper, "SELECT 1")
-        assert wrapper.connection is None, where
+        assert in_hand(wrapper) is None, where
         assert wrapper.pool.snapshot()["in_use"] == 0, where
     else:
         pytest.fail("the scene does not end")

@@ -16,7 +16,7 @@ from psycopg import ClientCursor
 
 import django_connpool
 from tests.cluster import Server
-from tests.databases import Databases, in_thread, in_threads, on_loan, pid, value
+from tests.databases import Databases, in_hand, in_thread, in_threads, on_loan, pid, value
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def early(databases: Databases) -> Any:
 
 def held(wrapper: Any) -> bool:
     """Whether the wrapper has its connection; the pool must agree."""
-    has = wrapper.connection is not None
+    has = in_hand(wrapper) is not None
     assert on_loan(wrapper) == has
     return has
 

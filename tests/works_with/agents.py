@@ -8,40 +8,15 @@ agent has seen, and what was logged.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
-import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
-SECONDS = 60
-ENGINES = {
-    "engine": "django_connpool.backends.postgresql",
-    "mixin": "tests.works_with.pooled",
-}
-MODES = ("request", "transaction")
-
-
-def run(agent: str, when: str, url: str) -> dict[str, Any]:
-    """Run this file as a process; fail the test when it says no or hangs."""
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.works_with.agents", agent, when],
-        cwd=ROOT,
-        env={**os.environ, "DATABASE_URL": url, "PYTHONWARNINGS": "ignore"},
-        capture_output=True,
-        text=True,
-        timeout=SECONDS,
-        check=False,
-    )
-    assert done.returncode == 0, f"{agent} {when}: {done.returncode}\n{done.stdout}\n{done.stderr}"
-    told: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return told
+from tests.works_with.processes import ENGINES, MODES, database, tell
 
 
 class Agent:
@@ -190,22 +165,13 @@ def set_up(log: Log) -> None:
     import django
     from django.conf import settings
 
-    from tests.cluster import Server
-
-    place = Server.from_url(os.environ["DATABASE_URL"]).django()
     settings.configure(
         DATABASES={
             "default": {},
             **{
-                f"{way}-{mode}": {
-                    **place,
-                    "ENGINE": engine,
-                    "NAME": Server.from_url(os.environ["DATABASE_URL"]).params()["dbname"],
-                    "OPTIONS": {
-                        **place["OPTIONS"],
-                        "pool": {"max_size": 2, "release": mode, "name": f"{way}-{mode}"},
-                    },
-                }
+                f"{way}-{mode}": database(
+                    engine, {"max_size": 2, "release": mode, "name": f"{way}-{mode}"}
+                )
                 for way, engine in ENGINES.items()
                 for mode in MODES
             },
@@ -369,10 +335,7 @@ def main(name: str, when: str) -> None:
     for _, pool in registry.live():
         pool.drain()
     use_all(agent)  # and with new ones
-    told = {"seen": seen, "said": log.lines}
-    print(json.dumps(told), flush=True)
-    sys.stdout.flush()
-    os._exit(0)  # an agent's own threads are no concern of ours
+    tell({"seen": seen, "said": log.lines})
 
 
 def use_all(agent: Agent) -> None:
