@@ -120,6 +120,7 @@ class scope:
     def __enter__(self) -> None:
         outer = current.get()
         work = Scope(self.name or (outer.note if outer else None))
+        work.task = outer.task if outer else None
         self._entered.append((work, current.set(work)))
 
     def __exit__(self, *exc_info: object) -> None:
@@ -131,6 +132,7 @@ class scope:
 
     async def __aenter__(self) -> None:
         self.__enter__()
+        self._entered[-1][0].is_of_this_task()
 
     async def __aexit__(self, *exc_info: object) -> None:
         work, token = self._entered.pop()

@@ -50,6 +50,7 @@ class ConnectionPoolMiddleware:
 
     async def _handle(self, request: HttpRequest) -> HttpResponseBase:
         with scopes.entered(_name(request)) as work:
+            work.is_of_this_task()
             try:
                 response = await self.get_response(request)
             finally:
@@ -95,6 +96,7 @@ def _each(body: Iterator[bytes], name: str | None) -> Iterator[bytes]:
 
 async def _each_async(body: AsyncIterator[bytes], name: str | None) -> AsyncIterator[bytes]:
     work = Scope(name)
+    work.is_of_this_task()
     try:
         while True:
             token = scopes.current.set(work)

@@ -30,6 +30,7 @@ from django_connpool.pool import (
     statements,
     supply,
     upkeep,
+    userline,  # noqa: F401
     watch,
 )
 from django_connpool.pool import maintenance as maintenance_module

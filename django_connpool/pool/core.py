@@ -216,6 +216,7 @@ class Core:
                 logger.warning("%s: " + text, self.name, *args)
 
     def _snapshot(self) -> dict[str, Any]:
+        """Under the lock. Where the holders are is still to be found: see `explain.locate`."""
         now = self._clock()
         return {
             "name": self.name,
@@ -268,6 +269,8 @@ def _loan(slot: Slot, now: float) -> dict[str, Any]:
         "thread": explain.thread_name(thread),
         "thread_id": thread,
         "note": (slot.note and str(slot.note)) or None,
+        "taken_at": (lent and slot.site()) or None,  # with `leak_after`
+        "at": slot.note,  # see explain.locate
         "pinned": slot.pinned,
         "backend_pid": slot.backend_pid,
         "transaction": TransactionStatus(slot.pgconn.transaction_status).name,

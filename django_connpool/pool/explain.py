@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import threading
-from types import FrameType
 from typing import Any
 
-_LIBRARY = tuple(
-    os.path.dirname(os.path.abspath(sys.modules[name].__file__ or "")) + os.sep
-    for name in ("threading", "psycopg", "django_connpool")
-    if name in sys.modules
-)
-_LISTED = 10  # holders named in a message
+from . import userline
+
+LISTED = 10  # holders named in a message
 
 
 def thread_name(ident: int) -> str:
@@ -24,34 +19,33 @@ def thread_name(ident: int) -> str:
     return f"thread {ident} (ended)"
 
 
-def where(ident: int) -> str:
-    """The line of code a thread is at now: the innermost one that is not a library's."""
-    frame = sys._current_frames().get(ident)
-    if frame is None:
-        return ""
-    best = innermost_of_the_user(frame) or frame
-    return f"{best.f_code.co_filename}:{best.f_lineno} in {best.f_code.co_name}"
+def locate(loans: list[dict[str, Any]], most: int | None = None) -> None:
+    """Tell of each loan, or of the `most` longest, which line of the user's its holder is at.
 
-
-def innermost_of_the_user(frame: FrameType | None) -> FrameType | None:
-    """The innermost frame that runs code of neither this package nor any other installed one."""
-    while frame is not None:
-        name = frame.f_code.co_filename
-        if not name.startswith(_LIBRARY) and f"{os.sep}site-packages{os.sep}" not in name:
-            return frame
-        frame = frame.f_back
-    return None
+    `at` is that line afterwards, and before what the loan is for.
+    """
+    frames = sys._current_frames()
+    try:
+        for number, loan in enumerate(sorted(loans, key=lambda loan: -loan["held"])):
+            wanted = most is None or number < most
+            note, loan["at"] = loan["at"], None
+            if wanted:
+                loan["at"] = userline.of_thread(loan["thread_id"], note, frames) or None
+    finally:
+        frames.clear()  # it has this function's own: a circle, with all that the others' hold
 
 
 def holders(loans: list[dict[str, Any]]) -> str:
     """One clause for each holder, longest first."""
     lines = []
-    for loan in sorted(loans, key=lambda loan: -loan["held"])[:_LISTED]:
+    for loan in sorted(loans, key=lambda loan: -loan["held"])[:LISTED]:
         what = f", {loan['note']}" if loan["note"] else ""
-        at = where(loan["thread_id"])
-        lines.append(f"{loan['thread']!r} for {loan['held']:.2f} s{what}{at and f', at {at}'}")
-    if len(loans) > _LISTED:
-        lines.append(f"and {len(loans) - _LISTED} more")
+        at = loan.get("at")
+        lines.append(
+            f"{loan['thread']!r} for {loan['held']:.2f} s{what}{f', at {at}' if at else ''}"
+        )
+    if len(loans) > LISTED:
+        lines.append(f"and {len(loans) - LISTED} more")
     return "; ".join(lines)
 
 

@@ -313,7 +313,9 @@ class Lending(Upkeep, Generic[CT]):
 
     def _timeout(self, seconds: float) -> PoolTimeout:
         """Under the lock: the error of a waiter whose time is over."""
-        error = PoolTimeout(explain.timeout(self._snapshot(), seconds))
+        seen = self._snapshot()
+        explain.locate(seen["loans"], explain.LISTED)
+        error = PoolTimeout(explain.timeout(seen, seconds))
         if self._outage and self._last_error:
             error.__cause__ = public(self._last_error)
         return error

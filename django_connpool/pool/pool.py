@@ -14,7 +14,7 @@ from typing import Any
 import psycopg
 from psycopg import OperationalError
 
-from . import process
+from . import explain, process
 from .abc import (
     CT,
     CheckParam,
@@ -413,4 +413,6 @@ class ConnectionPool(Lending[CT]):
             seen = self._snapshot()
             seen["histograms"] = self._stats.histograms()
             seen["closed_for"] = dict(self._stats.closed)
+        # Without the lock: what other threads' frames let go of meanwhile dies here.
+        explain.locate(seen["loans"])
         return seen

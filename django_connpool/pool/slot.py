@@ -180,8 +180,13 @@ class Slot:
         self.conn = self.end = self.ref = self.waiter = self.loans = self.cleaning = None
 
     def site(self) -> str:
+        """Where it was borrowed; empty when not known."""
+        code = self.code
+        return f"{code.co_filename}:{self.line} in {code.co_name}" if code else ""
+
+    def at_site(self) -> str:
         """Where it was borrowed, as text that may follow a verb; empty when not known."""
-        return f" at {self.code.co_filename}:{self.line}" if self.code else ""
+        return f" at {site}" if (site := self.site()) else ""
 
     def purpose(self) -> str:
         """What it was borrowed for, as text that may follow a name; empty when not known."""

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from . import explain
+from . import explain, userline
 from .cleaning import CLEAN_TIMEOUT
 from .errors import PoolClosed
 from .maintenance import maintenance
@@ -105,7 +105,7 @@ class Upkeep(Supply):
                 "a connection was never given back, closing it; borrowed %.1f s ago by %s%s%s",
                 self._clock() - slot.since,
                 explain.thread_name(slot.thread),
-                slot.site(),
+                slot.at_site(),
                 slot.purpose(),
             )
             slot.state = RETURNING
@@ -221,9 +221,8 @@ class Upkeep(Supply):
 
     def _trace(self, slot: Slot) -> None:
         """Note where a loan was taken, and have it looked at when it is due."""
-        frame = explain.innermost_of_the_user(sys._getframe(1))
-        if frame is not None:
-            slot.code, slot.line = frame.f_code, frame.f_lineno
+        frame = userline.of_stack(sys._getframe(1), slot.note)
+        slot.code, slot.line = (frame.f_code, frame.f_lineno) if frame else (None, 0)
         with self._lock:
             self._schedule(slot.since + self.leak_after)
 
@@ -233,13 +232,14 @@ class Upkeep(Supply):
         for slot in self._slots:
             if slot.loans is not None and not slot.reported and now - slot.since >= self.leak_after:
                 slot.reported = True
+                line = userline.of_thread(slot.thread, slot.note)
                 self._tell(
-                    "on loan for %.1f s to %s%s, borrowed%s, now at %s",
+                    "on loan for %.1f s to %s%s, borrowed%s%s",
                     now - slot.since,
                     explain.thread_name(slot.thread),
                     slot.purpose(),
-                    slot.site(),
-                    explain.where(slot.thread),
+                    slot.at_site(),
+                    f", now at {line}" if line else "",
                 )
 
     def _next_deadline(self) -> float:

@@ -42,6 +42,8 @@ class Loan(TypedDict):
     thread_id: int
     note: str | None
     pinned: str | None  # why it is kept, with `release` "transaction"
+    taken_at: str | None  # the user's line of code, with `leak_after`
+    at: str | None  # the one its holder is at now, where that can be told
     backend_pid: int
     transaction: str
 

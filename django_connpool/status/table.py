@@ -8,7 +8,7 @@ from django_connpool.status.activity import Activity, Unavailable
 from django_connpool.status.document import Loan, Pool, Process
 from django_connpool.status.figures import Figures
 from django_connpool.status.report import Report
-from django_connpool.status.text import clean, duration, plural, shorten, wrapped
+from django_connpool.status.text import clean, duration, plural, shorten, shorten_path, wrapped
 
 MIN_WIDTH = 80
 MAX_ALIAS_WIDTH = 24
@@ -138,6 +138,7 @@ def _remarks(pool: Pool, width: int) -> Iterator[str]:
 
 def _loans(loans: Sequence[Loan], width: int) -> Iterator[str]:
     """The loans, the longest first."""
+    ordered = sorted(loans, key=lambda loan: -loan["held"])
     shown = [
         (
             duration(loan["held"]),
@@ -146,14 +147,18 @@ def _loans(loans: Sequence[Loan], width: int) -> Iterator[str]:
             shorten(loan["thread"], 26),
             _purpose(loan),
         )
-        for loan in sorted(loans, key=lambda loan: -loan["held"])
+        for loan in ordered
     ]
     widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
-    for held, *middle, note in shown:
+    for loan, (held, *middle, note) in zip(ordered, shown, strict=True):
         known = [held.rjust(widths[0])]
         known += [text.ljust(w) for text, w in zip(middle, widths[1:], strict=False)]
         line = _INDENT * 2 + _GAP.join(["on loan " + known[0], *known[1:]]) + _GAP
         yield line + shorten(note, width - len(line))
+        for verb, site in (("taken at", loan.get("taken_at")), ("at", loan.get("at"))):
+            if site:
+                head = f"{_INDENT * 4}{verb} "
+                yield head + shorten_path(site, width - len(head))
 
 
 def _purpose(loan: Loan) -> str:

@@ -16,6 +16,12 @@ def shorten(text: object, width: int) -> str:
     return shown if len(shown) <= width else shown[: max(width - 3, 0)] + "..."
 
 
+def shorten_path(text: object, width: int) -> str:
+    """`text`, cleaned, in at most `width` characters: what a path begins with tells least."""
+    shown = clean(text)
+    return shown if len(shown) <= width else "..." + shown[len(shown) - max(width - 3, 0) :]
+
+
 def wrapped(text: object, width: int, indent: str) -> list[str]:
     """`text`, cleaned, whole, in lines of at most `width` characters with `indent` before each."""
     room = max(width, len(indent) + 20)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from django_connpool.pool import PoolTimeout
-from tests.inside import explain
+from tests.inside import explain, userline
 
 from .fake import FakeServer, working_pool
 
@@ -64,7 +64,7 @@ def test_a_thread_that_ended_has_no_name_and_no_place() -> None:
     thread.join()
     assert ident is not None
     assert explain.thread_name(ident) == f"thread {ident} (ended)"
-    assert explain.where(ident) == ""
+    assert userline.of_thread(ident) == ""
 
 
 def test_a_real_timeout_says_which_line_the_holder_is_at() -> None:

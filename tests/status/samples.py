@@ -19,6 +19,8 @@ def loan(**changes: Any) -> dict[str, Any]:
         "thread_id": 140_000_000_000_001,
         "note": "GET /shop/orders/",
         "pinned": None,
+        "taken_at": None,
+        "at": None,
         "backend_pid": 4801,
         "transaction": "INTRANS",
         **changes,

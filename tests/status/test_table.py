@@ -73,6 +73,23 @@ def test_long_commands_and_paths_are_shortened_to_the_width() -> None:
         assert lines[3].endswith("...")
 
 
+def test_the_line_of_a_loan_stands_below_it() -> None:
+    lines = {"taken_at": "/srv/shop/orders/views.py:12 in checkout", "at": None}
+    far = "/srv/" + "x" * 200 + "/orders/views.py:13 in checkout"
+    loans = [loan(**lines, held=2.0), loan(at=far, held=1.0)]
+    shown = table.render(report(process(pools=[pool(loans=loans)])), 80).splitlines()
+    assert shown[4] == "        taken at /srv/shop/orders/views.py:12 in checkout"
+    assert shown[6].startswith("        at ...xx")
+    assert shown[6].endswith("xx/orders/views.py:13 in checkout")
+    assert len(shown[6]) == 80
+
+
+def test_a_loan_of_an_earlier_version_has_no_line() -> None:
+    old = loan()
+    del old["at"], old["taken_at"]
+    assert "  at " not in table.render(report(process(pools=[pool(loans=[old])])))
+
+
 def test_a_path_cannot_write_to_the_terminal() -> None:
     evil = process(command="\x1b[2J", pools=[pool(loans=[loan(note="GET /\x1b[31m\n")])])
     shown = table.render(report(evil))
