@@ -481,13 +481,6 @@ def asking_whether_open(ask: Callable[[], Any]) -> Any:
     return mock.patch.object(lending.Lending, "_check_open", staticmethod(ask))
 
 
-@contextmanager
-def hiring_by(pool: Any, hire: Callable[[Any], None]) -> Iterator[None]:
-    """A block in which workers are hired by calling this with what they have to do."""
-    with mock.patch.object(pool, "_hire", hire):
-        yield
-
-
 def hire_by(pool: Any, hire: Callable[[Any], None]) -> Callable[[Any], None]:
     """Have workers hired by calling this with what they have to do; return what did it before."""
     before = pool._hire
@@ -752,11 +745,6 @@ def binding(wrapper: Any) -> Any:
 def bindings() -> list[Any]:
     """All bindings of this process."""
     return list(_module("registry")._bindings.values())
-
-
-def pool_of(binding: Any) -> Any:
-    """The pool of a binding."""
-    return binding.pool
 
 
 def users(wrapper: Any) -> Iterator[Any]:

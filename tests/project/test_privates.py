@@ -12,10 +12,12 @@ from collections.abc import Iterator
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
+from typing import TypeGuard
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "django_connpool"
 TESTS = ROOT / "tests"
+INSIDE = TESTS / "inside.py"
 
 # Private names of others that tests use. This list may only become shorter.
 REMAIN = {
@@ -47,7 +49,7 @@ BY_NAME = ("getattr", "setattr", "hasattr", "delattr", "object", "attrgetter", "
 
 def files() -> list[Path]:
     found = [path for path in sorted(TESTS.rglob("*.py")) if MUTANTS not in path.parents]
-    return [path for path in found if path not in (TESTS / "inside.py", Path(__file__))]
+    return [path for path in found if path not in (INSIDE, Path(__file__))]
 
 
 def place(path: Path, node: ast.AST, text: str) -> str:
@@ -137,6 +139,17 @@ def test_no_test_asks_for_a_private_name_of_the_package() -> None:
 
 def test_what_is_not_used_any_more_is_not_on_the_list() -> None:
     assert sorted(REMAIN.keys() - used().keys()) == []
+
+
+def test_nothing_is_known_that_no_test_asks_for() -> None:
+    known = {node.name for node in ast.parse(INSIDE.read_text()).body if is_public_function(node)}
+    texts = "\n".join(path.read_text() for path in [*files(), INSIDE])
+    unasked = {name for name in known if len(re.findall(rf"\b{name}\b", texts)) < 2}
+    assert unasked == set()
+
+
+def is_public_function(node: ast.stmt) -> TypeGuard[ast.FunctionDef]:
+    return isinstance(node, ast.FunctionDef) and not node.name.startswith("_")
 
 
 def modules(tree: ast.AST) -> Iterator[tuple[ast.AST, str]]:
