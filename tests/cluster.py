@@ -154,16 +154,18 @@ class Cluster(Server):
     ) -> None:
         self.version = version or int(os.environ.get("TEST_POSTGRES_VERSION") or 18)
         self._programs = programs or _bin(self.version)
-        self.folder = _folder("server-")
+        self.folder = make_folder("server-")
         self.socket_dir = str(self.folder)
         self._data = self.folder / "data"
         self._auth = auth
-        self._settings = {**SETTINGS, **{key: str(value) for key, value in settings.items()}}
+        self.settings = {**SETTINGS, **{key: str(value) for key, value in settings.items()}}
         params = {"host": "127.0.0.1", "user": "postgres", "dbname": "postgres"}
         if auth != "trust":
             params["password"] = PASSWORD
         super().__init__(params)
-        _run(["cp", "-R", str(_template(self._programs, locale)), str(self._data)], cwd=self.folder)
+        run_program(
+            ["cp", "-R", str(_template(self._programs, locale)), str(self._data)], cwd=self.folder
+        )
         self._configure()
 
     def __enter__(self) -> Cluster:
@@ -211,7 +213,7 @@ class Cluster(Server):
         return (self._data / "postmaster.pid").exists()
 
     def _configure(self) -> None:
-        settings = {**self._settings, "unix_socket_directories": self.socket_dir}
+        settings = {**self.settings, "unix_socket_directories": self.socket_dir}
         with (self._data / "postgresql.conf").open("a") as conf:
             conf.writelines(f"{key} = '{value}'\n" for key, value in settings.items())
         (self._data / "pg_hba.conf").write_text(
@@ -222,7 +224,7 @@ class Cluster(Server):
         log = self.folder / "log"
         command = [str(self._programs / "pg_ctl"), "-D", str(self._data), "-w", "-s"]
         try:
-            _run([*command, "-l", str(log), action, *args], cwd=self.folder)
+            run_program([*command, "-l", str(log), action, *args], cwd=self.folder)
         except RuntimeError as err:
             written = log.read_text() if log.exists() else ""
             raise RuntimeError(f"{err}\nThe server's log:\n{written[-4000:]}") from err
@@ -265,18 +267,18 @@ def _open_to_everyone(*folders: Path) -> None:
 @functools.cache
 def _template(programs: Path, locale: str) -> Path:
     """Return a data folder to copy: `initdb` takes longer than the copy and the start together."""
-    folder = _folder("template-")
+    folder = make_folder("template-")
     password = folder / "password"
     password.write_text(PASSWORD)
     password.chmod(0o644)
     data = folder / "data"
     command = [str(programs / "initdb"), "-D", str(data), "-U", "postgres"]
     options = ["--auth=trust", "--encoding=UTF8", "--no-sync", "--no-instructions"]
-    _run([*command, *options, f"--locale={locale}", f"--pwfile={password}"], cwd=folder)
+    run_program([*command, *options, f"--locale={locale}", f"--pwfile={password}"], cwd=folder)
     return data
 
 
-def _folder(prefix: str) -> Path:
+def make_folder(prefix: str) -> Path:
     path = Path(tempfile.mkdtemp(prefix=prefix, dir=scratch.folder()))
     user = _user()
     if user is not None:
@@ -285,7 +287,7 @@ def _folder(prefix: str) -> Path:
     return path
 
 
-def _run(command: list[str], cwd: Path) -> None:
+def run_program(command: list[str], cwd: Path) -> None:
     """Run one of PostgreSQL's programs; raises RuntimeError with what it printed."""
     user = _user()
     group = pwd.getpwnam(user).pw_gid if user else None

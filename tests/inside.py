@@ -22,6 +22,7 @@ from django_connpool.pool import (
     cleaning,
     core,
     explain,  # noqa: F401
+    foreign,  # noqa: F401
     lending,
     line,
     loan,
@@ -39,18 +40,27 @@ from django_connpool.pool.growth import PATIENCE, patience, worth_opening  # noq
 from django_connpool.pool.maintenance import Maintenance, maintenance
 from django_connpool.pool.outage import (  # noqa: F401
     FIRST_RETRY,
+    FORGOTTEN,
     FULL,
     LAST_RETRY,
     LAZY_RETRY,
     REFUSED,
     STARTING,
+    YOUNG_RETRY,
     Outage,
     again,
+    heals,
     kind_of,
-    one_line,
 )
 from django_connpool.pool.parameters import KEEPALIVES, completed  # noqa: F401
 from django_connpool.pool.queue import Waiter, WaitQueue  # noqa: F401
+from django_connpool.pool.redaction import (  # noqa: F401
+    LONGEST,
+    named,
+    one_line,
+    public,
+    without_values,
+)
 from django_connpool.pool.statements import (  # noqa: F401
     ANYTHING,
     CALLS,
@@ -130,6 +140,11 @@ def is_suspended(pool: Any) -> bool:
 def is_in_outage(pool: Any) -> bool:
     """Whether the last attempt to connect failed."""
     return pool._outage is not None
+
+
+def age_of_outage(pool: Any) -> float:
+    """For how many seconds connecting has failed."""
+    return float(pool._clock() - pool._outage.since)
 
 
 def retries_at(pool: Any) -> float:
@@ -331,6 +346,11 @@ def unknown_psycopg() -> Iterator[None]:
     """A block in which psycopg's cursors begin in a way that nobody foresaw."""
     with mock.patch.object(watch, "_PSYCOPG_IS_KNOWN", False):
         yield
+
+
+def say_again(monkeypatch: Any) -> None:
+    """Have what is said once for a process be said, although it was before."""
+    monkeypatch.setattr(_module("pool.foreign"), "_said", set())
 
 
 def read_every_word(judge: statements.Judge) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from django.db import connections
 
 import django_connpool
-from tests.cluster import Cluster, _folder, _run
+from tests.cluster import Cluster, make_folder, run_program
 
 PAUSE = 0.005  # seconds between the writes of a thread
 
@@ -36,15 +36,17 @@ class Standby(Primary):
     def __init__(self, primary: Primary) -> None:
         self.version = primary.version
         self._programs = primary._programs
-        self.folder = _folder("standby-")
+        self.folder = make_folder("standby-")
         self.socket_dir = str(self.folder)
         self._data = self.folder / "data"
         self._auth = primary._auth
-        self._settings = primary._settings
+        self.settings = primary.settings
         self._params = primary.params(port=None)
         place = ["-h", primary.socket_dir, "-p", primary.params()["port"], "-U", "postgres"]
         command = [str(self._programs / "pg_basebackup"), *place, "-D", str(self._data)]
-        _run([*command, "--write-recovery-conf", "--checkpoint=fast", "--no-sync"], self.folder)
+        run_program(
+            [*command, "--write-recovery-conf", "--checkpoint=fast", "--no-sync"], self.folder
+        )
         with (self._data / "postgresql.conf").open("a") as conf:
             conf.write(f"unix_socket_directories = '{self.socket_dir}'\n")
 
@@ -106,7 +108,7 @@ class Writers:
         self.took: list[tuple[float, bool]] = []  # seconds, and whether it was written
         self.errors: dict[str, int] = {}  # what was said how often
         self._over = threading.Event()
-        self._threads = [threading.Thread(target=self._run) for _ in range(count)]
+        self._threads = [threading.Thread(target=self.run_program) for _ in range(count)]
         for thread in self._threads:
             thread.start()
 
@@ -114,7 +116,7 @@ class Writers:
     def failed(self) -> int:
         return sum(self.errors.values())
 
-    def _run(self) -> None:
+    def run_program(self) -> None:
         connection = connections[self.alias]
         while not self._over.wait(PAUSE):
             began, written = time.monotonic(), False

@@ -51,7 +51,7 @@ def of_stack(frame: FrameType | None, note: object = None) -> FrameType | None:
     `note` is what a loan is for. If it knows a coroutine (`note.coroutine()`), that one is looked
     through when the stack has none: async code has its queries done by other threads.
     """
-    return _best(_ways_in(frame, note))
+    return best(_ways_in(frame, note))
 
 
 def text(frame: FrameType | None) -> str:
@@ -99,19 +99,19 @@ def _of_coroutine(coroutine: Any) -> Iterator[FrameType]:
     return reversed(frames)
 
 
-def _best(frames: Iterator[FrameType]) -> FrameType | None:
+def best(frames: Iterator[FrameType]) -> FrameType | None:
     second = None
     for frame in frames:
-        whose = _whose(frame.f_code.co_filename, frame.f_globals.get("__name__"))
-        if whose == USERS:
+        owner = whose(frame.f_code.co_filename, frame.f_globals.get("__name__"))
+        if owner == USERS:
             return frame
-        if whose == INSTALLED and second is None:
+        if owner == INSTALLED and second is None:
             second = frame
     return second
 
 
 @lru_cache(4096)
-def _whose(file: str, module: object) -> int:
+def whose(file: str, module: object) -> int:
     name = module if isinstance(module, str) else ""
     if file.startswith(("<frozen", _OURS)):
         return NOBODYS

@@ -19,7 +19,7 @@ SUFFIX = ".sock"
 # What fits in sockaddr_un beside the closing NUL.
 MAX_SOCKET_PATH_BYTES = 103 if sys.platform == "darwin" else 107
 SAID_SECONDS = 600.0  # in which one process says for all that a directory cannot be used
-_LONGEST_SOCKET_NAME = f"4194304-{'p' * 5}{'k' * 4}{'c' * 4}{SUFFIX}"
+LONGEST_SOCKET_NAME = f"4194304-{'p' * 5}{'k' * 4}{'c' * 4}{SUFFIX}"
 # The name tells whose it is before anybody is asked, in letters enough not to meet by chance.
 # Those of earlier versions were the pid alone.
 _SOCKET_NAME = re.compile(
@@ -181,7 +181,7 @@ def _verify_name(path: Path) -> None:
             f"CONNPOOL_STATUS_DIR = {str(path)!r} is relative:"
             " it has to be an absolute path, as processes have different working directories"
         )
-    length = len(os.fsencode(path / _LONGEST_SOCKET_NAME))
+    length = len(os.fsencode(path / LONGEST_SOCKET_NAME))
     if length > MAX_SOCKET_PATH_BYTES:
         raise UnsafeDirectory(
             f"{path} is too long for a Unix socket ({length} bytes with the socket's name,"

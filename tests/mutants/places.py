@@ -105,8 +105,8 @@ MUTANTS = [
     ),
     Mutant(
         "pool/outage.py",
-        "in (STARTING, UNFIT) or loans:",
-        "in (STARTING, UNFIT):",
+        "in (STARTING, UNFIT) or loans or self",
+        "in (STARTING, UNFIT) or self",
         "with something on loan a full server is waited for",
     ),
     Mutant(

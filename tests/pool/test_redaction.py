@@ -10,8 +10,7 @@ import pytest
 from psycopg import OperationalError, sql
 
 from django_connpool.pool import ConnectionPool
-from django_connpool.pool.outage import again
-from django_connpool.pool.redaction import LONGEST, named, one_line, public, without_values
+from tests.inside import LONGEST, again, named, one_line, public, without_values
 
 SECRET = "s3cret"  # stands wherever a value may
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from django_connpool.pool import explain, userline
+from tests.inside import explain, userline
 
 from .fake import FakeServer, working_pool
 
@@ -31,7 +31,7 @@ INSTALLED = "/srv/venv/lib/python3.13/site-packages"
     ],
 )
 def test_users(file: str, module: str | None) -> None:
-    assert userline._whose(file, module) == userline.USERS
+    assert userline.whose(file, module) == userline.USERS
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def test_users(file: str, module: str | None) -> None:
     ],
 )
 def test_nobodys(file: str, module: str) -> None:
-    assert userline._whose(file, module) == userline.NOBODYS
+    assert userline.whose(file, module) == userline.NOBODYS
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_nobodys(file: str, module: str) -> None:
     ],
 )
 def test_next_best(file: str, module: str) -> None:
-    assert userline._whose(file, module) == userline.INSTALLED
+    assert userline.whose(file, module) == userline.INSTALLED
 
 
 class Code:
@@ -96,7 +96,7 @@ DJANGO = Frame(f"{INSTALLED}/django/core/handlers/base.py", "django.core.handler
     ],
 )
 def test_the_innermost_of_the_users_else_of_a_package(frames: Any, found: Any) -> None:
-    assert userline._best(iter(frames)) is found
+    assert userline.best(iter(frames)) is found
 
 
 class Thing:
@@ -146,4 +146,4 @@ def test_only_so_many_are_looked_for() -> None:
 @pytest.fixture(autouse=True)
 def forgetful() -> Iterator[None]:
     yield
-    userline._whose.cache_clear()
+    userline.whose.cache_clear()

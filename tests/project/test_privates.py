@@ -31,6 +31,8 @@ REMAIN = {
     "_set_autocommit": "of Django's wrappers: what our wrapper overrides",
     "_notice_handlers": "of psycopg: what has been added by `add_notice_handler`",
     "_pool": "of psycopg: the pool of a connection, its hook for pools",
+    "_start_query": "of psycopg: how a connection begins a statement",
+    "_queries": "of django-debug-toolbar: what its SQL panel has recorded",
     "_tpc": "of psycopg: a two-phase transaction that is under way",
     "_Server": "of the demo project: where it puts its sockets",
     "_programs": "of the demo project: where it finds the server's programs",

@@ -137,7 +137,7 @@ def test_sockets_are_named_by_pid_project_and_place() -> None:
 
 def test_the_longest_name_fits_in_what_is_allowed_for() -> None:
     longest = directory.socket_path(Path("/run/x"), 4194304).name  # the largest pid of Linux
-    assert len(longest) == len(directory._LONGEST_SOCKET_NAME)
+    assert len(longest) == len(directory.LONGEST_SOCKET_NAME)
 
 
 def test_a_name_of_an_earlier_version_may_be_of_any_project() -> None:

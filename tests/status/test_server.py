@@ -164,7 +164,7 @@ def test_of_many_processes_with_the_same_to_say_one_warns(
     def levels_of_processes(count: int) -> list[str]:
         caplog.clear()
         for _ in range(count):
-            monkeypatch.setattr(server, "_warned", False)
+            inside.warn_again(monkeypatch)
             server.start()
         return [record.levelname for record in caplog.records]
 

@@ -11,7 +11,9 @@ import psycopg
 import pytest
 from psycopg.rows import dict_row
 
-from django_connpool.pool import ConnectionPool, foreign, watch
+from django_connpool.pool import ConnectionPool
+from tests import inside
+from tests.inside import foreign, watch
 from tests.pool.real.conftest import MakePool
 from tests.pool.real.helpers import pid, until
 
@@ -93,7 +95,7 @@ class WithoutStart(psycopg.Connection[Any]):
 
 @pytest.fixture(autouse=True)
 def _said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(foreign, "_said", set())
+    inside.say_again(monkeypatch)
 
 
 def in_autocommit(conn: Any) -> None:

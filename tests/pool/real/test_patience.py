@@ -9,6 +9,7 @@ import psycopg
 import pytest
 
 from django_connpool.pool import PoolTimeout
+from tests import inside
 from tests.cluster import Cluster, Server
 from tests.pool.real.conftest import MakePool
 from tests.pool.real.fake_server import FakeServer
@@ -55,9 +56,7 @@ def test_when_patience_ends_those_in_line_are_told_what_the_server_said(
         error = borrower.failed()
         assert not isinstance(error, PoolTimeout)
         assert "is shutting down" in str(error)
-    outage = pool._outage
-    assert outage is not None
-    assert pool._clock() >= outage.since + 0.3
+    assert inside.age_of_outage(pool) >= 0.3
 
 
 def test_an_old_outage_is_told_at_once_while_one_attempt_goes_on(
@@ -81,7 +80,7 @@ def test_an_old_outage_is_told_at_once_while_one_attempt_goes_on(
 def test_one_attempt_is_in_flight_however_many_wait(
     make_pool: MakePool, fake_server: FakeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("django_connpool.pool.supply.HANGING", 600)
+    inside.tune(monkeypatch, hanging=600)
     fake_server.refusal = GOING
     pool = make_pool(
         fake_server.dsn(), kwargs={"connect_timeout": 60}, max_size=8, outage_patience=600
@@ -103,7 +102,7 @@ def test_one_attempt_is_in_flight_however_many_wait(
 def test_who_hangs_when_patience_ends_is_no_reason_to_wait_on(
     make_pool: MakePool, fake_server: FakeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("django_connpool.pool.supply.HANGING", 0.1)
+    inside.tune(monkeypatch, hanging=0.1)
     fake_server.refusal = GOING
     pool = make_pool(fake_server.dsn(), kwargs={"connect_timeout": 600}, outage_patience=1)
     borrower = Borrower(pool, timeout=600)
