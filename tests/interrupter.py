@@ -126,13 +126,17 @@ class Shape:
         for node in ast.walk(handler):
             if isinstance(node, ast.Return) and isinstance(node.value, ast.Constant):
                 self.nothing.add(node.lineno)
-        calls = [node for node in ast.walk(handler) if isinstance(node, ast.Call)]
+        calls = _calls(handler)
         if not calls or not _catches_everything(handler):
             return
         first = min(calls, key=lambda call: (call.lineno, call.col_offset))
-        if _is_named(first.func) and all(map(_is_named, first.args)):
+        if _is_named(first.func) and len(_calls(first)) == 1:  # with nothing called for it before
             for line in range(handler.lineno, first.lineno + 1):
                 self.notes[line] = first.func
+
+
+def _calls(node: ast.AST) -> list[ast.Call]:
+    return [one for one in ast.walk(node) if isinstance(one, ast.Call)]
 
 
 def _catches_everything(handler: ast.ExceptHandler) -> bool:

@@ -1,0 +1,159 @@
+"""Where an interrupt is tried: at each line before which the interpreter may look for signals."""
+
+from __future__ import annotations
+
+import itertools
+import textwrap
+from collections import deque
+from contextlib import suppress
+from pathlib import Path
+from threading import RLock
+from types import FrameType
+from typing import Any
+
+import pytest
+
+from tests.interrupter import Interrupter, is_safe
+
+# Each line says whether an interrupt strikes there. `call` is Python code.
+CODE = {
+    "a lock taken by hand, and given back first": """
+        def run(self):
+            lock = self.lock                # strikes
+            try:
+                lock.acquire()              # strikes
+                self.call()                 # strikes
+            finally:
+                try:
+                    lock.release()
+                except RuntimeError:        # strikes
+                    raise                   # strikes
+    """,
+    "a lock given back after something else": """
+        def run(self):
+            lock = self.lock                # strikes
+            try:
+                lock.acquire()              # strikes
+            finally:
+                self.call()                 # strikes
+                with suppress(RuntimeError):  # strikes
+                    lock.release()          # strikes
+    """,
+    "another lock than the one that was taken": """
+        def run(self):
+            other = self.other              # strikes
+            other.acquire()                 # strikes
+            try:
+                self.lock.acquire()         # strikes
+            finally:
+                other.release()             # strikes
+            self.lock.release()             # strikes
+    """,
+    "a block that holds a lock": """
+        def run(self):
+            with self.lock:                 # strikes: before, and not after
+                self.call()                 # strikes
+            self.call()                     # strikes
+    """,
+    "what was counted is counted back": """
+        def run(self):
+            self.count += 1                 # strikes
+            try:
+                self.call()                 # strikes
+            finally:
+                self.count -= 1
+                self.call()                 # strikes
+    """,
+    "what was counted is counted back after something else": """
+        def run(self):
+            self.count += 1                 # strikes
+            try:
+                self.call()                 # strikes
+            finally:
+                self.call()                 # strikes
+                self.count -= 1             # strikes
+    """,
+    "a note that comes first": """
+        def run(self):
+            with suppress(LookupError):     # strikes
+                try:
+                    self.fail()             # strikes
+                except BaseException:
+                    if self.count:
+                        self.count = 0
+                    self.notes.append(1)
+                    self.call()             # strikes
+                    raise                   # strikes
+    """,
+    "a note that comes after something else": """
+        def run(self):
+            with suppress(LookupError):     # strikes
+                try:
+                    self.fail()             # strikes
+                except BaseException:       # strikes
+                    self.call()             # strikes
+                    self.notes.append(1)    # strikes
+                    raise                   # strikes
+    """,
+    "a note that is made by Python code": """
+        def run(self):
+            with suppress(LookupError):     # strikes
+                try:
+                    self.fail()             # strikes
+                except BaseException:       # strikes
+                    self.note()             # strikes
+                    raise                   # strikes
+    """,
+    "a note of what does not catch everything": """
+        def run(self):
+            try:
+                self.fail()                 # strikes
+            except LookupError:             # strikes
+                self.notes.append(1)        # strikes
+    """,
+}
+
+
+# Reached by no interrupt: what only follows an error that does not come.
+UNREACHED = ("raise", "except RuntimeError:")
+
+
+class Subject:
+    """What the code above is a method of."""
+
+    def __init__(self) -> None:
+        self.lock, self.other = RLock(), RLock()
+        self.notes: deque[int] = deque()
+        self.count = 1
+
+    def call(self) -> None:
+        pass
+
+    note = call
+
+    def fail(self) -> None:
+        raise LookupError
+
+
+@pytest.mark.parametrize("name", CODE)
+def test_it_strikes_where_an_interrupt_can(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "code.py"
+    path.write_text(textwrap.dedent(CODE[name]))
+    space: dict[str, Any] = {"suppress": suppress}
+    exec(compile(path.read_text(), str(path), "exec"), space)
+
+    def is_of_the_code(frame: FrameType) -> bool:
+        return frame.f_code.co_filename == str(path)
+
+    struck = set()
+    for n in itertools.count(1):
+        interrupt = Interrupter(n, KeyboardInterrupt, is_of_the_code, is_safe)
+        with suppress(KeyboardInterrupt, LookupError, RuntimeError), interrupt:
+            space["run"](Subject())
+        if not interrupt.where:
+            break
+        struck.add(int(interrupt.where.partition(" < ")[0].partition(":")[2]))
+    for number, line in enumerate(path.read_text().splitlines(), 1):
+        code, _, comment = line.partition("#")
+        if code.strip() not in UNREACHED or number in struck:
+            assert (number in struck) == comment.startswith(" strikes"), line
