@@ -1122,7 +1122,12 @@ def missing(functions: list[Callable[..., Any]], seen: set[tuple[str, int]]) -> 
 
 
 def test_the_scenes_lead_through_every_line_of_borrowing() -> None:
-    assert missing(inside.BORROWING, set().union(*map(visited, [*SCENES, *BESIDES]))) == []
+    seen: set[tuple[str, int]] = set()
+    for _ in range(5):  # what depends on the time of day may take another way on a busy machine
+        seen = seen.union(*map(visited, [*SCENES, *BESIDES]))
+        if not missing(inside.BORROWING, seen):
+            return
+    assert missing(inside.BORROWING, seen) == []
 
 
 @pytest.mark.parametrize("scene", [all_on_loan, somebody_waiting], ids=lambda scene: scene.__name__)

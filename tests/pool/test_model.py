@@ -128,6 +128,7 @@ class PoolMachine(RuleBasedStateMachine):
         if borrower is None:
             return
         in_line = [b for b in self.borrowers if b.is_waiting and not b.is_served]
+        self.clock.now += 1e-6  # no two come at the very same moment, or neither is the first
         self.asked += 1
         borrower.arrival = self.asked
         borrower.deadline = self.clock() + timeout
