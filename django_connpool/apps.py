@@ -13,6 +13,6 @@ class ConnectionPoolConfig(AppConfig):
         from .status import server
 
         checks.register()
-        signals.pool_created.connect(server.start, dispatch_uid="django_connpool.status")
+        signals.connecting.connect(server.start, dispatch_uid="django_connpool.status")
         if django.VERSION >= (6,):
             tasks.connect()

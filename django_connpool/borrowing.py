@@ -13,6 +13,7 @@ from django.db import connections
 from django.db.transaction import TransactionManagementError
 
 from .backends.recall import held, is_at_rest, recaller
+from .pool import ConnectionPool, forks, uwsgi
 from .registry import is_pooled
 from .scopes import Scope, current
 
@@ -218,9 +219,26 @@ def _pooled(using: str | None) -> list[Any]:
 def warm() -> None:
     """Open `min_size` connections of every pool, in the background, and keep them open.
 
-    For processes that serve; the middleware calls it when it is built.
+    For processes that serve; the middleware calls it at their first request.
     """
-    for alias in connections:
-        wrapper: Any = connections[alias]
-        if is_pooled(wrapper) and wrapper.pool.min_size:
-            wrapper.pool.warm()
+    for pool in _pools():
+        if pool.min_size:
+            pool.warm()
+
+
+def settle() -> None:
+    """The application is loaded, by a process that may serve, or only fork those that will.
+
+    Raises ImproperlyConfigured for pool options that are unknown or impossible.
+    """
+    pools = _pools()
+    uwsgi.call_after_fork(forks.notice)
+    if uwsgi.is_loading():  # nobody here will use what was opened, or look after it
+        release()
+        for pool in pools:
+            pool.drain()
+
+
+def _pools() -> list[ConnectionPool[Any]]:
+    """The pool of every alias, made if there was none."""
+    return [wrapper.pool for wrapper in _pooled(None)]

@@ -15,6 +15,7 @@ from django.utils.module_loading import import_string
 
 from django_connpool import conf
 from django_connpool.functions import hiding_state
+from django_connpool.pool import uwsgi
 
 TAG = "connpool"
 BACKENDS = "django_connpool.backends."
@@ -58,6 +59,7 @@ def check_pools(
     for alias, entry in entries.items():
         messages.extend(_check_entry(f'DATABASES["{alias}"]', entry))
     messages.extend(_check_middleware(settings.MIDDLEWARE))
+    messages.extend(_check_server())
     return messages
 
 
@@ -179,6 +181,12 @@ def _check_middleware(paths: Sequence[str]) -> Iterator[CheckMessage]:
             obj="MIDDLEWARE",
             id="django_connpool.W004",
         )
+
+
+def _check_server() -> Iterator[CheckMessage]:
+    # Only in a process of uWSGI's, as the log of every such process says it too.
+    if uwsgi.stands_still():
+        yield Warning(uwsgi.STANDS_STILL, hint=uwsgi.HINT, id="django_connpool.W010")
 
 
 def _is_ours(path: str) -> bool:

@@ -15,8 +15,10 @@ from .borrowing import (
     release_between_in_its_thread,
     release_in_its_thread,
     release_loans,
+    settle,
     warm,
 )
+from .pool import forks
 from .scopes import Scope
 
 
@@ -36,9 +38,12 @@ class ConnectionPoolMiddleware:
         self.is_async = iscoroutinefunction(get_response)
         if self.is_async:
             markcoroutinefunction(self)
-        warm()
+        self.serves = False
+        settle()
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase | Awaitable[HttpResponseBase]:
+        if not self.serves:
+            self._begin_to_serve()
         if self.is_async:
             return self._handle(request)
         with scopes.entered(_name(request)) as work:
@@ -47,6 +52,12 @@ class ConnectionPoolMiddleware:
             finally:
                 release_loans(work)
         return _releasing(response, work.note)
+
+    def _begin_to_serve(self) -> None:
+        """At the first request. Before that, a process may as well be one that forks others."""
+        self.serves = True
+        forks.notice()
+        warm()
 
     async def _handle(self, request: HttpRequest) -> HttpResponseBase:
         with scopes.entered(_name(request)) as work:

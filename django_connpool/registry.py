@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import weakref
 from collections.abc import Iterator, Mapping
@@ -12,7 +11,7 @@ from weakref import WeakSet
 from django.db import connections
 
 from . import conf, identity, scopes, signals
-from .pool import ConnectionPool
+from .pool import ConnectionPool, forks
 from .pool.maintenance import maintenance
 from .pool.pool import PING_AFTER
 from .pool.slot import NEVER
@@ -243,5 +242,4 @@ def _start_anew() -> None:
         binding.announced = False
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_start_anew)
+forks.in_child(_start_anew)

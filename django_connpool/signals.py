@@ -6,3 +6,6 @@ from django.dispatch import Signal
 
 # Sent when this process makes a pool, with the argument `pool`.
 pool_created = Signal()
+
+# Sent before a pool opens a connection, in the thread that opens it, with the argument `alias`.
+connecting = Signal()

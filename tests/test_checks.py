@@ -282,3 +282,17 @@ def test_register_twice_is_register_once() -> None:
     before = registry.get_checks()
     checks.register()
     assert registry.get_checks() == before
+
+
+def test_w010_uwsgi_without_threads(databases: Databases, monkeypatch: pytest.MonkeyPatch) -> None:
+    databases(default=entry())
+    host: Any = ModuleType("uwsgi")
+    host.opt, host.worker_id, host.has_threads = {}, lambda: 1, 0
+    monkeypatch.setitem(sys.modules, "uwsgi", host)
+
+    (message,) = checks.check_pools()
+    assert message.id == "django_connpool.W010"
+    assert "enable-threads = true" in str(message.hint)
+
+    host.has_threads = 1
+    assert found() == []

@@ -10,6 +10,7 @@ import django
 import pytest
 from asgiref.sync import async_to_sync, iscoroutinefunction
 from asgiref.testing import ApplicationCommunicator
+from django.core.exceptions import ImproperlyConfigured
 from django.core.handlers.asgi import ASGIHandler
 from django.core.handlers.wsgi import WSGIHandler
 from django.core.management import call_command
@@ -442,22 +443,32 @@ def test_it_is_async_where_what_it_wraps_is() -> None:
     assert not iscoroutinefunction(ConnectionPoolMiddleware(lambda request: HttpResponse()))
 
 
-def test_building_it_opens_the_minimum_in_the_background(
+def test_the_first_request_opens_the_minimum_in_the_background(
     databases: Databases, cluster: Server
 ) -> None:
     spare = databases.add(pool={"min_size": 3})
     pid(spare)
     assert connected(cluster, spare) == 1
-    ConnectionPoolMiddleware(lambda request: HttpResponse())
+    serve = ConnectionPoolMiddleware(lambda request: HttpResponse())
+    assert spare.pool.snapshot()["size"] == 1
 
+    serve(RequestFactory().get("/"))
     wait_until(lambda: connected(cluster, spare) == 3, "min_size connections are open")
 
 
-def test_building_it_without_a_server_does_not_fail(databases: Databases) -> None:
+def test_the_first_request_without_a_server_does_not_fail(databases: Databases) -> None:
     spare = databases.add(pool={"min_size": 1}, HOST="127.0.0.1", PORT=1)
-    ConnectionPoolMiddleware(lambda request: HttpResponse())
+    serve = ConnectionPoolMiddleware(lambda request: HttpResponse())
 
+    assert serve(RequestFactory().get("/")).status_code == 200  # type: ignore[union-attr]
     wait_until(lambda: spare.pool.get_stats()["connections_errors"], "it was tried")
+
+
+def test_building_it_tells_of_impossible_options(databases: Databases) -> None:
+    databases.add(pool={"max_sise": 3})
+
+    with pytest.raises(ImproperlyConfigured, match="max_size"):
+        ConnectionPoolMiddleware(lambda request: HttpResponse())
 
 
 def test_a_loan_from_before_the_request_is_left_to_its_owner(spare: Any, client: Client) -> None:

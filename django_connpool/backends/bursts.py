@@ -11,12 +11,12 @@ owner has given it back.
 
 from __future__ import annotations
 
-import os
 import weakref
 from collections import deque
 from time import monotonic
 from typing import Any
 
+from django_connpool.pool import forks
 from django_connpool.pool.maintenance import maintenance
 
 from .recall import give_back, give_back_in_a_thread
@@ -100,5 +100,4 @@ def popped(aside: list[Any]) -> list[Any]:
 
 bursts = Bursts()
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=bursts.start_empty)
+forks.in_child(bursts.start_empty)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from asyncio import _get_running_loop
 from collections.abc import Mapping
 from contextlib import suppress
@@ -19,7 +18,7 @@ from django.db.utils import ProgrammingError
 from django.utils.asyncio import async_unsafe
 
 from django_connpool import conf, registry, scopes
-from django_connpool.pool import ConnectionPool, PoolClosed, PoolTimeout, reset, watch
+from django_connpool.pool import ConnectionPool, PoolClosed, PoolTimeout, forks, reset, watch
 
 from . import creation, in_vain, recall, schema
 from .bursts import PAUSES, bursts
@@ -472,5 +471,4 @@ def _forget_loans() -> None:
                 wrapper.closed_in_transaction = wrapper.needs_rollback = True
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_loans)
+forks.in_child(_forget_loans)

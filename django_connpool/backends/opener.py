@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from types import MethodType
 from typing import TYPE_CHECKING, Any
 
-from django_connpool import conf, identity
+from django_connpool import conf, identity, signals
 from django_connpool.pool import watch
 from django_connpool.pool.foreign import Connection
 from django_connpool.pool.parameters import completed
@@ -76,6 +76,7 @@ class Opener:
 
         Raises what Django would: psycopg's errors, or ImproperlyConfigured.
         """
+        signals.connecting.send(sender=type(self), alias=self.alias)
         wrapper = self._wrapper()
         parameters = self._parameters(wrapper)
         factory = parameters.get("cursor_factory")

@@ -24,7 +24,6 @@ References are counted by CPython with its global lock; elsewhere nothing is rec
 from __future__ import annotations
 
 import logging
-import os
 import sys
 import threading
 import weakref
@@ -33,6 +32,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from django_connpool import registry
+from django_connpool.pool import forks
 from django_connpool.pool.foreign import Connection
 from django_connpool.pool.maintenance import maintenance
 from django_connpool.pool.reset import IDLE
@@ -386,5 +386,4 @@ def _start_anew() -> None:
     recaller.start_empty()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_start_anew)
+forks.in_child(_start_anew)

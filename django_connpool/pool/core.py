@@ -28,7 +28,7 @@ from typing import Any
 
 from psycopg.pq import TransactionStatus
 
-from . import explain
+from . import explain, uwsgi
 from .abc import CheckParam, ConnectFailedCB, ConnectionCB, ConninfoParam, KwargsParam, ResetParam
 from .errors import PoolClosed
 from .maintenance import maintenance
@@ -194,7 +194,10 @@ class Core:
     def _lacks_minimum(self) -> bool:
         if self._winding_up or self._closed or not self._keep_min:
             return False
-        return len(self._slots) - len(self._closing) < self._min_size
+        if len(self._slots) - len(self._closing) >= self._min_size:
+            return False
+        # Whoever waits for them in such a process gets them; else those it forks open their own.
+        return bool(self._full) or not uwsgi.is_loading()
 
     def _schedule(self, at: float) -> None:
         """Under the lock: have `tick` called at that moment, or earlier."""

@@ -6,7 +6,7 @@ import sys
 import threading
 from typing import Any
 
-from . import userline
+from . import userline, uwsgi
 
 LISTED = 10  # holders named in a message
 
@@ -67,4 +67,6 @@ def timeout(snapshot: dict[str, Any], waited: float) -> str:
         text += f" Connecting last failed with: {snapshot['last_error']}."
     elif snapshot["in_use"] >= snapshot["max_size"]:
         text += " Give connections back sooner, or raise max_size."
+    if uwsgi.stands_still():
+        text += f" {uwsgi.STANDS_STILL} {uwsgi.HINT}"
     return text

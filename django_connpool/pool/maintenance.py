@@ -17,6 +17,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from . import uwsgi
 from .slot import AT_ONCE, NEVER
 
 if TYPE_CHECKING:
@@ -133,6 +134,8 @@ class Maintenance:
 
     def _start(self) -> None:
         if self._stopping or (self._thread is not None and self._thread.is_alive()):
+            return
+        if uwsgi.is_loading():  # the children, if anything is to be done in them, will start one
             return
         if self._wake_up is None:
             self._wake_up = os.pipe()

@@ -206,6 +206,7 @@ class ConnectionPool(Lending[CT]):
             self._check_open()
             self._full.append(done)
             self._tell_if_full()
+        self._staff()
         if done.wait(timeout):
             self._check_open()
             return

@@ -12,6 +12,7 @@ import weakref
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from . import forks, uwsgi
 from .maintenance import maintenance
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ def enrol(pool: ConnectionPool[Any]) -> None:
         _pools[:] = [ref for ref in _pools if ref() is not None]
         _pools.append(weakref.ref(pool))
     _mind_multiprocessing()
+    uwsgi.warn()
 
 
 def living() -> list[ConnectionPool[Any]]:
@@ -108,8 +110,6 @@ def leave() -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(
-        before=_before_fork,
-        after_in_parent=_resume_later,
-        after_in_child=_after_fork_in_child,
-    )
+    os.register_at_fork(before=_before_fork, after_in_parent=_resume_later)
+forks.in_child(_after_fork_in_child)
+uwsgi.call_after_fork(forks.notice)

@@ -13,7 +13,7 @@ from typing import Any
 import psycopg
 from psycopg.pq import TransactionStatus
 
-from . import foreign, parameters, reset, watch
+from . import foreign, parameters, reset, uwsgi, watch
 from .closing import await_end, end_of, say_goodbye
 from .growth import patience, worth_opening
 from .line import Line
@@ -63,9 +63,9 @@ class Supply(Line):
         self._in_a_thread(partial(self._work, jobs), "worker")
 
     def _in_a_thread(self, work: Callable[[], None], name: str) -> None:
-        """Have it done in a thread of its own; here, when the interpreter gives out no more."""
+        """Have it done in a thread of its own; here, where there are none to be had."""
         try:
-            if self._winding_up:
+            if self._winding_up or uwsgi.is_loading():
                 raise RuntimeError  # a thread begun now would be cut off in the middle
             threading.Thread(target=work, name=f"{self.name}-{name}", daemon=True).start()
         except RuntimeError:
@@ -157,7 +157,8 @@ class Supply(Line):
         if outage is not None and self._clock() < outage.retry_at:
             self._schedule_retry(outage)
             return False
-        if self._queue and self._growth_is_worth_it():
+        # In a process that loads, nobody else is there to give back, or to look again.
+        if self._queue and (self._growth_is_worth_it() or uwsgi.is_loading()):
             self._grew_at = self._clock()
             return True
         return self._lacks_minimum()

@@ -10,6 +10,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+from django_connpool.pool import forks, uwsgi
 from django_connpool.pool.maintenance import maintenance
 from django_connpool.status import directory, snapshot
 
@@ -82,13 +83,14 @@ _warned = False
 
 
 def start(**kwargs: object) -> None:
-    """Begin to answer, once a process. A receiver of `signals.pool_created`.
+    """Begin to answer, once a process. A receiver of `signals.connecting`.
 
-    Never raises: a process whose status cannot be asked logs that and serves on. It is a warning
-    from one process, and information from those of the next minutes that say the same.
+    Not in a process of uWSGI's in which no thread would be there to answer. Never raises: a
+    process whose status cannot be asked logs that and serves on. It is a warning from one
+    process, and information from those of the next minutes that say the same.
     """
     global _listener, _warned
-    if not hasattr(socket, "AF_UNIX"):
+    if not hasattr(socket, "AF_UNIX") or uwsgi.is_loading() or uwsgi.stands_still():
         return
     with _lock:
         if _listener is not None:
@@ -141,5 +143,4 @@ def _after_fork_in_child() -> None:
 
 
 atexit.register(stop)
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)
+forks.in_child(_after_fork_in_child)

@@ -144,6 +144,9 @@ def idle_stream(request):
             yield "still here\\n"
     return StreamingHttpResponse(lines())
 
+def slow(request):
+    return answer(query(0, 10))
+
 def fill(request):
     from django.core.management import call_command
     call_command("migrate", "--run-syncdb", verbosity=0)
@@ -160,7 +163,7 @@ def status(request):
 
 views = [sync, sensitive, any_thread, to_thread, gathered, background]
 urlpatterns = [path(f"{view.__name__}/<int:tag>/", view) for view in views] + [
-    path(f"{view.__name__}/", view) for view in (sse, arows, rows, idle_stream, fill, status)
+    path(f"{view.__name__}/", view) for view in (sse, arows, rows, idle_stream, slow, fill, status)
 ]
 """,
 }

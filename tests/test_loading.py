@@ -1,0 +1,106 @@
+"""A process that has loaded the application, and may be about to fork those that will serve."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from tests import scratch
+from tests.cluster import Server
+from tests.e2e import processes
+
+# Each prints what there is of it after each step.
+COMMON = """
+import io, json, os, sys, threading
+
+def seen():
+    folder = os.environ["CONNPOOL_STATUS_DIR"]
+    sockets = [fd for fd in os.listdir("/proc/self/fd") if is_socket(fd)]
+    return {
+        "threads": len(threading.enumerate()),
+        "sockets": len(sockets),
+        "asked": os.path.exists(f"{folder}/{os.getpid()}.sock"),
+    }
+
+def is_socket(fd):
+    try:
+        return os.readlink(f"/proc/self/fd/{fd}").startswith("socket:")
+    except OSError:
+        return False
+
+found = []
+"""
+
+LOAD = """
+from testproject.wsgi import application
+from testproject import asgi
+from django.core.management import call_command
+from django.db import connection
+import django_connpool
+
+call_command("check", stdout=sys.stderr)
+assert django_connpool.pools["default"] is connection.pool
+found.append(seen())
+"""
+
+QUERY = """
+connection.ensure_connection()
+found.append(seen())
+"""
+
+SERVE = """
+from django.test import RequestFactory
+
+environ = RequestFactory()._base_environ(PATH_INFO="/nowhere/")
+environ["wsgi.errors"] = io.StringIO()
+environ["HTTP_HOST"] = "localhost"
+b"".join(application(environ, lambda *args: None))
+import time
+give_up = time.monotonic() + 30
+while connection.pool.snapshot()["idle"] < 2 and time.monotonic() < give_up:
+    time.sleep(0.01)
+found.append(seen())
+"""
+
+
+def steps(server: Server, name: str, *scripts: str, **pool: Any) -> list[dict[str, Any]]:
+    status = scratch.folder() / "load"
+    status.mkdir(mode=0o700, exist_ok=True)
+    url = server.url(application_name=name, **{f"pool_{key}": item for key, item in pool.items()})
+    script = "\n".join((COMMON, *scripts, "print(json.dumps(found))"))
+    done = processes.run(
+        processes.TESTPROJECT,
+        "-W",
+        "error",
+        "-c",
+        script,
+        DATABASE_URL=url,
+        CONNPOOL_STATUS_DIR=str(status),
+        DJANGO_SETTINGS_MODULE="testproject.settings",
+    )
+    return list(json.loads(done.stdout))
+
+
+NOTHING = {"threads": 1, "sockets": 0, "asked": False}
+
+
+@pytest.mark.parametrize("min_size", [0, 2])
+def test_it_has_no_thread_no_socket_and_no_connection(cluster: Server, min_size: int) -> None:
+    assert steps(cluster, "loading", LOAD, min_size=min_size) == [NOTHING]
+
+
+def test_its_first_loan_brings_them(cluster: Server) -> None:
+    before, after = steps(cluster, "loading-loan", LOAD, QUERY)
+
+    assert before == NOTHING
+    # A duplicate of the connection's socket, and that on which it answers.
+    assert after == {"threads": 2, "sockets": 3, "asked": True}
+
+
+def test_its_first_request_opens_the_minimum(cluster: Server) -> None:
+    before, after = steps(cluster, "loading-min", LOAD, SERVE, min_size=2)
+
+    assert before == NOTHING
+    assert after == {"threads": 2, "sockets": 5, "asked": True}
