@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import sys
+
 import django
 from django.apps import AppConfig
 
@@ -9,10 +11,13 @@ class ConnectionPoolConfig(AppConfig):
     verbose_name = "Connection pool"
 
     def ready(self) -> None:
-        from . import checks, signals, tasks
+        from . import checks, runners, signals, tasks
         from .status import server
 
         checks.register()
         signals.connecting.connect(server.start, dispatch_uid="django_connpool.status")
         if django.VERSION >= (6,):
             tasks.connect()
+        if "django_tasks" in sys.modules:  # for Django before 6.0; apps are imported by now
+            tasks.connect("django_tasks")
+        runners.connect()

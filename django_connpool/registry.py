@@ -10,7 +10,7 @@ from weakref import WeakSet
 
 from django.db import connections
 
-from . import conf, identity, scopes, signals
+from . import conf, identity, runners, scopes, signals
 from .pool import ConnectionPool, forks
 from .pool.maintenance import maintenance
 from .pool.pool import PING_AFTER
@@ -118,6 +118,7 @@ def bind(wrapper: PooledDatabaseWrapperMixin, old: Binding | None) -> Binding:
     if announce or old is not None:
         sweep()
     if announce:
+        runners.connect()
         signals.pool_created.send(sender=ConnectionPool, pool=binding.pool)
     return binding
 

@@ -1,10 +1,11 @@
-"""Django's tasks (6.0 and later): each gives back what it borrowed when it is finished.
+"""Django's tasks (6.0 and later, or django-tasks): each gives back what it borrowed at its end.
 
 Whatever backend runs them, in a thread or a process of its own, sends these signals in it.
 """
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Any
 
 from .borrowing import scope
@@ -12,12 +13,11 @@ from .borrowing import scope
 _running: dict[str, scope] = {}  # by the id of the task's result
 
 
-def connect() -> None:
-    """Called once Django is set up, where it has tasks."""
-    from django.tasks.signals import task_finished, task_started
-
-    task_started.connect(_begin, dispatch_uid="django_connpool.begin")
-    task_finished.connect(_end, dispatch_uid="django_connpool.end")
+def connect(package: str = "django.tasks") -> None:
+    """Called once Django is set up, where it has tasks of that package."""
+    signals: Any = import_module(f"{package}.signals")
+    signals.task_started.connect(_begin, dispatch_uid="django_connpool.begin")
+    signals.task_finished.connect(_end, dispatch_uid="django_connpool.end")
 
 
 def _begin(task_result: Any, **kwargs: Any) -> None:

@@ -17,7 +17,7 @@ from django.db.backends.signals import connection_created
 from django.db.utils import ProgrammingError
 from django.utils.asyncio import async_unsafe
 
-from django_connpool import conf, registry, scopes
+from django_connpool import conf, registry, runners, scopes
 from django_connpool.pool import ConnectionPool, PoolClosed, PoolTimeout, forks, reset, watch
 
 from . import creation, in_vain, recall, schema
@@ -39,7 +39,6 @@ class PooledDatabaseWrapperMixin(EarlyReleaseMixin):
     physical connection, on a wrapper of its own: see `Opener`.
     """
 
-    keeps_pool = False  # whatever is said to `close_pool`; see contrib/celery.py
     is_opener = False  # opens physical connections for a pool, instead of borrowing
     _binding: registry.Binding | None = None
     bound_settings: Mapping[str, Any] | None = None  # as they were at the time of binding
@@ -108,8 +107,12 @@ class PooledDatabaseWrapperMixin(EarlyReleaseMixin):
             self.releases_early = releases_early
 
     def close_pool(self) -> None:
-        """Close the pool, as Django does before it drops or copies a database."""
-        if not self.keeps_pool:
+        """Close the pool, as Django does before it drops or copies a database.
+
+        Not for Celery, which says so after each task in a prefork child, for fear that it uses
+        its parent's pool: here a child's is its own.
+        """
+        if not runners.is_celery_asking():
             self._leave_pool()
 
     def _leave_pool(self) -> None:

@@ -8,7 +8,6 @@ FILES = {
     "tiny/celery.py": """
 import os
 from celery import Celery
-import django_connpool.contrib.celery
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "settings")
 app = Celery("tiny")

@@ -1,0 +1,30 @@
+"""Runners of tasks, known by what is imported already: nothing is imported for the question."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+
+CELERYS_SUPPORT_FOR_DJANGO = "celery.fixups.django"
+DEEPEST = 8  # frames looked at; there may be some of tools that trace between us and Celery
+
+
+def connect() -> None:
+    """Have each task of a runner that is there give back at its end; to do it again is free."""
+    if "celery" in sys.modules:
+        try:
+            import_module("django_connpool.contrib.celery")
+        except ImportError:  # it is in the middle of its own import, or something else
+            return
+
+
+def is_celery_asking() -> bool:
+    """Whether this is called, not far down, by what Celery does before and after each task."""
+    frame = sys._getframe(1)
+    for _ in range(DEEPEST):
+        if frame.f_back is None:
+            return False
+        frame = frame.f_back
+        if frame.f_globals.get("__name__") == CELERYS_SUPPORT_FOR_DJANGO:
+            return True
+    return False
