@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from contextvars import Token
 from functools import wraps
+from threading import get_ident
 from typing import Any, ParamSpec, TypeVar, cast
 
 from asgiref.sync import iscoroutinefunction, sync_to_async
 from django.db import connections
 from django.db.transaction import TransactionManagementError
 
+from .backends import mixin
 from .backends.recall import held, is_at_rest, recaller
 from .pool import ConnectionPool, forks, uwsgi
 from .registry import is_pooled
-from .scopes import Scope, current
+from .scopes import Scope, current, going_on
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -34,20 +35,52 @@ def release(using: str | None = None) -> None:
     What is inside an atomic block stays, since giving it back would end its transaction, and
     what a `pinned()` block keeps. The next query borrows again.
     """
-    _give_back(_borrowers(using))
+    wrappers = _borrowers(using)
+    for wrapper in wrappers:
+        wrapper.end_lost_block()
+    _give_back(wrappers)
+
+
+def before_work() -> None:
+    """Some work begins: what this thread holds at rest goes back before.
+
+    What an atomic block, an open cursor or `pinned()` keeps stays with whoever has begun that.
+    An atomic block that nobody will end is ended.
+    """
+    for wrapper in connections.all(initialized_only=True):
+        if (
+            # Looked at past the attribute, which can be a recalled connection's.
+            vars(wrapper).get("connection", wrapper) is not None
+            or wrapper.in_atomic_block
+            or getattr(wrapper, "resumes", None) is not None
+        ) and is_pooled(wrapper):
+            cast(Any, wrapper).before_work()
+
+
+async def before_work_in_its_thread() -> None:
+    """As `before_work`, in the thread in which Django runs the queries of async code."""
+    # Asked here first, because the way to that thread and back costs more than a query.
+    if mixin.holds_outside_of_work(current.get()):
+        await sync_to_async(before_work, thread_sensitive=True)()
 
 
 def release_loans(work: Scope) -> None:
     """Give back what was borrowed for that work, which ends here, and nobody else's loans.
 
-    This thread's at once; other threads' as soon as they are not using them.
+    This thread's at once; other threads' as soon as they are not using them. An atomic block
+    that was begun in this work is ended as well: what it has done is rolled back.
     """
-    work.ended = True  # first: who borrows from here on sees to it that it comes back
+    work.life.thread = get_ident()
+    work.end()
     for wrapper in list(work.resumers):
         wrapper.stop_resuming()
-    if not work.borrowers:
+    if not work.borrowers and not work.life.has_blocks:
         return
-    mine = [wrapper for wrapper in _borrowers(None) if wrapper in work.borrowers]
+    mine = _borrowers(None)
+    if work.life.has_blocks:
+        for wrapper in mine:
+            wrapper.end_blocks_of(work.life)
+    mine = [wrapper for wrapper in mine if wrapper in work.borrowers]
     _give_back(mine)
     for wrapper in work.borrowers.difference(mine):
         recaller.soon(wrapper)
@@ -91,14 +124,17 @@ class scope:
     Reports and errors name it. At its end, however it ends, what was borrowed for it is
     given back: this thread's connections at once (those of the thread in which Django runs
     the queries, after `async with`), other threads' as soon as they are not using them.
-    What was borrowed before stays, and so does what is inside an atomic block.
+
+    It begins without a connection, unless an atomic block, an open cursor or `pinned()` of
+    before keeps one; what those keep stays. An atomic block that was begun inside and is
+    still open at its end, as an interrupt can leave one, is rolled back.
 
     Without a name it goes by that of the work it is a part of.
     """
 
     def __init__(self, name: str | None = None) -> None:
         self.name = name
-        self._entered: list[tuple[Scope, Token[Scope | None]]] = []
+        self._entered: list[tuple[Scope, Scope | None]] = []  # and what each is a part of
 
     def __call__(self, function: Callable[P, T]) -> Callable[P, T]:
         name = self.name or function.__qualname__
@@ -119,43 +155,50 @@ class scope:
         return cast(Callable[P, T], call_async)
 
     def __enter__(self) -> None:
-        outer = current.get()
-        work = Scope(self.name or (outer.note if outer else None))
+        before_work()
+        self._enter()
+
+    def _enter(self) -> None:
+        outer = going_on()
+        work = Scope(self.name or (outer.note if outer else None), self)
         work.task = outer.task if outer else None
-        self._entered.append((work, current.set(work)))
+        self._entered.append((work, outer))
+        current.set(work)
 
     def __exit__(self, *exc_info: object) -> None:
-        work, token = self._entered.pop()
+        work, outer = self._entered.pop()
         try:
             release_loans(work)
         finally:
-            _leave(work, token)
+            _leave(work, outer)
 
     async def __aenter__(self) -> None:
-        self.__enter__()
+        await before_work_in_its_thread()
+        self._enter()
         self._entered[-1][0].is_of_this_task()
 
     async def __aexit__(self, *exc_info: object) -> None:
-        work, token = self._entered.pop()
+        work, outer = self._entered.pop()
         try:
             await release_in_its_thread(work)
         finally:
-            _leave(work, token)
+            _leave(work, outer)
 
 
-def _leave(work: Scope, token: Token[Scope | None]) -> None:
-    """Go on with the outer work, which has to give back what an atomic block has kept."""
-    current.reset(token)
-    outer = current.get()
+def _leave(work: Scope, outer: Scope | None) -> None:
+    """Go on with the outer work, which has to give back what something of its own has kept."""
+    current.set(outer)
     if outer is not None:
-        outer.borrowers |= {wrapper for wrapper in list(work.borrowers) if wrapper.in_atomic_block}
+        outer.borrowers |= {
+            wrapper for wrapper in list(work.borrowers) if wrapper.in_atomic_block or wrapper.kept
+        }
 
 
 async def release_in_its_thread(work: Scope) -> None:
     """As `release_loans`, in the thread in which Django runs the queries of async code."""
-    work.ended = True  # first: who borrows from here on sees to it that it comes back
+    work.end()
     resumers = list(work.resumers)
-    if work.borrowers or any(wrapper.aside for wrapper in resumers):
+    if work.borrowers or work.life.has_blocks or any(wrapper.aside for wrapper in resumers):
         await sync_to_async(release_loans, thread_sensitive=True)(work)
     else:
         for wrapper in resumers:

@@ -11,6 +11,8 @@ from django.http.response import HttpResponseBase
 
 from . import scopes
 from .borrowing import (
+    before_work,
+    before_work_in_its_thread,
     release_between,
     release_between_in_its_thread,
     release_in_its_thread,
@@ -19,7 +21,6 @@ from .borrowing import (
     warm,
 )
 from .pool import forks
-from .scopes import Scope
 
 
 class ConnectionPoolMiddleware:
@@ -46,6 +47,7 @@ class ConnectionPoolMiddleware:
             self._begin_to_serve()
         if self.is_async:
             return self._handle(request)
+        before_work()
         with scopes.entered(_name(request)) as work:
             try:
                 response = cast(HttpResponseBase, self.get_response(request))
@@ -60,6 +62,7 @@ class ConnectionPoolMiddleware:
         warm()
 
     async def _handle(self, request: HttpRequest) -> HttpResponseBase:
+        await before_work_in_its_thread()
         with scopes.entered(_name(request)) as work:
             work.is_of_this_task()
             try:
@@ -87,38 +90,38 @@ def _releasing(response: HttpResponseBase, name: str | None) -> HttpResponseBase
 
 
 def _each(body: Iterator[bytes], name: str | None) -> Iterator[bytes]:
-    work = Scope(name)
-    try:
-        while True:
-            # Entered for each part only: between two, this thread serves others.
-            token = scopes.current.set(work)
-            try:
-                part = next(body)
-                if work.borrowers or work.resumers:
-                    release_between(work)
-            except StopIteration:
-                return
-            finally:
-                scopes.current.reset(token)
-            yield part
-    finally:
-        release_loans(work)
+    with scopes.standing(name) as work:
+        try:
+            while True:
+                # Entered for each part only: between two, this thread serves others.
+                token = scopes.current.set(work)
+                try:
+                    part = next(body)
+                    if work.borrowers or work.resumers:
+                        release_between(work)
+                except StopIteration:
+                    return
+                finally:
+                    scopes.current.reset(token)
+                yield part
+        finally:
+            release_loans(work)
 
 
 async def _each_async(body: AsyncIterator[bytes], name: str | None) -> AsyncIterator[bytes]:
-    work = Scope(name)
-    work.is_of_this_task()
-    try:
-        while True:
-            token = scopes.current.set(work)
-            try:
-                part = await anext(body)
-                if work.borrowers or work.resumers:
-                    await release_between_in_its_thread(work)
-            except StopAsyncIteration:
-                return
-            finally:
-                scopes.current.reset(token)
-            yield part
-    finally:
-        await release_in_its_thread(work)
+    with scopes.standing(name) as work:
+        work.is_of_this_task()
+        try:
+            while True:
+                token = scopes.current.set(work)
+                try:
+                    part = await anext(body)
+                    if work.borrowers or work.resumers:
+                        await release_between_in_its_thread(work)
+                except StopAsyncIteration:
+                    return
+                finally:
+                    scopes.current.reset(token)
+                yield part
+        finally:
+            await release_in_its_thread(work)

@@ -8,25 +8,55 @@ which an async view does its queries.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
+import weakref
+from asyncio import _get_running_loop
 from contextvars import ContextVar
+from threading import get_ident, local
 from typing import Any
-from weakref import ref
+
+
+class Life:
+    """Whether some work still goes on. What the work has used may refer to this for long."""
+
+    __slots__ = ("_block", "ended", "has_blocks", "note", "thread")
+
+    def __init__(self, note: str | None, block: object = None) -> None:
+        self.note = note
+        self.ended = False
+        self.has_blocks = False  # an atomic block was begun in it
+        # In which it ends; what begins in an event loop ends in a thread that turns out then.
+        self.thread = get_ident() if _get_running_loop() is None else 0
+        # What stands for it on the stack of its thread, and goes when an interrupt strikes before
+        # its end has said so.
+        self._block = None if block is None else weakref.ref(block)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it has ended, or lost its end by an interrupt."""
+        return self.ended or (self._block is not None and self._block() is None)
+
+    def is_over_here(self) -> bool:
+        """Whether none of its code runs any more in this thread. In others some may."""
+        return self.thread == get_ident() and self.is_over
 
 
 class Scope:
     """One piece of work: its name in reports, and who borrowed for it."""
 
-    __slots__ = ("borrowers", "ended", "in_vain", "note", "resumers", "task")
+    __slots__ = ("borrowers", "ended", "in_vain", "life", "note", "resumers", "task")
 
-    def __init__(self, note: str | None) -> None:
+    def __init__(self, note: str | None, block: object = None) -> None:
         self.note = note  # its name; see __str__
         self.borrowers: set[Any] = set()  # database wrappers that hold a connection
         self.resumers: set[Any] = set()  # those that go on as if they held one
         self.in_vain: dict[Any, BaseException] = {}  # pools it has waited for, and what they said
         self.ended = False  # nobody will give back what is borrowed for it from now on
-        self.task: ref[asyncio.Task[Any]] | None = None  # that does it, if one does
+        self.task: weakref.ref[asyncio.Task[Any]] | None = None  # that does it, if one does
+        self.life = Life(note, block)
+
+    def end(self) -> None:
+        """Who borrows from here on sees to it that it comes back."""
+        self.ended = self.life.ended = True
 
     def __str__(self) -> str:
         """What a pool calls a loan that is made for it."""
@@ -38,7 +68,7 @@ class Scope:
             task = asyncio.current_task()
         except RuntimeError:  # another library's event loop
             return
-        self.task = ref(task) if task is not None else None
+        self.task = weakref.ref(task) if task is not None else None
 
     def coroutine(self) -> Any:
         """What runs in its task; None when it has none, or is over."""
@@ -49,12 +79,47 @@ class Scope:
 current: ContextVar[Scope | None] = ContextVar("django_connpool_scope", default=None)
 
 
-@contextmanager
-def entered(name: str) -> Iterator[Scope]:
-    """Do the block's work under that name."""
-    scope = Scope(name)
-    token = current.set(scope)
-    try:
-        yield scope
-    finally:
-        current.reset(token)
+class _Request(local):
+    life: Life | None = None
+
+
+# This thread's, by Django's signals: for requests that no middleware of ours has seen.
+request = _Request()
+
+
+def present_life() -> Life | None:
+    """That of the present work, or else of this thread's request."""
+    work = current.get()
+    return request.life if work is None else work.life
+
+
+class standing:
+    """A block that is some work, and what stands for it on the stack: so it is not reused."""
+
+    def __init__(self, name: str | None) -> None:
+        self.name = name
+
+    def __enter__(self) -> Scope:
+        return Scope(self.name, self)
+
+    def __exit__(self, *exc_info: object) -> None:
+        pass
+
+
+class entered(standing):
+    """A block that is the present work."""
+
+    def __enter__(self) -> Scope:
+        self._outer = going_on()
+        work = super().__enter__()
+        current.set(work)
+        return work
+
+    def __exit__(self, *exc_info: object) -> None:
+        current.set(self._outer)
+
+
+def going_on() -> Scope | None:
+    """The present work; None when an interrupt has kept it from being left."""
+    work = current.get()
+    return None if work is None or work.life.is_over_here() else work

@@ -18,6 +18,7 @@ from django.db import connection, connections, transaction
 from django.http import FileResponse, HttpRequest, HttpResponse
 from django.test import AsyncClient, Client, RequestFactory, override_settings
 
+import django_connpool
 from django_connpool.middleware import ConnectionPoolMiddleware
 from shop.models import Category
 from tests import views
@@ -145,7 +146,7 @@ def test_inside_atomic_the_connection_stays(spare: Any, client: Client) -> None:
         assert client.get("/backend/").json()["pid"] == first
         assert on_loan(spare) == 1
     assert client.get("/atomic/").status_code == 200
-    assert on_loan(spare) == 1  # borrowed before the request, and outside of it
+    assert on_loan(spare) == 0  # also what was borrowed before the request, and is at rest
 
 
 def test_the_test_client_sees_the_transaction_of_the_test_and_leaves_it(
@@ -176,22 +177,21 @@ def test_a_session_and_a_user_work_with_the_middleware_first(
     assert b"Site administration" in admin_client.get("/admin/").content
 
 
-def test_a_request_inside_a_view_does_not_give_the_outer_connection_back(
-    spare: Any, client: Client
-) -> None:
+def test_a_request_inside_a_view_has_a_loan_of_its_own(spare: Any, client: Client) -> None:
     found = client.get("/nested/", {"path": "/backend/"}).json()
 
-    assert (found["status"], found["same"], found["loans"]["spare"]) == (200, True, 1)
+    assert (found["status"], found["same"], found["loans"]["spare"]) == (200, True, 0)
     assert on_loan(spare) == 0
 
 
-def test_a_request_inside_a_view_gives_only_its_own_connection_back(
-    spare: Any, client: Client, databases: Databases
+def test_a_request_inside_a_view_leaves_a_cursor_of_the_view_alone(
+    spare: Any, client: Client
 ) -> None:
-    databases.add("second")
-    found = client.get("/nested/", {"path": "/second/"}).json()
-
-    assert (found["loans"]["spare"], found["loans"]["second"]) == (1, 0)
+    with spare.cursor() as cursor, django_connpool.scope("outer"):
+        cursor.execute("SELECT pg_backend_pid()")
+        assert client.get("/backend/").json()["pid"] == cursor.fetchone()[0]
+        assert on_loan(spare) == 1
+        cursor.execute("SELECT 1")
 
 
 def test_a_streaming_body_holds_nothing_between_its_parts(spare: Any) -> None:
@@ -471,12 +471,11 @@ def test_building_it_tells_of_impossible_options(databases: Databases) -> None:
         ConnectionPoolMiddleware(lambda request: HttpResponse())
 
 
-def test_a_loan_from_before_the_request_is_left_to_its_owner(spare: Any, client: Client) -> None:
-    first = pid(spare)
-    client.get("/backend/")
+def test_a_loan_at_rest_from_before_the_request_goes_back_first(spare: Any, client: Client) -> None:
+    pid(spare)
+    assert client.get("/backend/").json()["notes"] == ["GET /backend/"]
 
-    assert on_loan(spare) == 1
-    assert pid(spare) == first
+    assert on_loan(spare) == 0
 
 
 def test_another_threads_loan_is_left_alone(spare: Any, client: Client) -> None:

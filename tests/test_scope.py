@@ -76,13 +76,113 @@ def test_it_gives_back_when_the_work_fails(spare: Any, error: type[BaseException
     assert on_loan(spare) == 0
 
 
-def test_what_was_borrowed_before_stays(spare: Any) -> None:
-    first = mine()
-    with django_connpool.scope("job 17"):
-        assert mine() == first
+def test_what_was_borrowed_before_and_is_at_rest_goes_back_first(spare: Any) -> None:
+    mine()
+    for number in range(3):
+        with django_connpool.scope(f"job {number}"):
+            assert on_loan(spare) == 0
+            mine()
+            assert notes(spare) == [f"job {number}"]
+        assert on_loan(spare) == 0
 
-    assert on_loan(spare) == 1
-    assert mine() == first
+
+def test_what_was_set_before_is_not_there(spare: Any, caplog: pytest.LogCaptureFixture) -> None:
+    with spare.cursor() as cursor:
+        cursor.execute("SET app.tenant = 'outside'")
+    with django_connpool.scope("job 17"):
+        assert value(spare, "SELECT current_setting('app.tenant', true)") in (None, "")
+    (record,) = caplog.records
+    assert "settings" in record.getMessage()
+    assert "pinned()" in record.getMessage()
+
+
+@pytest.mark.parametrize("release", ["request", "transaction"])
+def test_what_one_sets_the_next_does_not_find(databases: Databases, release: str) -> None:
+    spare = databases.add(pool={"max_size": 1, "release": release})
+    mine()
+    for number in range(3):
+        with django_connpool.scope(f"job {number}"):
+            found = value(spare, "SELECT current_setting('app.tenant', true)")
+            assert found in (None, "")
+            with spare.cursor() as cursor:
+                cursor.execute("SET app.tenant = '42'")
+
+
+def test_a_cursor_that_was_closed_before_keeps_nothing(spare: Any) -> None:
+    with spare.cursor() as cursor:
+        cursor.execute("SELECT 1")
+    with django_connpool.scope("job 17"):
+        assert on_loan(spare) == 0
+    assert cursor.closed
+
+
+@pytest.mark.parametrize("before", [0, 200])
+def test_a_cursor_that_is_open_keeps_what_it_reads_from(spare: Any, before: int) -> None:
+    with spare.cursor() as cursor:
+        cursor.execute("SELECT generate_series(1, 3)")
+        for _ in range(before):
+            mine()  # cursors that come and go
+        for number in range(1, 4):
+            assert cursor.fetchone() == (number,)
+            with django_connpool.scope(f"row {number}"):
+                assert on_loan(spare) == 1
+                mine()
+        cursor.execute("SELECT 1")
+    with django_connpool.scope("job 17"):
+        assert on_loan(spare) == 0
+
+
+@pytest.mark.parametrize("release", ["request", "transaction"])
+def test_a_transaction_by_hand_keeps_its_connection(databases: Databases, release: str) -> None:
+    spare = databases.add(pool={"max_size": 1, "release": release})
+    transaction.set_autocommit(False, using="spare")
+    first = value(spare, "SELECT txid_current()")
+    with django_connpool.scope("job 17"):
+        assert value(spare, "SELECT txid_current()") == first
+    assert value(spare, "SELECT txid_current()") == first
+    transaction.rollback(using="spare")
+    with django_connpool.scope("job 18"):
+        mine()
+    assert transaction.get_autocommit(using="spare") is False
+    transaction.rollback(using="spare")
+    transaction.set_autocommit(True, using="spare")
+
+
+def test_pinned_keeps_its_connection_and_the_outer_scope_gives_it_back(spare: Any) -> None:
+    with django_connpool.scope("outer"):
+        with django_connpool.pinned("spare"):
+            with django_connpool.scope("inner"):
+                first = mine()
+            with django_connpool.scope("inner"):
+                assert on_loan(spare) == 1
+                assert mine() == first
+            assert on_loan(spare) == 1
+        mine()
+    assert on_loan(spare) == 0
+
+
+def test_a_connection_in_somebodys_hand_stays(spare: Any) -> None:
+    mine()
+    by_hand = spare.connection
+    with django_connpool.scope("job 17"):
+        mine()
+        assert spare.connection is by_hand
+    assert by_hand.execute("SELECT 1").fetchone() == (1,)
+
+
+def test_async_code_too_begins_without_what_is_at_rest(spare: Any) -> None:
+    async def work() -> int:
+        await sync_to_async(mine)()
+        assert on_loan(spare) == 1
+        async with django_connpool.scope("job 17"):
+            assert on_loan(spare) == 0
+            await sync_to_async(mine)()
+            assert notes(spare) == ["job 17"]
+            async with django_connpool.scope("inner"):
+                assert on_loan(spare) == 0
+        return on_loan(spare)
+
+    assert run(work()) == 0
 
 
 def test_rows_that_are_being_read_can_each_have_a_scope(spare: Any) -> None:
@@ -94,15 +194,16 @@ def test_rows_that_are_being_read_can_each_have_a_scope(spare: Any) -> None:
                 assert value(spare, "SELECT 1") == 1
 
 
-def test_an_inner_one_gives_back_only_what_it_borrowed(spare: Any, databases: Databases) -> None:
+def test_an_inner_one_has_loans_of_its_own(spare: Any, databases: Databases) -> None:
     other = databases.add("second")
     with django_connpool.scope("outer"):
         first = mine()
         with django_connpool.scope("inner"):
             pid(other)
             assert notes(other) == ["inner"]
-        assert (on_loan(spare), on_loan(other)) == (1, 0)
+        assert (on_loan(spare), on_loan(other)) == (0, 0)
         assert mine() == first
+        assert notes(spare) == ["outer"]
         with django_connpool.scope():
             pid(other)
             assert notes(other) == ["outer"]
@@ -118,16 +219,18 @@ def test_inside_atomic_the_connection_stays(spare: Any) -> None:
         assert on_loan(spare) == 1
 
 
-def test_what_an_atomic_block_has_kept_the_outer_one_gives_back(spare: Any) -> None:
+def test_a_block_that_was_begun_inside_and_is_open_at_the_end_is_rolled_back(
+    spare: Any, caplog: pytest.LogCaptureFixture
+) -> None:
     with django_connpool.scope("outer"):
         with django_connpool.scope("inner"):
             block = transaction.atomic(using="spare")
             block.__enter__()
             first = mine()
-        assert mine() == first
-        block.__exit__(None, None, None)
-        assert on_loan(spare) == 1
-    assert on_loan(spare) == 0
+        assert on_loan(spare) == 0
+        assert mine() != first
+    (record,) = caplog.records
+    assert (record.levelname, "inner" in record.getMessage()) == ("ERROR", True)
 
 
 def test_it_decorates_functions(spare: Any) -> None:

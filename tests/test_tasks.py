@@ -77,12 +77,13 @@ def test_a_task_that_fails_gives_back(spare: Any) -> None:
 
 
 @override_settings(TASKS=IMMEDIATE)
-def test_a_task_done_at_once_leaves_the_connection_of_its_caller(spare: Any) -> None:
-    first = pid(spare)
-    note.enqueue(1)
+def test_a_task_done_at_once_leaves_the_transaction_of_its_caller(spare: Any) -> None:
+    with transaction.atomic(using="spare"):
+        first = pid(spare)
+        note.enqueue(1)
 
-    assert on_loan(spare) == 1
-    assert pid(spare) == first
+        assert on_loan(spare) == 1
+        assert pid(spare) == first
 
 
 @override_settings(TASKS=IMMEDIATE)

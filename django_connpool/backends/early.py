@@ -9,7 +9,7 @@ with its borrower until the request ends: what sees changes for cleaning sees th
 from __future__ import annotations
 
 from asyncio import _get_running_loop
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from threading import get_ident
 from time import monotonic
@@ -41,6 +41,7 @@ else:
 PINNING = DIRT & ~(SEQUENCES | RENAMED)
 _IDLE, _DEAD = TransactionStatus.IDLE, TransactionStatus.UNKNOWN
 CONNECTING = frozenset({"_cursor", "close_if_health_check_failed", "ensure_connection"})
+_BY_ATOMIC = "force_begin_transaction_with_broken_autocommit"  # nobody else says so
 # Replaced at run time by packages that connect again, and by Django's tests to forbid connecting.
 _ENSURE: Any = BaseDatabaseWrapper.ensure_connection
 if _ENSURE.__module__ != BaseDatabaseWrapper.__module__:
@@ -67,6 +68,8 @@ class EarlyReleaseMixin(_Base):
     released_at = 0.0  # when it last gave back early, in monotonic seconds, while others waited
     haste: list[int]  # for each pause of the work: how surely the next statement follows at once
     pauses = 0  # so far, in the work under way
+    autocommit_by_atomic: bool  # see work.py
+    note_atomic: Callable[[], None]
     # No class between this one and Django's has a way of its own; so calls can be saved.
     connects_as_django = False
 
@@ -139,6 +142,8 @@ class EarlyReleaseMixin(_Base):
                 yield cursor
 
     def get_autocommit(self) -> bool:
+        if not self.in_atomic_block:
+            self.note_atomic()  # which asks this before it begins
         if (
             self.releases_early
             and (self.is_between or self.connection is None)
@@ -152,6 +157,8 @@ class EarlyReleaseMixin(_Base):
         if self.errors_occurred:
             self.close_if_health_check_failed()
         self.connect_for_a_statement()
+        if not (args[0] if args else kwargs["autocommit"]):
+            self.autocommit_by_atomic = _BY_ATOMIC in kwargs
         super().set_autocommit(*args, **kwargs)
 
     def _set_autocommit(self, autocommit: bool) -> None:

@@ -17,16 +17,17 @@ from django.db.backends.signals import connection_created
 from django.db.utils import ProgrammingError
 from django.utils.asyncio import async_unsafe
 
-from django_connpool import conf, registry, runners, scopes
+from django_connpool import conf, registry, requests, runners, scopes
 from django_connpool.pool import ConnectionPool, PoolClosed, PoolTimeout, forks, reset, watch
 
 from . import creation, in_vain, recall, schema
 from .bursts import PAUSES, bursts
 from .early import CONNECTING, EarlyCursor, EarlyReleaseMixin
 from .opener import Opener
+from .work import WorkMixin, holds_outside_of
 
 
-class PooledDatabaseWrapperMixin(EarlyReleaseMixin):
+class PooledDatabaseWrapperMixin(WorkMixin, EarlyReleaseMixin):
     """Borrows a connection where its base class opens one, and gives back where it closes.
 
     A pooled engine of another package's wrapper is made by inheriting from this first:
@@ -52,7 +53,7 @@ class PooledDatabaseWrapperMixin(EarlyReleaseMixin):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         cls.connects_as_django = all(
-            base in (PooledDatabaseWrapperMixin, EarlyReleaseMixin)
+            base in (PooledDatabaseWrapperMixin, WorkMixin, EarlyReleaseMixin)
             or base.__module__.startswith("django.")
             or CONNECTING.isdisjoint(vars(base))
             for base in cls.__mro__
@@ -63,6 +64,7 @@ class PooledDatabaseWrapperMixin(EarlyReleaseMixin):
         this.creation_class = creation.pooled(this.creation_class)
         this.SchemaEditorClass = schema.pooled(this.SchemaEditorClass)
         self.haste = [0] * PAUSES
+        self.cursors = []
         super().__init__(*args, **kwargs)
         _wrappers.add(self)
 
@@ -202,8 +204,13 @@ class PooledDatabaseWrapperMixin(EarlyReleaseMixin):
         if self._thread_sharing_count:
             connection._pool.outlive_thread(connection)
         self.isolation_level = connection.connpool_isolation_level
+        if self.cursors:
+            self.cursors = []
         work = scopes.current.get()
-        if work is not None:
+        if work is None:
+            self.life = None
+        else:
+            self.life = work.life
             work.borrowers.add(self)
             if work.ended:
                 recall.recaller.soon(self)
@@ -242,6 +249,8 @@ class PooledDatabaseWrapperMixin(EarlyReleaseMixin):
         # Django makes named cursors of a class of its own, past the connection's.
         if name:
             cursor = watch.watch_cursor(cursor)
+        else:
+            self.note_cursor(cursor)
         early = self.releases_early and getattr(self.connection, "_pool", None) is not None
         return EarlyCursor(self, cursor, name) if early else cursor
 
@@ -249,7 +258,10 @@ class PooledDatabaseWrapperMixin(EarlyReleaseMixin):
         """A cursor of psycopg's, set up as Django wants it, on the connection at hand."""
         cursor = super().create_cursor(name)
         # Django makes named cursors of a class of its own, past the connection's.
-        return watch.watch_cursor(cursor) if name else cursor
+        if name:
+            return watch.watch_cursor(cursor)
+        self.note_cursor(cursor)
+        return cursor
 
     def _rollback(self) -> None:
         if self.is_between:  # the last transaction has ended
@@ -297,6 +309,8 @@ class PooledDatabaseWrapperMixin(EarlyReleaseMixin):
 
     @async_unsafe
     def close(self) -> None:
+        if self.in_atomic_block and not self.closed_in_transaction:
+            self.end_lost_block()
         self.stop_resuming()
         if "connection" not in vars(self):
             recall.held(self)
@@ -369,6 +383,8 @@ class PooledDatabaseWrapperMixin(EarlyReleaseMixin):
 
         Not inside an atomic block, which a request handled inside a test is in.
         """
+        if self.in_atomic_block:
+            self.end_lost_block()
         if self.resumes is not None:
             self.stop_resuming()
         own = vars(self)
@@ -449,6 +465,12 @@ def _note_receivers(connection: Any) -> None:
 
 
 _wrappers: WeakSet[PooledDatabaseWrapperMixin] = WeakSet()
+requests.connect()
+
+
+def holds_outside_of_work(outer: scopes.Scope | None) -> bool:
+    """Whether a thread may have something to do before some work begins; `outer` goes on."""
+    return any(holds_outside_of(wrapper, outer) for wrapper in list(_wrappers))
 
 
 def _require_psycopg(driver: Any) -> None:

@@ -399,12 +399,11 @@ def test_modes_and_pins_go_on_with_what_was_set_aside(single: Any) -> None:
 
 
 @pytest.mark.usefixtures("patient")
-def test_a_scope_inside_gives_back_at_its_end(single: Any) -> None:
+def test_a_scope_inside_begins_without_what_was_set_aside(single: Any) -> None:
     with a_burst(single) as waiting:
         with scope("inside"):
-            pid(single)
-            assert inside.aside(single)
-        assert waiting.served()
+            assert waiting.served()
+            assert pid(single)
         assert pid(single)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from django.db import connections
 
+from django_connpool import scope
 from tests import inside
 from tests.cluster import Server
 from tests.databases import Databases, in_thread, pid, value
@@ -48,6 +49,23 @@ def test_the_next_request_finds_nothing_of(
     name: str, reset: str, served: Callable[..., list[str]]
 ) -> None:
     assert served(SEEN[name], reset=reset) == []
+
+
+@pytest.mark.stress
+def test_the_next_scope_finds_nothing_after_a_query_before_the_first(
+    databases: Databases, fresh: State
+) -> None:
+    found = {}
+    for number, (name, change) in enumerate(STATEMENTS.items()):
+        alias = f"scoped-{number}"
+        wrapper = databases.add(alias, pool={"max_size": 1}, options={"application_name": ""})
+        pid(wrapper)
+        with scope("a job"):
+            apply(wrapper, change)
+        with scope("another"):
+            found[name] = leaks(wrapper, fresh)
+        wrapper.close_pool()
+    assert {name: left for name, left in found.items() if left} == {}
 
 
 @pytest.mark.parametrize("name", HIDDEN)

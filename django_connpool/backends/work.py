@@ -1,0 +1,217 @@
+"""Where one piece of work ends and the next begins, for the wrappers that both use.
+
+What is at rest goes back in between. An interrupt (Ctrl-C, a task's time limit, a greenlet that is
+killed) can strike in `Atomic.__enter__` or `Atomic.__exit__` of Django's, and leave a wrapper in an
+atomic block that nobody will end: all that follows would run in it, and be lost without a word. So
+work that begins outside of such a block ends outside of one.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import weakref
+from collections.abc import Callable
+from contextlib import ContextDecorator, suppress
+from typing import TYPE_CHECKING, Any, cast
+
+from psycopg.pq import TransactionStatus
+
+from django_connpool import scopes
+from django_connpool.pool import explain
+from django_connpool.pool.statements import HELD, kinds
+
+from .early import PINNING
+from .recall import _COUNTS as COUNTS
+from .recall import _ONE_VARIABLE as ONE_VARIABLE
+from .recall import _count as count
+from .recall import held
+
+if TYPE_CHECKING:
+    from django.db.backends.postgresql.base import DatabaseWrapper as _Base
+else:
+    _Base = object
+
+logger = logging.getLogger("django_connpool.pool")
+
+_AT_REST = (TransactionStatus.IDLE, TransactionStatus.UNKNOWN)  # the latter is dead
+_ROOM = 32  # cursors remembered before those that are closed are forgotten
+
+
+def _of_a_list_alone() -> int:
+    """What is counted of an object that only an element of a list refers to."""
+    only = [object()]
+    return count(only[0])
+
+
+_ONLY_THE_LIST = _of_a_list_alone()
+
+
+class WorkMixin(_Base):
+    """What a wrapper does at the beginning and at the end of some work."""
+
+    life: scopes.Life | None = None  # of the work that the connection was borrowed for
+    atomic_in: scopes.Life | None = None  # the work in which the outermost atomic block was begun
+    autocommit_by_atomic = False  # it was an atomic block, not by hand, that last changed it
+    cursors: list[weakref.ref[Any]]  # of this loan; those that are open are among them
+    room = _ROOM  # for how many of them
+    kept: int
+    stop_resuming: Callable[[], None]
+    give_back: Callable[[], None]
+    _forget_transaction: Callable[[], None]
+
+    # -- Beginning --------------------------------------------------------------------------
+
+    def before_work(self) -> None:
+        """Some work begins in this thread: give back, unless something else goes on."""
+        self.end_lost_block()
+        if self.in_atomic_block:
+            return
+        self.stop_resuming()
+        # No variable here refers to the connection: it is counted what does.
+        if getattr(held(cast(Any, self)), "_pool", None) is not None and not self._is_needed():
+            self._tell_of_state()
+            self.give_back()
+
+    def _tell_of_state(self) -> None:
+        """What was done to the session outside ends with it, which its author may not know."""
+        if (dirt := self.connection._slot.watch.dirt) & PINNING:
+            logger.warning(
+                "%s: what was done to a session (%s) ends where other work begins: put that in the "
+                "same scope(), or both in a block of pinned()",
+                self.alias,
+                ", ".join(kinds(dirt & PINNING)),
+            )
+
+    def _is_needed(self) -> bool:
+        """Whether a transaction, a cursor or a block has this very connection in use."""
+        connection = self.connection
+        pgconn = connection.pgconn
+        if (
+            self.kept
+            or pgconn.transaction_status not in _AT_REST
+            or pgconn.pipeline_status
+            or connection._slot.watch.dirt & HELD  # a named cursor is open
+        ):
+            return True
+        if self.autocommit != self.settings_dict["AUTOCOMMIT"]:
+            return True  # by hand
+        if any(ref() is not None for ref in self.cursors):
+            return bool(open_cursors(self.cursors))
+        return COUNTS and count(connection) > ONE_VARIABLE + 1
+
+    def note_cursor(self, cursor: Any) -> None:
+        """Remember a cursor of the connection at hand, as long as it is open."""
+        cursors = self.cursors
+        if len(cursors) >= self.room:
+            self.cursors = cursors = open_cursors(cursors)
+            self.room = _ROOM + 2 * len(cursors)
+        cursors.append(weakref.ref(cursor))
+
+    # -- Atomic blocks that nobody will end ---------------------------------------------------
+
+    def note_atomic(self) -> None:
+        """Called before an outermost atomic block begins."""
+        self.atomic_in = life = scopes.present_life()
+        if life is not None:
+            life.has_blocks = True
+
+    def end_blocks_of(self, life: scopes.Life) -> None:
+        """Work ends in this thread: so does an atomic block that was begun in it."""
+        if self.in_atomic_block and self.atomic_in is life:
+            self._start_anew(life.note)
+
+    def end_lost_block(self) -> None:
+        """End an atomic block that nobody will end, if this is in one. For the owner's thread."""
+        if self._is_in_lost_block():
+            life = self.atomic_in
+            self._start_anew(None if life is None else life.note)
+
+    def _is_in_lost_block(self) -> bool:
+        if not self.in_atomic_block:
+            # Between the first statement of `Atomic.__enter__` and its last, or of `__exit__`.
+            return (
+                self.autocommit_by_atomic
+                and vars(self).get("connection") is not None
+                and self.autocommit != self.settings_dict["AUTOCOMMIT"]
+            )
+        life, blocks = self.atomic_in, self.atomic_blocks
+        if life is not None and life.is_over_here():
+            return True
+        if not blocks:
+            return True  # what comes before and after the list is changed
+        # A `with` statement that goes on refers to its block, and so does a test case.
+        return COUNTS and count(blocks[0]) <= _ONLY_THE_LIST
+
+    def _start_anew(self, note: str | None) -> None:
+        """Close the session, whose transaction is rolled back, and know nothing of it any more.
+
+        When this is interrupted, too, the next work finds what is left.
+        """
+        connection = held(cast(Any, self))
+        logger.error(
+            "%s: %s has left an atomic block that was never ended, as an interrupt in the middle "
+            "of its beginning or end does; what was not committed is rolled back, and the session "
+            "closed",
+            self.alias,
+            note or explain.thread_name(threading.get_ident()),
+        )
+        if connection is not None:
+            with suppress(Exception):
+                connection.close()
+        self.run_on_commit = []
+        self.run_commit_hooks_on_set_autocommit_on = False
+        self.rollback_exc = None
+        self._forget_transaction()
+        self.close()
+
+    def execute_wrapper(self, wrapper: Callable[..., Any]) -> _Pushed:
+        """As Django's; popped also when an interrupt strikes while the block ends."""
+        return _Pushed(self.execute_wrappers, wrapper)
+
+
+class _Pushed(ContextDecorator):
+    """A block in which a wrapper is called around statements. Collected, it is over as well."""
+
+    def __init__(self, stack: list[Any], wrapper: Callable[..., Any]) -> None:
+        self._stack = stack
+        self._wrapper = wrapper
+        self._is_pushed = False
+
+    def _recreate_cm(self) -> _Pushed:
+        return _Pushed(self._stack, self._wrapper)
+
+    def __enter__(self) -> None:
+        self._is_pushed = True  # first: then the interrupt may come
+        self._stack.append(self._wrapper)
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._pop()
+
+    def __del__(self) -> None:
+        if self._is_pushed:
+            self._pop()
+
+    def _pop(self) -> None:
+        """Take its own off the stack, whatever an interrupt has left above it."""
+        stack = self._stack
+        for index in range(len(stack) - 1, -1, -1):
+            if stack[index] is self._wrapper:
+                del stack[index]
+                break
+        self._is_pushed = False
+
+
+def open_cursors(found: list[weakref.ref[Any]]) -> list[weakref.ref[Any]]:
+    """Those of them that are open."""
+    return [ref for ref in found if (cursor := ref()) is not None and not cursor.closed]
+
+
+def holds_outside_of(wrapper: Any, outer: scopes.Scope | None) -> bool:
+    """A hint, from any thread, whether a wrapper has something to do before work begins."""
+    life = wrapper.life
+    if wrapper.in_atomic_block:
+        life = wrapper.atomic_in
+    elif vars(wrapper).get("connection") is None:
+        return False
+    return life is None or life.is_over or (outer is not None and life is outer.life)

@@ -1,0 +1,45 @@
+"""Requests that the middleware does not see, because it is not installed: by Django's signals.
+
+That they give back is seen to by Django's own receivers. Here is known which request it is that
+ends inside of an atomic block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+from django.core.signals import request_finished, request_started
+from django.db import connections
+
+from . import scopes
+from .registry import is_pooled
+
+
+def connect() -> None:
+    """Called when there is a wrapper that it is for."""
+    request_started.connect(_begin, dispatch_uid="django_connpool.begin")
+    request_finished.connect(_end, dispatch_uid="django_connpool.end")
+
+
+def _begin(
+    environ: Mapping[str, Any] | None = None, scope: Mapping[str, Any] | None = None, **kwargs: Any
+) -> None:
+    if environ is not None:
+        name = f"{environ.get('REQUEST_METHOD')} {environ.get('PATH_INFO')}"
+    elif scope is not None:
+        name = f"{scope.get('method')} {scope.get('path')}"
+    else:
+        name = "a request"
+    scopes.request.life = scopes.Life(name)
+
+
+def _end(**kwargs: Any) -> None:
+    life, scopes.request.life = scopes.request.life, None
+    if life is None:
+        return
+    life.ended = True
+    if life.has_blocks:
+        for wrapper in connections.all(initialized_only=True):
+            if is_pooled(wrapper):
+                cast(Any, wrapper).end_blocks_of(life)
