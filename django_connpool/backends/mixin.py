@@ -197,52 +197,63 @@ class PooledDatabaseWrapperMixin(WorkMixin, EarlyReleaseMixin):
             self._take(binding, connection)
 
     def _take(self, binding: registry.Binding, connection: Any) -> None:
-        """Make a connection that was just borrowed the one at hand."""
+        """Make a connection that was just borrowed the one at hand. It goes back if that fails."""
         self.is_between = False
         self.connection = connection
-        self.releases_early = binding.releases_early if self.mode is None else self.mode
-        if self._thread_sharing_count:
-            connection._pool.outlive_thread(connection)
-        self.isolation_level = connection.connpool_isolation_level
-        if self.cursors:
-            self.cursors = []
-        work = scopes.current.get()
-        if work is None:
-            self.life = None
-        else:
-            self.life = work.life
-            work.borrowers.add(self)
-            if work.ended:
-                recall.recaller.soon(self)
-        if binding.options.max_hold_idle:
-            recall.recaller.watch(binding)
-        autocommit = self.settings_dict["AUTOCOMMIT"]
-        # Asking the connection costs more than to know what the pool sees to.
-        if autocommit and (binding.restores or connection.autocommit):
-            self.autocommit = True
-        else:
-            self.is_connecting = True
-            try:
-                self.set_autocommit(autocommit)
-            finally:
-                self.is_connecting = False
-        if connection.connpool_receivers != connection_created.receivers:
-            _note_receivers(connection)
-            if not connection.connpool_is_new:
-                binding.pool.reborn(connection)
-        if connection.connpool_is_new:
-            if not apps.ready:  # an app that queries as it starts, in a thread that lives on
-                recall.recaller.soon(self)
-            self._announce(binding, connection)
+        try:
+            self.releases_early = binding.releases_early if self.mode is None else self.mode
+            if self._thread_sharing_count:
+                connection._pool.outlive_thread(connection)
+            self.isolation_level = connection.connpool_isolation_level
+            if self.cursors:
+                self.cursors = []
+            work = scopes.current.get()
+            if work is None:
+                self.life = None
+            else:
+                self.life = work.life
+                work.borrowers.add(self)
+                if work.ended:
+                    recall.recaller.soon(self)
+            if binding.options.max_hold_idle:
+                recall.recaller.watch(binding)
+            autocommit = self.settings_dict["AUTOCOMMIT"]
+            # Asking the connection costs more than to know what the pool sees to.
+            if autocommit and (binding.restores or connection.autocommit):
+                self.autocommit = True
+            else:
+                self.is_connecting = True
+                try:
+                    self.set_autocommit(autocommit)
+                finally:
+                    self.is_connecting = False
+            if connection.connpool_receivers != connection_created.receivers:
+                _note_receivers(connection)
+                if not connection.connpool_is_new:
+                    binding.pool.reborn(connection)
+            if connection.connpool_is_new:
+                if not apps.ready:  # an app that queries as it starts, in a thread that lives on
+                    recall.recaller.soon(self)
+                self._announce(binding, connection)
+        except BaseException:
+            if vars(self).get("connection") is connection:
+                self._hand_back(connection)
+            raise
 
     def _announce(self, binding: registry.Binding, connection: Any) -> None:
         """Send `connection_created`: what its receivers set up is there for every borrower."""
         connection.connpool_is_new = False
+        self.kept += 1  # nobody gets it half set up
         try:
             with watch.recording(connection):
                 connection_created.send(sender=self.__class__, connection=self)
-        finally:
             binding.pool.reborn(connection)
+        except BaseException:
+            if self.connection is connection:
+                connection.close()  # or the next borrower would have it without being set up
+            raise
+        finally:
+            self.kept -= 1
 
     def create_cursor(self, name: str | None = None) -> Any:
         cursor = super().create_cursor(name)

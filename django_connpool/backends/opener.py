@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from django_connpool import conf, identity, signals
 from django_connpool.pool import watch
+from django_connpool.pool.closing import await_end, end_of, say_goodbye
 from django_connpool.pool.foreign import Connection
 from django_connpool.pool.parameters import completed
 from django_connpool.pool.session import noticing
@@ -34,12 +35,15 @@ class _Driver:
 
     def __init__(self, module: Any) -> None:
         self._module = module
+        self.made: list[Any] = []  # what it has connected
 
     def connect(self, *args: Any, **kwargs: Any) -> Any:
         connect = self._module.connect
         if type(connect) is MethodType and connect == Connection.connect:
             connect = noticing(Connection).connect
-        return connect(*args, **kwargs)
+        connection = connect(*args, **kwargs)
+        self.made.append(connection)
+        return connection
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._module, name)
@@ -82,16 +86,20 @@ class Opener:
         factory = parameters.get("cursor_factory")
         if factory is not None:
             parameters["cursor_factory"] = watch.telling(factory)
-        connection = wrapper.get_new_connection(parameters)
+        driver: Any = wrapper.Database
         try:
+            connection = wrapper.get_new_connection(parameters)
             if factory is not None and connection.cursor_factory is watch.telling(factory):
                 connection.cursor_factory = factory
             watch.set_watch(connection, self.judge)
             with watch.recording(connection):
                 self._initialize(wrapper, connection)
         except BaseException:
-            connection.close()
+            for made in driver.made:  # also what an override has not returned
+                end = end_of(made.pgconn)
+                await_end(end, interrupt=say_goodbye(made, made.pgconn))
             raise
+        driver.made.clear()
         if self.options.max_hold_idle:
             connection.cursor_factory = letting_go(connection.cursor_factory)
         # For the first borrower's wrapper, which stands for this one from then on.
