@@ -27,6 +27,7 @@ from django_connpool.pool import (
     line,
     loan,
     queue,
+    roles,
     slot,
     statements,
     supply,
@@ -333,6 +334,11 @@ def is_forgotten(one: Any) -> bool:
 def change_session(conn: Any) -> None:
     """Have the session look as if its borrower had changed a setting."""
     conn._slot.watch.dirt |= statements.SETTINGS
+
+
+def tell_of_no_role(monkeypatch: Any) -> None:
+    """Servers do not say what they are: older ones, and behind some poolers."""
+    monkeypatch.setattr(roles, "_told", lambda pgconn: (None, None))
 
 
 def undo_by_this_too(monkeypatch: Any, statement: bytes) -> None:

@@ -19,6 +19,7 @@ from .owners import this_thread
 from .probe import PING_TIMEOUT, is_alive, ping
 from .queue import Waiter, expect_free
 from .redaction import named, one_line, public
+from .roles import has_turned
 from .session import reported
 from .slot import (
     CLOSING,
@@ -177,10 +178,10 @@ class Lending(Upkeep, Generic[CT]):
 
     def _passes_check(self, slot: Slot, timeout: float | None) -> bool:
         if not callable(self._check):
-            answers = ping(slot.pgconn, self._patience(PING_TIMEOUT, timeout))
-            if not answers:
+            fits = ping(slot.pgconn, self._patience(PING_TIMEOUT, timeout)) and not has_turned(slot)
+            if not fits:
                 self._discard_dead(slot)
-            return answers
+            return fits
         asked_at = self._clock()
         try:
             self._check(slot.conn)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .pool import ConnectionPool
     from .probe import LastWords
     from .queue import Waiter
+    from .roles import Role
     from .watch import Watch
 
 # The states of a slot. A slot is in exactly one of them; every count of the pool is
@@ -99,6 +100,7 @@ class Slot:
         "ref",
         "reported",
         "retire_at",
+        "role",
         "since",
         "state",
         "uses",
@@ -114,6 +116,7 @@ class Slot:
     last_words: LastWords
     end: End | None  # see closing.py
     ref: weakref.ref[psycopg.Connection[Any]] | None
+    role: Role  # what the server was when the session began
     birth: Birth  # the connection object as it was when new
     watch: Watch  # what is known of the session
     cleaning: Cleaning | None  # the session's clean-up, while its outcome is not known

@@ -21,6 +21,7 @@ from .maintenance import maintenance
 from .outage import FIRST_RETRY, UNFIT, Outage, again
 from .probe import LastWords
 from .redaction import named, one_line, public
+from .roles import Role
 from .session import Birth, noticing
 from .slot import AT_ONCE, CLOSING, OPENING, Slot
 
@@ -275,6 +276,7 @@ class Supply(Line):
         slot.watch = watch.of(conn)
         conn._slot = slot
         slot.birth = Birth(conn, slot.watch.listens)
+        slot.role = Role(pgconn)
 
     def _tell_if_full(self) -> None:
         if (

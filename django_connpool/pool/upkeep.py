@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from . import explain, userline
@@ -12,9 +13,11 @@ from .cleaning import CLEAN_TIMEOUT
 from .errors import PoolClosed
 from .maintenance import maintenance
 from .probe import is_alive
+from .roles import after_refused_write
 from .slot import (
     AT_ONCE,
     CLOSING,
+    CONDEMNED,
     EXPIRED,
     HANDED,
     IDLE,
@@ -167,6 +170,25 @@ class Upkeep(Supply):
             slot.waiter = None
             conn = slot.conn or (slot.ref() if slot.ref is not None else None)
             self._settle_if_clean(slot, conn)
+
+    def write_was_refused(self, slot: Slot) -> None:
+        """A borrower could not write: if the server has turned read-only, none of these can.
+
+        Such a server goes on for ever, and so would its connections. See roles.py.
+        """
+        this, others = after_refused_write(slot)
+        if not this or self._is_put_off(partial(self.write_was_refused, slot)):
+            return
+        with self._lock:
+            slot.retire_at = AT_ONCE
+            if others and slot.generation == self._generation and not self._closed:
+                self._generation += 1
+                for one in self._slots:
+                    one.retire_at = AT_ONCE
+                self._retire_all(CONDEMNED)
+                self._tell("the server has turned read-only: replacing every connection")
+        self._staff()
+        self._publish()
 
     def tick(self) -> None:
         """Do what time brings. Called by the maintenance thread at the deadline."""

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 from psycopg import Error, InterfaceError, OperationalError
 from psycopg.adapt import Transformer
-from psycopg.pq import TransactionStatus
+from psycopg.pq import DiagnosticField, TransactionStatus
 
+from . import roles
 from .foreign import (
     ClientCursor,
     Connection,
@@ -373,6 +374,11 @@ class _Watched:
         if watch.loan != self._loan and not self._closed:
             raise OperationalError(_STALE)
         return watch
+
+    def _raise_for_result(self, result: Any) -> Any:
+        # Where psycopg comes by with each error, and with nothing else.
+        roles.met_error(self._conn, result.error_field(DiagnosticField.SQLSTATE))
+        return super()._raise_for_result(result)  # type: ignore[misc]
 
     def _start_copy_gen(self, statement: Any, *args: Any, **kwargs: Any) -> Any:
         self._check().note(statement, self._conn)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.databases import Databases, value
-from tests.standby import Primary, Standby, Writers, either, killed, make_table, shut_down
+from tests.standby import Primary, Standby, Writers, demoted, either, killed, make_table, shut_down
 from tests.testproject.processes import wait_until
 
 pytestmark = pytest.mark.stress
@@ -16,7 +16,7 @@ WRITERS = 6
 
 
 @pytest.mark.parametrize("release", ["request", "transaction"])
-@pytest.mark.parametrize("happens", [killed, shut_down])
+@pytest.mark.parametrize("happens", [killed, shut_down, demoted])
 def test_a_short_outage_costs_what_was_being_written(
     databases: Databases, happens: Callable[[Primary, Standby], None], release: str
 ) -> None:

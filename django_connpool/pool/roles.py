@@ -1,0 +1,75 @@
+"""Has the server behind a session turned read-only, or from standby to primary, since it began?
+
+Servers from PostgreSQL 14 on tell of both by themselves, with the answer to whatever runs next
+(PostgreSQL docs, "Asynchronous Operations"), so that asking costs nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from .statements import SETTINGS
+
+if TYPE_CHECKING:
+    from .slot import Slot
+
+READ_ONLY = b"25006"  # what a write in a read-only transaction fails with
+
+# What `target_session_attrs` asks for.
+_WRITABLE = (b"read-write", b"primary")
+_READ_ONLY = (b"read-only", b"standby")
+
+
+class Role:
+    """What the server was for a session when that began."""
+
+    __slots__ = ("read_only", "standby", "wanted")
+
+    def __init__(self, pgconn: Any) -> None:
+        self.read_only, self.standby = _told(pgconn)
+        self.wanted = _wanted(pgconn)
+
+
+def _told(pgconn: Any) -> tuple[bytes | None, bytes | None]:
+    status = getattr(pgconn, "parameter_status", None)
+    if status is None:  # a driver of another kind
+        return None, None
+    return status(b"default_transaction_read_only"), status(b"in_hot_standby")
+
+
+def _wanted(pgconn: Any) -> bytes:
+    options = getattr(pgconn, "info", ())
+    return next((o.val or b"" for o in options if o.keyword == b"target_session_attrs"), b"")
+
+
+def has_turned(slot: Slot) -> bool:
+    """Whether the server is known to be another than the one that was asked for."""
+    born = slot.role
+    read_only, standby = _told(slot.pgconn)
+    if standby == b"on" and born.standby == b"off":
+        return True
+    if standby == b"off" and born.standby == b"on" and born.wanted in _READ_ONLY:
+        return True
+    return read_only == b"on" and born.read_only == b"off"
+
+
+def after_refused_write(slot: Slot) -> tuple[bool, bool]:
+    """What to think of a write that failed because of a read-only transaction.
+
+    Return whether this connection is to be replaced, and whether every other of its time is.
+    A borrower who has asked for a read-only transaction has himself to blame, and one who has
+    changed settings may have.
+    """
+    if None in _told(slot.pgconn):  # an older server, or a pooler that does not pass it on
+        return True, slot.role.wanted in _WRITABLE
+    turned = has_turned(slot)
+    return turned, turned and not slot.watch.dirt & SETTINGS
+
+
+def met_error(conn: Any, state: bytes | None) -> None:
+    """A statement of a borrower has failed: called by its cursor, with the SQLSTATE."""
+    if state == READ_ONLY:
+        slot = getattr(conn, "_slot", None)
+        pool = None if slot is None else slot.pool()
+        if pool is not None:
+            pool.write_was_refused(slot)
