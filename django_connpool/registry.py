@@ -54,6 +54,7 @@ class Binding:
             connection_class=cast(Any, wrapper.opener(self.settings, self.options)),
             open=True,
             keep_min=False,
+            command_timeout=self.options.command_timeout,  # kept by the server; see vanished.py
             ping_after=PING_AFTER_WITH_HEALTH_CHECKS if health_checks else PING_AFTER,
             describe=scopes.current.get,
             **arguments,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from types import MethodType
 from typing import TYPE_CHECKING, Any
@@ -11,7 +10,7 @@ from django_connpool import conf, identity, signals
 from django_connpool.pool import watch
 from django_connpool.pool.closing import await_end, end_of, say_goodbye
 from django_connpool.pool.foreign import Connection
-from django_connpool.pool.parameters import completed
+from django_connpool.pool.parameters import CONNECT_TIMEOUT, completed
 from django_connpool.pool.session import noticing
 from django_connpool.pool.statements import Judge
 
@@ -19,8 +18,6 @@ from .closed_cursors import letting_go
 
 if TYPE_CHECKING:
     from .mixin import PooledDatabaseWrapperMixin
-
-CONNECT_TIMEOUT = 10  # seconds, where the user has set none
 
 
 def _connected() -> None:
@@ -125,7 +122,5 @@ class Opener:
         wrapper.connection = None
 
     def _parameters(self, wrapper: PooledDatabaseWrapperMixin) -> dict[str, Any]:
-        asked = completed("", wrapper.get_connection_params(), self.options.command_timeout)
-        if "service" not in asked and "PGCONNECT_TIMEOUT" not in os.environ:
-            asked.setdefault("connect_timeout", CONNECT_TIMEOUT)
-        return asked
+        asked = wrapper.get_connection_params()
+        return completed("", asked, self.options.command_timeout, CONNECT_TIMEOUT)

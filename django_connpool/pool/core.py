@@ -81,6 +81,7 @@ class Core:
         "_reconnect_failed",
         "_reset",
         "_restores",
+        "_rolling_back",
         "_self",
         "_serving",
         "_slots",
@@ -174,6 +175,8 @@ class Core:
         self._stats = Stats()
         self._full: list[threading.Event] = []  # of those in wait()
         self._winding_up = False  # closed, or the process is ending: what comes back is closed
+        # Loans whose transaction is being rolled back: since when, and which loan of theirs it is.
+        self._rolling_back: dict[Slot, tuple[float, int]] = {}
         # Appended to without the lock, by finalizers, at any instruction; see `orphaned`.
         self._orphans: deque[tuple[Slot, Loans | None]] = deque()
         # What there is to log; see `_tell`.

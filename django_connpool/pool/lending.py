@@ -110,8 +110,8 @@ class Lending(Upkeep, Generic[CT]):
         loans.add(slot)
         if self._describe is not None:
             slot.note = self._describe()
-        if self.leak_after:
-            self._trace(slot)
+        if self.leak_after or self.command_timeout:
+            self._attend_loan(slot)
         conn = slot.conn
         conn.__dict__["_pool"] = self
         slot.conn = None
@@ -404,7 +404,7 @@ class Lending(Upkeep, Generic[CT]):
 
     def _tidy(self, slot: Slot, conn: Any) -> str:
         """Make the session fit for the next borrower; why not, when it must be closed."""
-        if not reset.is_at_rest(conn) and not reset.leave_transaction(conn):
+        if not reset.is_at_rest(conn) and not self._leave_transaction(slot, conn):
             return UNUSABLE
         try:
             if self._restores:

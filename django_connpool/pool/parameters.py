@@ -12,17 +12,27 @@ from psycopg.conninfo import conninfo_to_dict
 
 # libpq's parameters (PostgreSQL docs, "Parameter Key Words"). An idle pooled connection must
 # outlive the memory of a NAT or a load balancer, which is minutes, and a host that has gone
-# away must be noticed in less than TCP's two hours.
-KEEPALIVES = {"keepalives_idle": 60, "keepalives_interval": 10, "keepalives_count": 6}
+# away must be noticed in less than TCP's two hours: in half a minute, also by who waits for the
+# answer to a statement.
+KEEPALIVES = {
+    "keepalives_idle": 15,
+    "keepalives_interval": 10,
+    "keepalives_count": 2,
+    "tcp_user_timeout": 20_000,  # milliseconds; on Linux it decides instead of the count
+}
+CONNECT_TIMEOUT = 10  # seconds, where the user has set none
 
 
 def completed(
-    conninfo: str, kwargs: Mapping[str, Any], command_timeout: float | None = None
+    conninfo: str,
+    kwargs: Mapping[str, Any],
+    command_timeout: float | None = None,
+    connect_timeout: int | None = None,
 ) -> dict[str, Any]:
-    """Return `kwargs` with TCP keepalives, where the user has set none, and the time limit.
+    """Return `kwargs` with TCP keepalives, where the user has set none, and the time limits.
 
     `command_timeout` (seconds) becomes the server's `statement_timeout` at connect, so that
-    RESET and DISCARD ALL return to it.
+    RESET and DISCARD ALL return to it. `connect_timeout` (seconds) is for who has set none.
     """
     given: dict[str, Any] = {}
     with suppress(ProgrammingError):  # connecting will say it better
@@ -30,7 +40,12 @@ def completed(
     asked = {**given, **kwargs}
     completed = dict(kwargs)
     if "service" not in asked and "PGSERVICE" not in os.environ:
-        completed.update((name, value) for name, value in KEEPALIVES.items() if name not in asked)
+        defaults: dict[str, Any] = dict(KEEPALIVES)
+        if any(name.startswith("keepalives") for name in asked):
+            del defaults["tcp_user_timeout"]  # who has patience with a network is not overruled
+        if connect_timeout and "PGCONNECT_TIMEOUT" not in os.environ:
+            defaults["connect_timeout"] = connect_timeout
+        completed.update((name, value) for name, value in defaults.items() if name not in asked)
     if command_timeout:
         limit = f"-c statement_timeout={max(1, round(command_timeout * 1000))}"
         completed["options"] = f"{asked.get('options') or ''} {limit}".strip()

@@ -236,7 +236,9 @@ class Supply(Line):
         """Return a new connection, configured."""
         conninfo = self.conninfo() if callable(self.conninfo) else self.conninfo
         kwargs = self.kwargs() if callable(self.kwargs) else self.kwargs or {}
-        kwargs = parameters.completed(conninfo, kwargs, self.command_timeout)
+        kwargs = parameters.completed(
+            conninfo, kwargs, self.command_timeout, parameters.CONNECT_TIMEOUT
+        )
         conn = noticing(self.connection_class).connect(conninfo, **kwargs)
         conn.__dict__["_pool"] = None
         try:

@@ -8,7 +8,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
-from . import explain, userline
+from . import explain, reset, userline
 from .cleaning import CLEAN_TIMEOUT
 from .errors import PoolClosed
 from .maintenance import maintenance
@@ -33,6 +33,7 @@ from .slot import (
     Slot,
 )
 from .supply import Supply
+from .vanished import ANSWER_TIMEOUT, GRACE, LOOK_AGAIN, answers, give_up, is_busy, silence
 
 
 class Upkeep(Supply):
@@ -208,8 +209,12 @@ class Upkeep(Supply):
             self._bury_orphans()
             self._retire_idle(now)
             self._report_leaks(now)
+            hung = self._look_for_hung(now)
+            self._give_up_rollbacks(now)
             self._judge()
             self._schedule(self._next_deadline())
+        for slot, loan in hung:
+            self._in_a_thread(partial(self._give_up_hung, slot, loan), "hung")
         self._staff()
 
     def _retire_idle(self, now: float) -> None:
@@ -240,6 +245,75 @@ class Upkeep(Supply):
         slot.came_clean()
         slot.vet_at = min(now + self._ping_after, slot.retire_at)
         return True
+
+    def _attend_loan(self, slot: Slot) -> None:
+        """Have a loan that begins looked at in time, where the pool looks at its loans."""
+        if self.leak_after:
+            self._trace(slot)
+        if self.command_timeout:
+            at = slot.since + self.command_timeout + GRACE
+            if at < self._deadline:
+                with self._lock:
+                    self._schedule(at)
+
+    def _leave_transaction(self, slot: Slot, conn: Any) -> bool:
+        """Roll back what was left open, in bounded time; False when it is of no use any more."""
+        now = self._clock()
+        self._rolling_back[slot] = now, slot.watch.loan
+        try:
+            if now + CLEAN_TIMEOUT < self._deadline:
+                with self._lock:
+                    self._schedule(now + CLEAN_TIMEOUT)
+            return reset.leave_transaction(conn)
+        finally:
+            self._rolling_back.pop(slot, None)
+
+    def _give_up_rollbacks(self, now: float) -> None:
+        """Under the lock: end those that their server has not answered in time."""
+        for slot, (since, loan) in list(self._rolling_back.items()):
+            if slot.watch.loan != loan:  # an interrupt has left the note behind
+                self._rolling_back.pop(slot, None)
+            elif now < since + CLEAN_TIMEOUT:
+                self._schedule(since + CLEAN_TIMEOUT)
+            elif is_busy(slot):
+                give_up(slot)
+                self._tell("a transaction could not be rolled back in %.1f s", CLEAN_TIMEOUT)
+
+    def _look_for_hung(self, now: float) -> list[tuple[Slot, int]]:
+        """Under the lock: the loans with a statement that should have ended long ago."""
+        hung: list[tuple[Slot, int]] = []
+        if not self.command_timeout:
+            return hung
+        longest, next_look = self.command_timeout + GRACE, NEVER
+        for slot in self._slots:
+            if slot.loans is None:
+                continue
+            left = longest
+            if is_busy(slot):
+                left -= silence(slot)
+                if left <= 0:
+                    left = ANSWER_TIMEOUT + LOOK_AGAIN
+                    hung.append((slot, slot.watch.loan))
+            next_look = min(next_look, now + max(left, LOOK_AGAIN))
+        self._schedule(next_look)
+        return hung
+
+    def _give_up_hung(self, slot: Slot, loan: int) -> None:
+        """In a thread: end a statement whose server does not answer anybody any more."""
+        if answers(slot.pgconn):
+            return
+        with self._lock:
+            if slot.loans is None or slot.watch.loan != loan or not is_busy(slot):
+                return
+            give_up(slot)
+            self._condemn()
+            self._tell(
+                "a statement has run for longer than command_timeout (%.1f s), and its server "
+                "answers nobody: giving the connection up",
+                self.command_timeout,
+            )
+        self._staff()
+        self._publish()
 
     def _trace(self, slot: Slot) -> None:
         """Note where a loan was taken, and have it looked at when it is due."""

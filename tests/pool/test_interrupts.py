@@ -254,6 +254,13 @@ def a_check_that_fails(pool: ConnectionPool[Any]) -> Iterator[Step]:
 
 
 @contextmanager
+def statements_that_are_limited(pool: ConnectionPool[Any]) -> Iterator[Step]:
+    pool.command_timeout = 60.0
+    pool.putconn(pool.getconn())
+    yield borrow_and_give_back
+
+
+@contextmanager
 def a_check_that_ruins(pool: ConnectionPool[Any]) -> Iterator[Step]:
     conn = pool.getconn()
 
@@ -903,6 +910,7 @@ SCENES = [
     a_check_that_exits,
     a_check_that_fails,
     a_check_that_ruins,
+    statements_that_are_limited,
     a_dead_one_for_who_waits,
     no_time_to_wait,
     a_line_that_is_full,

@@ -23,6 +23,22 @@ def test_the_users_keepalives_win_wherever_they_stand() -> None:
     assert completed("", {"keepalives_idle": 5})["keepalives_idle"] == 5
 
 
+def test_who_sets_keepalives_decides_how_long_to_be_patient() -> None:
+    assert completed("", {})["tcp_user_timeout"] == 20_000
+    assert completed("tcp_user_timeout=5000", {}).get("tcp_user_timeout") is None
+    assert "tcp_user_timeout" not in completed("keepalives_idle=600", {})
+    assert completed("", {"keepalives": 0, "tcp_user_timeout": 7})["tcp_user_timeout"] == 7
+
+
+def test_connecting_is_limited_where_the_user_has_set_no_limit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert completed("", {}, None, 10)["connect_timeout"] == 10
+    assert "connect_timeout" not in completed("connect_timeout=3", {}, None, 10)
+    monkeypatch.setenv("PGCONNECT_TIMEOUT", "3")
+    assert "connect_timeout" not in completed("", {}, None, 10)
+
+
 def test_a_service_file_is_not_overruled(monkeypatch: pytest.MonkeyPatch) -> None:
     assert completed("service=shop", {}) == {}
     monkeypatch.setenv("PGSERVICE", "shop")

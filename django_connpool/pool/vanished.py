@@ -1,0 +1,68 @@
+"""Statements that will never be answered: of a host that has vanished, or a server that is stopped.
+
+With a `command_timeout` the server ends each statement itself. One that goes on for longer and
+whose socket is silent is hung, unless its borrower has raised the limit: so the server is asked,
+on a connection of its own, for the first byte that any answers with before it knows who asks.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from psycopg import Error
+from psycopg.pq import TransactionStatus
+
+if TYPE_CHECKING:
+    from .slot import Slot
+
+GRACE = 1.0  # seconds past `command_timeout` for the server's own answer to arrive
+ANSWER_TIMEOUT = 2.0  # seconds for it to say that it is alive
+LOOK_AGAIN = 0.5  # seconds
+
+_SSL_REQUEST = struct.pack("!II", 8, 80877103)  # PostgreSQL docs, "Message Formats"
+# Of `struct tcp_info` in <linux/tcp.h>: tcpi_last_data_sent, _last_ack_sent, _last_data_recv.
+_TIMES = struct.Struct("=III")
+_TIMES_AT = 44
+
+
+def is_busy(slot: Slot) -> bool:
+    """Whether a statement is under way, as far as can be seen from another thread."""
+    with suppress(Error):
+        return bool(slot.pgconn.transaction_status == TransactionStatus.ACTIVE)
+    return False
+
+
+def silence(slot: Slot) -> float:
+    """For how many seconds nothing was sent nor came; 0 where the system does not tell."""
+    tcp_info = getattr(socket, "TCP_INFO", None)
+    if slot.end is None or tcp_info is None:
+        return 0.0
+    try:
+        told = slot.end.getsockopt(socket.IPPROTO_TCP, tcp_info, _TIMES_AT + _TIMES.size)
+        sent, _, came = _TIMES.unpack_from(told, _TIMES_AT)
+    except (OSError, struct.error):  # a Unix socket: its other end does not vanish
+        return 0.0
+    return float(min(sent, came)) / 1000
+
+
+def answers(pgconn: Any, timeout: float = ANSWER_TIMEOUT) -> bool:
+    """Whether the server behind a connection, or what stands before it, is alive."""
+    try:
+        host, port = (pgconn.hostaddr or pgconn.host).decode(), int(pgconn.port)
+        with socket.create_connection((host, port), timeout) as asking:
+            asking.settimeout(timeout)
+            asking.sendall(_SSL_REQUEST)
+            return bool(asking.recv(1))
+    except (Error, OSError, ValueError):
+        return False
+
+
+def give_up(slot: Slot) -> None:
+    """End the connection on our side, so that who waits for its answer gets an error."""
+    end = slot.end
+    if end is not None:
+        with suppress(OSError):
+            end.shutdown(socket.SHUT_RDWR)
