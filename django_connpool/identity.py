@@ -10,19 +10,78 @@ from collections.abc import Mapping
 from typing import Any
 
 from django.conf import settings
+from django.db import connections
 
-# What only changes the use of a connection. All the rest may change what is connected to,
-# also a setting of another package's wrapper that nobody else knows.
+# Django's own. Some change only the use of a connection; for ENGINE the wrapper's type stands.
+_OPENS = frozenset(
+    {"NAME", "USER", "PASSWORD", "HOST", "PORT", "OPTIONS", "TIME_ZONE", "CONN_HEALTH_CHECKS"}
+)
 _USES = frozenset(
     {
         "ATOMIC_REQUESTS",
         "AUTOCOMMIT",
         "CONN_MAX_AGE",
         "DISABLE_SERVER_SIDE_CURSORS",
-        "ENGINE",  # the wrapper's type stands for it
+        "ENGINE",
         "TEST",
     }
 )
+_DJANGOS = _OPENS | _USES
+
+# Settings of other packages' wrappers, which nobody else knows. What DATABASES says of them counts:
+# two aliases that differ in one have a pool each. What changes later counts only when the wrapper
+# looks at it to open a connection; else it may be a note, such as the tenant of a request.
+_looked_at: dict[type, frozenset[str]] = {}  # by wrappers of that class, to open a connection
+_configured: dict[str, tuple[Any, dict[str, Any]]] = {}  # an alias's entry, and as it was at first
+
+
+class Recording(dict[str, Any]):
+    """Settings from which a connection is opened; notes which of other packages it depends on."""
+
+    def __init__(self, items: Mapping[str, Any], wrapper_class: type) -> None:
+        super().__init__(items)
+        self._wrapper_class = wrapper_class
+
+    def _note(self, key: str) -> None:
+        known = _looked_at.get(self._wrapper_class, frozenset())
+        if key not in _DJANGOS and key not in known:
+            _looked_at[self._wrapper_class] = known | {key}
+
+    def __getitem__(self, key: str) -> Any:
+        self._note(key)
+        return super().__getitem__(key)
+
+    def get(self, key: str, default: Any = None) -> Any:
+        self._note(key)
+        return super().get(key, default)
+
+    def __contains__(self, key: object) -> bool:
+        self._note(str(key))
+        return super().__contains__(key)
+
+
+def foreign(settings_dict: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that are not Django's."""
+    now = dict(settings_dict)  # at once: threads share it, and one may put something there
+    return {key: item for key, item in now.items() if key not in _DJANGOS}
+
+
+def at_first(alias: str) -> dict[str, Any] | None:
+    """The settings of other packages as DATABASES had them; None for an alias it has not got."""
+    entry = connections.settings.get(alias)
+    if entry is None:
+        return None
+    known = _configured.get(alias)
+    if known is None or known[0] is not entry:
+        known = _configured[alias] = (entry, foreign(entry))
+    return known[1]
+
+
+def forget_departed() -> None:
+    """Forget the aliases that DATABASES has no more."""
+    for alias in list(_configured):
+        if alias not in connections.settings:
+            _configured.pop(alias, None)
 
 
 def snapshot(settings_dict: Mapping[str, Any]) -> dict[str, Any]:
@@ -38,12 +97,26 @@ def snapshot(settings_dict: Mapping[str, Any]) -> dict[str, Any]:
 def key(wrapper: Any) -> tuple[Any, ...]:
     """What identifies the pool of a database wrapper. Hashable; holds the password."""
     zone = wrapper.timezone_name
-    return (type(wrapper), settings.USE_TZ, zone, chosen(wrapper.settings_dict))
+    first = at_first(wrapper.alias)
+    if first is None:
+        first = wrapper.foreign_at_first
+    return (
+        type(wrapper),
+        settings.USE_TZ,
+        zone,
+        chosen(wrapper.settings_dict, first, type(wrapper)),
+    )
 
 
-def chosen(settings_dict: Mapping[str, Any]) -> Any:
-    """What of a database's settings may change what is connected to. Hashable."""
-    return _frozen({key: item for key, item in settings_dict.items() if key not in _USES})
+def chosen(settings_dict: Mapping[str, Any], first: Mapping[str, Any], wrapper_class: type) -> Any:
+    """What of a database's settings may change what is connected to. Hashable.
+
+    `first`: the settings of other packages, as DATABASES had them.
+    """
+    counts = _OPENS | _looked_at.get(wrapper_class, frozenset())
+    now = {key: item for key, item in dict(settings_dict).items() if key in counts}
+    then = {key: item for key, item in first.items() if key not in counts}
+    return _frozen({**then, **now})
 
 
 def zone(settings_dict: Mapping[str, Any]) -> tuple[Any, Any]:

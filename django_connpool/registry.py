@@ -63,9 +63,15 @@ class Binding:
     def suits(self, wrapper: PooledDatabaseWrapperMixin) -> bool:
         """Whether the settings of a wrapper that was bound to this have not changed since."""
         return (
-            wrapper.bound_settings == wrapper.settings_dict
-            and self.timezone_name == wrapper.timezone_name
-        )
+            wrapper.bound_settings == wrapper.settings_dict or self._means(wrapper)
+        ) and self.timezone_name == wrapper.timezone_name
+
+    def _means(self, wrapper: PooledDatabaseWrapperMixin) -> bool:
+        """Whether settings that have changed mean this pool all the same."""
+        if identity.key(wrapper) != self.key:
+            return False
+        wrapper.bound_settings = identity.snapshot(wrapper.settings_dict)
+        return True
 
     def admit(self, wrapper: PooledDatabaseWrapperMixin) -> None:
         """Under the registry's lock: count the wrapper among those that use the pool."""
@@ -94,7 +100,10 @@ class Binding:
         entry = connections.settings.get(alias)
         if entry is None or identity.zone(entry) != self.key[1:3]:
             return False
-        return bool(entry == self.settings or identity.chosen(entry) == self.key[3])
+        first = identity.at_first(alias) or {}
+        return bool(
+            entry == self.settings or identity.chosen(entry, first, self.key[0]) == self.key[3]
+        )
 
 
 _lock = threading.RLock()
@@ -155,6 +164,7 @@ def sweep() -> None:
     of an alias that DATABASES never had (of `connection.copy("other")`) goes with the last
     wrapper that uses it.
     """
+    identity.forget_departed()
     with _lock:
         doomed = [binding for binding in _bindings.values() if not binding.is_wanted()]
     for binding in doomed:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gc
+import threading
 import weakref
 from typing import Any
 
@@ -13,7 +14,7 @@ from django_connpool import identity, registry, signals
 from django_connpool.pool import ConnectionPool
 from tests import inside
 from tests.cluster import Server
-from tests.databases import Databases, connected, in_thread, in_threads, pid
+from tests.databases import Databases, connected, in_thread, in_threads, pid, value
 from tests.testproject.processes import wait_until
 
 
@@ -312,3 +313,77 @@ def test_the_key_of_a_pool_is_told_apart_by_what_cannot_be_hashed_itself(spare: 
     ]
 
     assert len({identity.key(wrapper) for wrapper in wrappers}) == 1
+
+
+def test_a_note_that_another_package_keeps_in_the_settings_makes_no_pool(spare: Any) -> None:
+    pool, session = spare.pool, pid(spare)
+    for tenant in ("one", "two"):
+        spare.settings_dict["SCHEMA"] = tenant
+        spare.close()
+        assert pid(spare) == session
+        assert spare.pool is pool
+        # Threads that come later find it in the settings that all of them share.
+        assert in_thread(lambda: connections["spare"].pool) is pool
+    registry.sweep()
+    assert not pool.closed
+
+
+def test_what_another_package_looks_at_to_connect_makes_a_pool(
+    databases: Databases, cluster: Server
+) -> None:
+    wrapper = databases.add(engine="tests.backends.regional", REGION="north")
+    shown = "SELECT current_setting('connpool.region')"
+    assert value(wrapper, shown) == "north"
+    pool = wrapper.pool
+    wrapper.close()
+
+    wrapper.settings_dict["REGION"] = "south"
+    assert value(wrapper, shown) == "south"
+    assert wrapper.pool is not pool
+    wrapper.settings_dict["NOTE"] = "south"
+    pool = wrapper.pool
+    assert value(wrapper, shown) == "south"
+    assert wrapper.pool is pool
+
+
+def test_who_waits_for_a_pool_that_is_replaced_goes_on_to_the_next(databases: Databases) -> None:
+    wrapper = databases.add(pool={"max_size": 1, "timeout": 30})
+    first = wrapper.pool
+    waiters: list[Any] = []
+
+    def work() -> int:
+        own: Any = connections["spare"]
+        waiters.append(own)
+        return pid(own)
+
+    with first.connection():
+        thread = threading.Thread(target=work)
+        thread.start()
+        wait_until(lambda: first.snapshot()["waiting"] == 1, "a thread waits")
+        second = registry.bind(wrapper, None)  # the same
+        assert second.pool is first
+        # It goes twice: the next is closed as well before the borrower has come to it.
+        bind = registry.bind
+        closed: list[Any] = []
+
+        def bind_and_close(*args: Any) -> registry.Binding:
+            binding = bind(*args)
+            if not closed:
+                closed.append(binding.pool)
+                binding.pool.close()
+            return binding
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(registry, "bind", bind_and_close)
+            first.close()
+            thread.join(30)
+    assert not thread.is_alive()
+    assert closed and waiters[0].pool not in (first, *closed)
+
+
+def test_aliases_that_are_gone_leave_no_note(databases: Databases) -> None:
+    databases.add("gone")
+    assert "gone" in identity._configured
+    databases.remove()
+    registry.sweep()
+    assert "gone" not in identity._configured

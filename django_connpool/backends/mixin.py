@@ -17,7 +17,7 @@ from django.db.backends.signals import connection_created
 from django.db.utils import ProgrammingError
 from django.utils.asyncio import async_unsafe
 
-from django_connpool import conf, registry, requests, runners, scopes
+from django_connpool import conf, identity, registry, requests, runners, scopes
 from django_connpool.pool import ConnectionPool, PoolClosed, PoolTimeout, forks, reset, watch
 
 from . import creation, in_vain, recall, schema
@@ -25,6 +25,8 @@ from .bursts import PAUSES, bursts
 from .early import CONNECTING, EarlyCursor, EarlyReleaseMixin
 from .opener import Opener
 from .work import WorkMixin, holds_outside_of
+
+MOST_CLOSED = 8  # pools that may be closed under a borrower before it gives up
 
 
 class PooledDatabaseWrapperMixin(WorkMixin, EarlyReleaseMixin):
@@ -42,6 +44,7 @@ class PooledDatabaseWrapperMixin(WorkMixin, EarlyReleaseMixin):
 
     is_opener = False  # opens physical connections for a pool, instead of borrowing
     _binding: registry.Binding | None = None
+    foreign_at_first: Mapping[str, Any]  # settings of other packages, when this was made
     bound_settings: Mapping[str, Any] | None = None  # as they were at the time of binding
     _thread_ident: int  # Django's
     is_missed = False  # when it is collected, the registry looks which pools are still wanted
@@ -66,6 +69,8 @@ class PooledDatabaseWrapperMixin(WorkMixin, EarlyReleaseMixin):
         self.haste = [0] * PAUSES
         self.cursors = []
         super().__init__(*args, **kwargs)
+        identity.at_first(self.alias)  # as it is now: a wrapper above this may change it
+        self.foreign_at_first = identity.foreign(self.settings_dict)
         _wrappers.add(self)
 
     def opener(self, settings_dict: Mapping[str, Any], options: conf.PoolOptions) -> Opener:
@@ -288,8 +293,14 @@ class PooledDatabaseWrapperMixin(WorkMixin, EarlyReleaseMixin):
     def _borrow_from_next(self, closed: registry.Binding) -> Any:
         """Borrow when the pool was closed since we were bound to it, by whoever."""
         self.check_settings()
-        self._binding = registry.bind(self, closed)
-        return in_vain.getconn(self._binding.pool, scopes.current.get())
+        work = scopes.current.get()
+        for _ in range(MOST_CLOSED):
+            self._binding = closed = registry.bind(self, closed)
+            try:
+                return in_vain.getconn(closed.pool, work)
+            except PoolClosed:  # that as well, while this was in line
+                pass
+        return in_vain.getconn(registry.bind(self, closed).pool, work)
 
     def borrow_again(self) -> Any:
         """Borrow in the middle of a step, after the connection it began with was recalled."""

@@ -106,7 +106,8 @@ class Opener:
         return connection
 
     def _wrapper(self) -> PooledDatabaseWrapperMixin:
-        wrapper = self.wrapper_class(identity.snapshot(self.settings_dict), self.alias)
+        settings = identity.Recording(identity.snapshot(self.settings_dict), self.wrapper_class)
+        wrapper = self.wrapper_class(settings, self.alias)
         wrapper.is_opener = True
         wrapper.Database = _Driver(wrapper.Database)  # type: ignore[assignment]
         vars(wrapper).update(self.zone)
