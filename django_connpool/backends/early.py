@@ -8,14 +8,17 @@ with its borrower until the request ends: what sees changes for cleaning sees th
 
 from __future__ import annotations
 
+import os
 from asyncio import _get_running_loop
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from threading import get_ident
 from time import monotonic
-from types import MappingProxyType
+from types import FunctionType, MappingProxyType
 from typing import TYPE_CHECKING, Any, cast
 
+import django
 from django.db.backends.base.base import BaseDatabaseWrapper
 from psycopg import InterfaceError
 from psycopg.pq import TransactionStatus
@@ -42,10 +45,19 @@ PINNING = DIRT & ~(SEQUENCES | RENAMED)
 _IDLE, _DEAD = TransactionStatus.IDLE, TransactionStatus.UNKNOWN
 CONNECTING = frozenset({"_cursor", "close_if_health_check_failed", "ensure_connection"})
 _BY_ATOMIC = "force_begin_transaction_with_broken_autocommit"  # nobody else says so
+
+
+def _as_django_has_it(name: str) -> Any:
+    """A method of Django's; None when somebody has put another in its place already."""
+    found: Any = getattr(BaseDatabaseWrapper, name)
+    own = type(found) is FunctionType and found.__code__.co_filename.startswith(_DJANGO)
+    return found if own else None
+
+
+_DJANGO = f"{Path(django.__file__).parent}{os.sep}"
 # Replaced at run time by packages that connect again, and by Django's tests to forbid connecting.
-_ENSURE: Any = BaseDatabaseWrapper.ensure_connection
-if _ENSURE.__module__ != BaseDatabaseWrapper.__module__:
-    _ENSURE = None
+_ENSURE: Any = _as_django_has_it("ensure_connection")
+_CURSOR: Any = _as_django_has_it("_cursor")
 
 
 class EarlyReleaseMixin(_Base):
@@ -122,6 +134,7 @@ class EarlyReleaseMixin(_Base):
         if (
             not self.connects_as_django
             or BaseDatabaseWrapper.ensure_connection is not _ENSURE
+            or BaseDatabaseWrapper._cursor is not _CURSOR  # type: ignore[attr-defined]
             or getattr(self.connection, "_pool", None) is None
         ):
             return super()._cursor(name)  # type: ignore[misc]

@@ -65,7 +65,6 @@ class PooledDatabaseWrapperMixin(WorkMixin, EarlyReleaseMixin):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         this: Any = self
         this.creation_class = creation.pooled(this.creation_class)
-        this.SchemaEditorClass = schema.pooled(this.SchemaEditorClass)
         self.haste = [0] * PAUSES
         self.cursors = []
         super().__init__(*args, **kwargs)
@@ -77,6 +76,9 @@ class PooledDatabaseWrapperMixin(WorkMixin, EarlyReleaseMixin):
         """Return what opens the physical connections of a pool made for this wrapper."""
         zone = {"timezone": self.timezone, "timezone_name": self.timezone_name}
         return Opener(type(self), settings_dict, self.alias, options, zone)
+
+    def schema_editor(self, *args: Any, **kwargs: Any) -> Any:
+        return schema.pooled(super().schema_editor(*args, **kwargs))
 
     # -- Which pool -----------------------------------------------------------------------
 

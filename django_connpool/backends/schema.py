@@ -34,7 +34,19 @@ class PooledSchemaEditorMixin:
                 pool.drain()
 
 
+def pooled(editor: Any) -> Any:
+    """The schema editor, replacing connections where it must.
+
+    Of whatever class it was made: others put their own in the place of the backend's, before or
+    after a wrapper was made, and derive them from what they have found there.
+    """
+    with suppress(TypeError):  # its class does not let itself be extended
+        editor.__class__ = _pooled(editor.__class__)
+    return editor
+
+
 @lru_cache
-def pooled(editor_class: type) -> type:
-    """The schema editor class of a backend, replacing connections where it must."""
+def _pooled(editor_class: type) -> type:
+    if issubclass(editor_class, PooledSchemaEditorMixin):
+        return editor_class
     return type(editor_class.__name__, (PooledSchemaEditorMixin, editor_class), {})
