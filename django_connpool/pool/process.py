@@ -98,6 +98,15 @@ def _after_fork_in_child() -> None:
         _mind_multiprocessing()
 
 
+def is_ending() -> bool:
+    """Whether the interpreter waits for its threads to end, which it does before exit handlers.
+
+    An executor's threads end then with whatever they hold, and nobody has done anything wrong.
+    """
+    # Not documented, but there since Python 3.9; where it is missing they are warned of.
+    return bool(getattr(threading, "_SHUTTING_DOWN", False))
+
+
 @atexit.register
 def leave() -> None:
     """Close what is idle, and from now on what is given back: the process is ending.

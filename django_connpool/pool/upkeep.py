@@ -8,7 +8,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
-from . import explain, reset, userline
+from . import explain, process, reset, userline
 from .cleaning import CLEAN_TIMEOUT
 from .errors import PoolClosed
 from .maintenance import maintenance
@@ -105,13 +105,14 @@ class Upkeep(Supply):
         try:
             del self._orphans[0]
             self._stats.loans_reclaimed += 1
-            self._tell(
-                "a connection was never given back, closing it; borrowed %.1f s ago by %s%s%s",
-                self._clock() - slot.since,
-                explain.thread_name(slot.thread),
-                slot.at_site(),
-                slot.purpose(),
-            )
+            if not process.is_ending():
+                self._tell(
+                    "a connection was never given back, closing it; borrowed %.1f s ago by %s%s%s",
+                    self._clock() - slot.since,
+                    explain.thread_name(slot.thread),
+                    slot.at_site(),
+                    slot.purpose(),
+                )
             slot.state = RETURNING
             self._settle(slot, conn, self._clock(), RECLAIMED)
         except BaseException:

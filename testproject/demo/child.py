@@ -12,6 +12,14 @@ from . import interrupts
 
 STOP_SECONDS = 5
 
+# Ends a process group when the demo has died without doing so, by SIGKILL say: then nobody else
+# holds the other end of the pipe. The word says that there is nothing left to do.
+GUARD = """
+trap '' HUP INT TERM
+read -r word && exit
+kill -TERM "-$1" && sleep "$2" && kill -KILL "-$1"
+"""
+
 
 class ChildError(RuntimeError):
     """A process of the demo failed; the message ends with what it said."""
@@ -35,6 +43,13 @@ class Child:
             pass_fds=pass_fds,
             start_new_session=True,
         )
+        self._guard = subprocess.Popen(
+            ["sh", "-c", GUARD, "guard", str(self._process.pid), str(STOP_SECONDS)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
 
     def __enter__(self) -> Child:
         return self
@@ -46,6 +61,7 @@ class Child:
         except subprocess.TimeoutExpired:
             os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
+        self._guard.communicate(b"done\n")
         self._output.close()
 
     def running(self) -> bool:

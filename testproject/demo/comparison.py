@@ -70,7 +70,8 @@ class Comparison:
     def _progress(self) -> Progress:
         return Progress(
             TextColumn("{task.description:<18}"),
-            BarColumn(),
+            # Not rich's red: a run that its time has ended is no fault.
+            BarColumn(complete_style="cyan"),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             console=self._console,

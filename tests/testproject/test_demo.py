@@ -108,6 +108,14 @@ def test_an_interrupted_demo_leaves_nothing_running(
     nothing_left(project)
 
 
+def test_a_killed_demo_leaves_nothing_running(project: Path) -> None:
+    process = start(project, "--requests", "100000", "--seconds", "60")
+    wait_until(lambda: serving(project), "the demo has come so far")
+    process.kill()
+    process.communicate(timeout=60)
+    nothing_left(project)
+
+
 def test_the_help_names_every_option(project: Path) -> None:
     code, output = run(project, "--help")
     assert code == 0

@@ -159,3 +159,34 @@ def test_a_process_that_ends_while_connections_are_being_opened_ends_at_once(
     )
     assert time.monotonic() - began < DEADLINE
     until(lambda: talkative_cluster.backends() == 0)
+
+
+@pytest.mark.parametrize("ends", ["at exit", "before"])
+def test_a_thread_that_ends_with_the_process_is_no_leak(dsn: str, ends: str) -> None:
+    # As asgiref's is, in which async code has its queries done.
+    script = """
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from django_connpool.pool import ConnectionPool
+
+pool = ConnectionPool(sys.argv[1], min_size=0, max_size=2, open=True, name="shop")
+executor = ThreadPoolExecutor(1)
+kept = executor.submit(pool.getconn).result()
+if sys.argv[2] == "before":
+    executor.shutdown()
+    del kept
+    pool.getconn()
+    pool.getconn(timeout=30)
+"""
+    done = subprocess.run(
+        [sys.executable, "-X", "dev", "-c", script, dsn, ends],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    if ends == "at exit":
+        assert done.stderr == ""
+    else:
+        assert done.stderr.startswith("shop: a connection was never given back")
