@@ -13,7 +13,7 @@ from django.core.checks import register as register_check
 from django.db import connections
 from django.utils.module_loading import import_string
 
-from django_connpool import conf
+from django_connpool import conf, site_checks
 from django_connpool.functions import hiding_state
 from django_connpool.pool import uwsgi
 
@@ -46,13 +46,14 @@ def register() -> None:
     register_check(check_pools, TAG)
     # This one under it: it has to ask the server.
     register_check(check_functions, Tags.database)
+    register_check(check_servers, Tags.database)
 
 
 def check_pools(
     app_configs: Sequence[AppConfig] | None = None, **kwargs: Any
 ) -> list[CheckMessage]:
     """Check the settings of every pooled database. Opens no connection."""
-    entries = {alias: entry for alias, entry in connections.settings.items() if _is_pooled(entry)}
+    entries = _pooled_entries()
     if not entries:
         return []
     messages = list(_check_driver())
@@ -60,7 +61,20 @@ def check_pools(
         messages.extend(_check_entry(f'DATABASES["{alias}"]', entry))
     messages.extend(_check_middleware(settings.MIDDLEWARE))
     messages.extend(_check_server())
+    messages.extend(site_checks.of_settings(entries))
     return messages
+
+
+def check_servers(
+    app_configs: Sequence[AppConfig] | None = None,
+    databases: Sequence[str] | None = None,
+    **kwargs: Any,
+) -> list[CheckMessage]:
+    """Whether the servers have room for all pools of all processes.
+
+    Only those of the databases that `manage.py check --database ALIAS` names.
+    """
+    return list(site_checks.of_servers(_pooled_entries(), databases or ()))
 
 
 def check_functions(
@@ -96,6 +110,10 @@ def _check_functions(alias: str) -> Iterator[CheckMessage]:
             obj=f'DATABASES["{alias}"]',
             id="django_connpool.W005",
         )
+
+
+def _pooled_entries() -> dict[str, Mapping[str, Any]]:
+    return {alias: entry for alias, entry in connections.settings.items() if _is_pooled(entry)}
 
 
 def _is_pooled(entry: Mapping[str, Any]) -> bool:

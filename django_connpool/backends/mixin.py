@@ -17,7 +17,7 @@ from django.db.backends.signals import connection_created
 from django.db.utils import ProgrammingError
 from django.utils.asyncio import async_unsafe
 
-from django_connpool import conf, identity, registry, requests, runners, scopes
+from django_connpool import checks, conf, identity, registry, requests, runners, scopes
 from django_connpool.pool import ConnectionPool, PoolClosed, PoolTimeout, forks, reset, watch
 
 from . import creation, in_vain, recall, schema
@@ -495,6 +495,8 @@ requests.connect()
 def holds_outside_of_work(outer: scopes.Scope | None) -> bool:
     """Whether a thread may have something to do before some work begins; `outer` goes on."""
     return any(holds_outside_of(wrapper, outer) for wrapper in list(_wrappers))
+
+checks.register()  # for a project that has the ENGINE only: they say what is missing
 
 
 def _require_psycopg(driver: Any) -> None:

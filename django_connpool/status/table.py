@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from django_connpool.status.activity import Activity, Unavailable
+from django_connpool.status.activity import Activity
 from django_connpool.status.document import Loan, Pool, Process
 from django_connpool.status.figures import Figures
 from django_connpool.status.report import Report
@@ -44,7 +44,7 @@ def render(report: Report, width: int = 100) -> str:
     if report.collected.silent:
         parts.append("\n".join(clean(silence) for silence in report.collected.silent))
     if report.server:
-        parts.append("\n".join(_servers(report.server, width)))
+        parts.append("\n".join(_servers(report, width)))
     return "\n\n".join(parts)
 
 
@@ -168,12 +168,24 @@ def _purpose(loan: Loan) -> str:
     return f"{note}, pinned: {pinned}" if pinned else note
 
 
-def _servers(server: dict[str, Activity | Unavailable], width: int) -> Iterator[str]:
-    for alias, answer in server.items():
+def _servers(report: Report, width: int) -> Iterator[str]:
+    for alias, answer in report.server.items():
         if "error" in answer:
             yield from wrapped(f"server of {alias!r} did not say: {answer['error']}", width, "")
         else:
             yield _activity(alias, answer)
+            yield from _overbooked(alias, answer, report.processes)
+
+
+def _overbooked(alias: str, found: Activity, processes: Sequence[Process]) -> Iterator[str]:
+    """Whether the pools shown may ask for more than the server has."""
+    if len({process.get("project") for process in processes}) > 1:
+        return  # each may mean another server by that alias
+    pools = [pool for process in processes for pool in process["pools"]]
+    most = sum(pool["max_size"] for pool in pools if alias in pool["aliases"])
+    admitted = found["max_connections"] - found["reserved"]
+    if most > admitted:
+        yield f"{_INDENT}too few: the pools of {alias!r} may open {most} in all"
 
 
 def _activity(alias: str, found: Activity) -> str:

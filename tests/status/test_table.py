@@ -146,6 +146,17 @@ def test_one_process_with_one_pool_has_a_singular_total() -> None:
     assert table.render(report(process())).splitlines()[-1].startswith("1 process  ")
 
 
+def test_pools_that_may_ask_for_more_than_the_server_has_are_said() -> None:
+    many = [process(pid=pid, pools=[pool(max_size=49)]) for pid in (1, 2)]
+    shown = table.render(report(*many, server={"default": SERVER})).splitlines()
+    assert shown[-1] == "  too few: the pools of 'default' may open 98 in all"
+    one = process(pid=3, pools=[pool(max_size=48), pool(aliases=["other"], max_size=100)])
+    other = process(pid=4, pools=[pool(max_size=49)])
+    assert "too few" not in table.render(report(one, other, server={"default": SERVER}))
+    theirs = process(project="blog", pools=[pool(max_size=1000)])
+    assert "too few" not in table.render(report(one, theirs, server={"default": SERVER}))
+
+
 def test_a_server_without_connections_has_no_states() -> None:
     empty = {**SERVER, "total": 0, "in_database": 0, "states_in_database": {}}
     assert table.render(report(server={"default": empty})) == (

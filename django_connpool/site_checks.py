@@ -1,0 +1,175 @@
+"""System checks of what surrounds the pools: the site, its servers, the database server."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from types import CodeType
+from typing import Any
+
+from django.conf import settings
+from django.core.checks import CheckMessage, Warning
+from django.db import connections
+
+from django_connpool import conf, deployment
+from django_connpool.conf import PoolOptions
+
+APP = "django_connpool"
+STREAMING = "StreamingHttpResponse"
+
+Entries = Mapping[str, Mapping[str, Any]]
+
+
+def of_settings(entries: Entries) -> Iterator[CheckMessage]:
+    """What the settings of the pooled databases mean beside the rest. Opens no connection."""
+    if not _is_installed():
+        yield Warning(
+            f"{APP!r} is not in INSTALLED_APPS: poolstatus does not exist and no process answers "
+            "it, and Django's tasks do not give their connections back by themselves.",
+            hint=f'Add "{APP}".',
+            obj="INSTALLED_APPS",
+            id="django_connpool.W012",
+        )
+    limit = deployment.patience() if _serves() else None
+    for alias, entry in entries.items():
+        options = _options(entry)
+        if options is None:
+            continue
+        yield from _check_health_checks(_name(alias), entry, options)
+        yield from _check_timeout(_name(alias), options, limit)
+    yield from _check_streaming(entries)
+
+
+def of_servers(entries: Entries, databases: Sequence[str]) -> Iterator[CheckMessage]:
+    """What the servers of `databases` say to the pools of all `entries`. Asks them."""
+    from django_connpool.status import activity
+
+    seen = set()
+    for alias in databases:
+        if alias not in entries or (place := _place(entries[alias])) in seen:
+            continue
+        seen.add(place)
+        found = activity.ask(connections[alias])
+        if "error" in found:  # whoever asked for this check hears of that from Django
+            continue
+        here = {name: entry for name, entry in entries.items() if _place(entry) == place}
+        yield from _check_room(here, found["max_connections"] - found["reserved"])
+
+
+def _check_room(here: Entries, admitted: int) -> Iterator[CheckMessage]:
+    processes = deployment.processes()
+    if processes is None:
+        return
+    sizes = [options.max_size for entry in here.values() if (options := _options(entry))]
+    most = sum(sizes) * int(processes.number)
+    if most > admitted:
+        each = " + ".join(map(str, sizes))
+        yield Warning(
+            f"{int(processes.number)} processes ({processes.source}) with pools of at most {each} "
+            f"may open {most} connections, and the server admits {admitted}.",
+            hint="Lower max_size or the number of processes, or raise the server's "
+            "max_connections. CONNPOOL_PROCESSES in the settings tells the number of processes.",
+            obj=", ".join(_name(alias) for alias in here),
+            id="django_connpool.W011",
+        )
+
+
+def _check_health_checks(
+    obj: str, entry: Mapping[str, Any], options: PoolOptions
+) -> Iterator[CheckMessage]:
+    if not entry.get("CONN_HEALTH_CHECKS") or options.check == "auto":
+        return
+    yield Warning(
+        f"CONN_HEALTH_CHECKS has no effect with the pool option 'check' set to {options.check!r}: "
+        "all it changes is after how much idleness 'auto' asks the server, 1 s instead of 30 s.",
+        hint="Remove one of them.",
+        obj=obj,
+        id="django_connpool.W013",
+    )
+
+
+def _check_timeout(
+    obj: str, options: PoolOptions, limit: deployment.Limit | None
+) -> Iterator[CheckMessage]:
+    if limit is not None and options.timeout >= limit.number:
+        yield Warning(
+            f"The pool option 'timeout' is {options.timeout:g} s, but a request is given up after "
+            f"{limit.number:g} s: that is {limit.source}. Nobody would read the error, which says "
+            "who holds the connections.",
+            hint=f"Set 'timeout' well below {limit.number:g}.",
+            obj=obj,
+            id="django_connpool.W014",
+        )
+
+
+def _check_streaming(entries: Entries) -> Iterator[CheckMessage]:
+    atomic = [alias for alias, entry in entries.items() if entry.get("ATOMIC_REQUESTS")]
+    if not atomic or not _serves():
+        return
+    # Not at the top: this module is imported with the first model.
+    from django.urls import get_resolver
+
+    try:
+        views = list(_streaming_views(get_resolver().url_patterns, atomic))
+    except Exception:  # Django's own checks report a URLconf that cannot be read
+        return
+    if views:
+        yield Warning(
+            "ATOMIC_REQUESTS ends the transaction of a view before its streamed body is made, and "
+            "its connection is given back: what the body queries is in no transaction, each part "
+            f"perhaps on another connection. Views that stream: {', '.join(sorted(set(views)))}.",
+            hint="Use transaction.atomic() in what makes the body if it needs a transaction, and "
+            "tell with @transaction.non_atomic_requests on the view that it runs in none.",
+            obj=", ".join(map(_name, atomic)),
+            id="django_connpool.W010",
+        )
+
+
+def _streaming_views(patterns: Sequence[Any], atomic: Sequence[str]) -> Iterator[str]:
+    for pattern in patterns:
+        if hasattr(pattern, "url_patterns"):
+            yield from _streaming_views(pattern.url_patterns, atomic)
+        else:
+            exempt: set[str] = getattr(pattern.callback, "_non_atomic_requests", set())
+            if set(atomic) - exempt and _streams(pattern.callback):
+                yield pattern.lookup_str
+
+
+def _streams(callback: Any) -> bool:
+    """Whether a view names the class of streaming responses."""
+    view = getattr(callback, "view_class", None)
+    if view is None:
+        return _names(getattr(inspect.unwrap(callback), "__code__", None), STREAMING)
+    return any(
+        _names(getattr(inspect.unwrap(member), "__code__", None), STREAMING)
+        for kind in view.__mro__
+        for member in vars(kind).values()
+        if callable(member)
+    )
+
+
+def _names(code: CodeType | None, name: str) -> bool:
+    if code is None:
+        return False
+    inner = [const for const in code.co_consts if isinstance(const, CodeType)]
+    return name in code.co_names or any(_names(each, name) for each in inner)
+
+
+def _is_installed() -> bool:
+    return any(app == APP or app.startswith(f"{APP}.apps.") for app in settings.INSTALLED_APPS)
+
+
+def _serves() -> bool:
+    return bool(getattr(settings, "ROOT_URLCONF", None))
+
+
+def _options(entry: Mapping[str, Any]) -> PoolOptions | None:
+    return None if conf.problems(entry) else conf.parse(entry)  # problems are told elsewhere
+
+
+def _place(entry: Mapping[str, Any]) -> tuple[Any, Any]:
+    return entry.get("HOST") or "", str(entry.get("PORT") or "")
+
+
+def _name(alias: str) -> str:
+    return f'DATABASES["{alias}"]'

@@ -1,0 +1,276 @@
+"""What the checks say of the site, its servers and the database server."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.core.checks import CheckMessage
+from django.db import connections, transaction
+from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
+from django.urls import include, path
+from django.utils.decorators import method_decorator
+from django.views import View
+
+from django_connpool import checks, deployment, site_checks
+from tests.cluster import Server
+from tests.databases import Databases
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def plain(request: HttpRequest) -> HttpResponse:
+    return HttpResponse()
+
+
+def rows(request: HttpRequest) -> StreamingHttpResponse:
+    return StreamingHttpResponse(str(number) for number in range(3))
+
+
+@transaction.non_atomic_requests
+def rows_in_no_transaction(request: HttpRequest) -> StreamingHttpResponse:
+    return StreamingHttpResponse(iter("abc"))
+
+
+class Rows(View):
+    def get(self, request: HttpRequest) -> StreamingHttpResponse:
+        def respond() -> StreamingHttpResponse:
+            return StreamingHttpResponse(iter("abc"))
+
+        return respond()
+
+
+@method_decorator(transaction.non_atomic_requests, name="dispatch")
+class RowsInNoTransaction(Rows):
+    pass
+
+
+urlpatterns = [
+    path("plain/", plain),
+    path("rows/", rows),
+    path("none/", rows_in_no_transaction),
+    path(
+        "class/", include([path("rows/", Rows.as_view()), path("", RowsInNoTransaction.as_view())])
+    ),
+]
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_known(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("WEB_CONCURRENCY", "GUNICORN_CMD_ARGS", "DYNO"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+
+
+def entry(pool: dict[str, Any] | None = None, **changes: Any) -> dict[str, Any]:
+    return {
+        "ENGINE": "django_connpool.backends.postgresql",
+        "OPTIONS": {"pool": pool or {}},
+    } | changes
+
+
+def of_settings(**entries: dict[str, Any]) -> dict[str, CheckMessage]:
+    """The messages by the number of their id."""
+    messages = site_checks.of_settings(entries)
+    return {str(message.id).rpartition(".")[2]: message for message in messages}
+
+
+def test_nothing_is_said_of_what_is_usual() -> None:
+    assert of_settings(default=entry(), other=entry({"max_size": 5}, CONN_HEALTH_CHECKS=True)) == {}
+
+
+# W010
+
+
+def test_w010_names_the_views_that_stream_in_an_atomic_request(settings: Any) -> None:
+    settings.ROOT_URLCONF = __name__
+    assert of_settings(default=entry()) == {}
+    told = of_settings(default=entry(ATOMIC_REQUESTS=True), other=entry())["W010"]
+    assert told.msg.endswith(f"Views that stream: {__name__}.Rows, {__name__}.rows.")
+    assert told.obj == 'DATABASES["default"]'
+
+
+def test_w010_is_silent_where_nothing_streams_or_is_served(settings: Any) -> None:
+    settings.ROOT_URLCONF = "django.contrib.auth.urls"
+    assert of_settings(default=entry(ATOMIC_REQUESTS=True)) == {}
+    settings.ROOT_URLCONF = "no.such.module"
+    assert of_settings(default=entry(ATOMIC_REQUESTS=True)) == {}
+    settings.ROOT_URLCONF = ""
+    assert of_settings(default=entry(ATOMIC_REQUESTS=True)) == {}
+
+
+# W011
+
+
+@pytest.fixture
+def room(
+    databases: Databases, cluster: Server, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., list[CheckMessage]]:
+    """What is said of pools of 40 and 20 on the server of the tests, and of one elsewhere."""
+    databases.add(pool={"max_size": 40})
+    databases.add("second", pool={"max_size": 20})
+    here = {alias: connections.settings[alias] for alias in ("spare", "second")}
+    elsewhere = entry({"max_size": 30}, HOST="elsewhere.invalid")
+    monkeypatch.setattr(connections, "settings", {**here, "elsewhere": elsewhere})
+
+    def check(*aliases: str) -> list[CheckMessage]:
+        return checks.check_servers(databases=aliases)
+
+    return check
+
+
+def admitted(cluster: Server) -> int:
+    ((most, reserved),) = cluster.execute(
+        "SELECT current_setting('max_connections')::int,"
+        " current_setting('superuser_reserved_connections')::int"
+        " + coalesce(current_setting('reserved_connections', true), '0')::int"
+    )
+    return int(most) - int(reserved)
+
+
+def test_w011_the_pools_of_all_processes_must_fit(
+    room: Callable[..., list[CheckMessage]], cluster: Server, settings: Any
+) -> None:
+    fitting = admitted(cluster) // 60
+    settings.CONNPOOL_PROCESSES = fitting
+    assert room("spare", "second") == []
+    settings.CONNPOOL_PROCESSES = fitting + 1
+    (told,) = room("spare", "second")
+    assert told.id == "django_connpool.W011"
+    assert f"at most 40 + 20 may open {(fitting + 1) * 60} connections" in told.msg
+    assert f"the server admits {admitted(cluster)}." in told.msg
+    assert told.obj == 'DATABASES["spare"], DATABASES["second"]'
+
+
+@pytest.mark.parametrize("aliases", [(), ("unpooled",)])
+def test_w011_asks_only_the_servers_it_is_told_to(
+    room: Callable[..., list[CheckMessage]], settings: Any, aliases: tuple[str, ...]
+) -> None:
+    settings.CONNPOOL_PROCESSES = 1000
+    assert room(*aliases) == []
+
+
+def test_w011_is_silent_where_the_number_of_processes_is_not_known(
+    room: Callable[..., list[CheckMessage]],
+) -> None:
+    assert room("spare") == []
+
+
+# W012
+
+
+def test_w012_the_engine_alone_brings_the_checks() -> None:
+    script = """
+        from django.conf import settings
+        settings.configure(
+            INSTALLED_APPS=["django.contrib.auth", "django.contrib.contenttypes"],
+            DATABASES={"default": {"ENGINE": "django_connpool.backends.postgresql", "NAME": "x"}},
+            ROOT_URLCONF="django.contrib.auth.urls",
+        )
+        from django.core.management import execute_from_command_line
+        execute_from_command_line(["manage.py", "check"])
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert "INSTALLED_APPS: (django_connpool.W012)" in done.stderr
+    assert "MIDDLEWARE: (django_connpool.W003)" in done.stderr
+
+
+@pytest.mark.parametrize("app", ["django_connpool", "django_connpool.apps.ConnectionPoolConfig"])
+def test_w012_the_app_goes_by_two_names(monkeypatch: pytest.MonkeyPatch, app: str) -> None:
+    monkeypatch.setattr(site_checks.settings._wrapped, "INSTALLED_APPS", [app], raising=False)
+    assert of_settings(default=entry()) == {}
+
+
+# W013
+
+
+@pytest.mark.parametrize("check", ["always", False])
+def test_w013_health_checks_beside_a_check(check: object) -> None:
+    told = of_settings(default=entry({"check": check}, CONN_HEALTH_CHECKS=True))
+    assert list(told) == ["W013"]
+    assert f"set to {check!r}" in told["W013"].msg
+    assert of_settings(default=entry({"check": check})) == {}
+
+
+# W014
+
+
+def test_w014_nobody_reads_the_error_of_a_long_wait(
+    monkeypatch: pytest.MonkeyPatch, settings: Any
+) -> None:
+    assert of_settings(default=entry({"timeout": 59})) == {}
+    assert (
+        "60 s: that is what proxies do" in of_settings(default=entry({"timeout": 60}))["W014"].msg
+    )
+    monkeypatch.setenv("DYNO", "web.1")
+    assert "30 s: that is Heroku's" in of_settings(default=entry({"timeout": 30}))["W014"].msg
+    assert of_settings(default=entry({"timeout": 29})) == {}
+    monkeypatch.setenv("GUNICORN_CMD_ARGS", "-t 10 --bind :80")
+    told = of_settings(default=entry())["W014"]  # 10 s
+    assert "10 s: that is timeout in GUNICORN_CMD_ARGS" in told.msg
+    # A worker for tasks answers no request.
+    settings.ROOT_URLCONF = ""
+    assert of_settings(default=entry()) == {}
+
+
+@pytest.mark.parametrize("kind", ["--threads 4", "-k gevent", "-t 0", "--timeout soon", '"'])
+def test_w014_workers_that_are_not_killed_while_a_request_waits(
+    monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.setenv("GUNICORN_CMD_ARGS", f"-t 10 {kind}")
+    assert of_settings(default=entry({"timeout": 20})) == {}
+
+
+# What is known of the servers
+
+
+def known() -> tuple[float, str] | None:
+    found = deployment.processes()
+    return None if found is None else (found.number, found.source)
+
+
+@pytest.fixture
+def base(settings: Any, tmp_path: Path) -> Iterator[Path]:
+    settings.BASE_DIR = tmp_path / "shop"
+    settings.BASE_DIR.mkdir()
+    yield settings.BASE_DIR
+
+
+def test_processes_stand_in_many_places(
+    settings: Any, monkeypatch: pytest.MonkeyPatch, base: Path
+) -> None:
+    assert known() is None
+    monkeypatch.setenv("WEB_CONCURRENCY", "2")
+    assert known() == (2, "WEB_CONCURRENCY")
+    (base / "gunicorn.conf.py").write_text("import nothing\nthreads = workers = 3\n")
+    assert known() == (3, "workers in gunicorn.conf.py")
+    other = base / "other.py"
+    other.write_text("workers = 4\n")
+    monkeypatch.setenv("GUNICORN_CMD_ARGS", f"--config file:{other}")
+    assert known() == (4, "workers in other.py")
+    monkeypatch.setenv("GUNICORN_CMD_ARGS", "--reload --workers=5")
+    assert known() == (5, "workers in GUNICORN_CMD_ARGS")
+    settings.CELERY_WORKER_CONCURRENCY = 6
+    assert known() == (11, "workers in GUNICORN_CMD_ARGS and CELERY_WORKER_CONCURRENCY")
+    settings.CONNPOOL_PROCESSES = 7
+    assert known() == (7, "CONNPOOL_PROCESSES")
+
+
+@pytest.mark.parametrize(
+    "text", ["workers = cpu_count() * 2 + 1", "workers = None", "workers = 'x'", "def", "\0"]
+)
+def test_what_is_computed_is_not_known(base: Path, text: str) -> None:
+    (base / "gunicorn.conf.py").write_text(text)
+    assert known() is None
