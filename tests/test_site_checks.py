@@ -109,20 +109,16 @@ def test_w010_is_silent_where_nothing_streams_or_is_served(settings: Any) -> Non
 
 
 @pytest.fixture
-def room(
-    databases: Databases, cluster: Server, monkeypatch: pytest.MonkeyPatch
-) -> Callable[..., list[CheckMessage]]:
+def room(databases: Databases) -> Iterator[Callable[..., list[CheckMessage]]]:
     """What is said of pools of 40 and 20 on the server of the tests, and of one elsewhere."""
     databases.add(pool={"max_size": 40})
     databases.add("second", pool={"max_size": 20})
     here = {alias: connections.settings[alias] for alias in ("spare", "second")}
     elsewhere = entry({"max_size": 30}, HOST="elsewhere.invalid")
-    monkeypatch.setattr(connections, "settings", {**here, "elsewhere": elsewhere})
-
-    def check(*aliases: str) -> list[CheckMessage]:
-        return checks.check_servers(databases=aliases)
-
-    return check
+    # Taken back before the databases go.
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(connections, "settings", {**here, "elsewhere": elsewhere})
+        yield lambda *aliases: checks.check_servers(databases=aliases)
 
 
 def admitted(cluster: Server) -> int:
