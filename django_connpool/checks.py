@@ -204,7 +204,7 @@ def _check_middleware(paths: Sequence[str]) -> Iterator[CheckMessage]:
 def _check_server() -> Iterator[CheckMessage]:
     # Only in a process of uWSGI's, as the log of every such process says it too.
     if uwsgi.stands_still():
-        yield Warning(uwsgi.STANDS_STILL, hint=uwsgi.HINT, id="django_connpool.W010")
+        yield Warning(uwsgi.STANDS_STILL, hint=uwsgi.HINT, id="django_connpool.W015")
 
 
 def _is_ours(path: str) -> bool:

@@ -354,6 +354,11 @@ def unknown_psycopg() -> Iterator[None]:
         yield
 
 
+def old_psycopg_closes(monkeypatch: Any) -> None:
+    """Have psycopg's `close()` know nothing of pools, as before 3.3."""
+    monkeypatch.setattr(_module("pool.returning"), "PSYCOPG_RETURNS", False)
+
+
 def say_again(monkeypatch: Any) -> None:
     """Have what is said once for a process be said, although it was before."""
     monkeypatch.setattr(_module("pool.foreign"), "_said", set())

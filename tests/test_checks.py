@@ -291,7 +291,7 @@ def test_w010_uwsgi_without_threads(databases: Databases, monkeypatch: pytest.Mo
     monkeypatch.setitem(sys.modules, "uwsgi", host)
 
     (message,) = checks.check_pools()
-    assert message.id == "django_connpool.W010"
+    assert message.id == "django_connpool.W015"
     assert "enable-threads = true" in str(message.hint)
 
     host.has_threads = 1

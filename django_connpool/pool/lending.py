@@ -374,6 +374,8 @@ class Lending(Upkeep, Generic[CT]):
                 if in_the_middle:
                     complaint = self._complaint(slot, conn)
                 unfit = self._tidy(slot, conn)
+            if self._closed:
+                conn.close()  # at once; that the server has let go is waited for by a worker
             if unfit:
                 self._discard(slot, unfit, conn)
             else:

@@ -29,6 +29,7 @@ from .errors import PoolClosed, PoolTimeout
 from .lending import Lending
 from .probe import ping
 from .redaction import one_line, public
+from .returning import returning
 from .settings import checked_sizes, checked_times
 from .slot import AT_ONCE, DRAINED, IDLE, LOAN, NEVER, POOL_CLOSED, RETURNING, SURPLUS, Slot
 from .statements import Judge
@@ -105,7 +106,9 @@ class ConnectionPool(Lending[CT]):
     ) -> None:
         self.conninfo = conninfo
         self.kwargs = kwargs
-        self.connection_class = connection_class
+        self.connection_class: Any = connection_class
+        if close_returns:
+            self.connection_class = returning(connection_class)
         self.name = name or f"pool-{next(_numbers)}"
         self.close_returns = close_returns
         self.timeout = timeout

@@ -6,8 +6,10 @@ from typing import Any
 
 import psycopg
 import pytest
-from django.db import OperationalError, close_old_connections, connections
+from django.db import OperationalError, close_old_connections, connections, transaction
+from psycopg import ClientCursor, IsolationLevel
 
+import django_connpool
 from django_connpool import registry
 from django_connpool.pool import ConnectionPool
 from tests.cluster import Cluster, Server
@@ -408,3 +410,35 @@ def test_where_there_is_no_postgres_database_the_first_other_one_serves(
             connections.settings.update(others)
         assert on_loan(wrapper) == 0
         wrapper.close_pool()
+
+
+@pytest.mark.parametrize(
+    "others",
+    [
+        {},
+        {"assume_role": "postgres"},
+        {"isolation_level": IsolationLevel.SERIALIZABLE},
+        {"server_side_binding": True},
+        {"pool_max_size": 3, "pool_release": "transaction"},
+        {"pool_nonsense": 1},
+        {"prepare_threshold": 0, "cursor_factory": ClientCursor},
+    ],
+    ids=lambda others: ",".join(others) or "none",
+)
+def test_a_pool_switched_off_takes_other_options_as_the_stock_backend_does(
+    others: dict[str, Any], databases: Databases
+) -> None:
+    wrapper = databases.add(pool=False, options=others)
+    assert value(wrapper, "SELECT 1") == 1
+    with transaction.atomic(using=wrapper.alias):
+        assert value(wrapper, "SELECT 2") == 2
+    other = wrapper.copy("copied")
+    assert value(other, "SELECT 3") == 3
+    other.close()
+    with django_connpool.hold("transaction", wrapper.alias), django_connpool.scope("work"):
+        assert value(wrapper, "SELECT 4") == 4
+    assert wrapper.pool is None and not registry.find(wrapper)
+    wrapper.close_if_unusable_or_obsolete()
+    wrapper.close_pool()
+    wrapper.close()
+    assert wrapper.alias not in django_connpool.pools

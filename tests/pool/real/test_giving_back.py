@@ -23,7 +23,6 @@ from tests.pool.real.helpers import (
 )
 
 Logged = Callable[[str], list[str]]
-CLOSE_RETURNS = tuple(map(int, psycopg.__version__.split(".")[:2])) >= (3, 3)
 
 
 def test_an_open_transaction_is_rolled_back_and_its_culprit_named(
@@ -234,10 +233,37 @@ def test_a_loan_of_a_pool_that_is_drained_and_closed_can_be_given_back(
     until(lambda: backends() == 0)
 
 
-@pytest.mark.skipif(not CLOSE_RETURNS, reason="psycopg 3.3 taught close() to give back")
-def test_with_close_returns_closing_gives_back(make_pool: MakePool) -> None:
-    pool = make_pool(max_size=1, close_returns=True)
+def test_what_is_given_back_to_a_closed_pool_is_closed_at_once(
+    make_pool: MakePool, backends: Callable[[], int]
+) -> None:
+    pool = make_pool(max_size=3)
+    plain, changed, dirty = (pool.getconn() for _ in range(3))
+    changed.execute("SET work_mem = '7MB'")
+    changed.commit()
+    dirty.execute("SELECT 1")
+    pool.close()
+    for conn in (plain, changed, dirty):
+        pool.putconn(conn)
+        assert conn.closed
+    until(lambda: backends() == 0)
+
+
+@pytest.fixture(params=["psycopg as it is", "psycopg before 3.3"])
+def _close_returns(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.param == "psycopg before 3.3":
+        inside.old_psycopg_closes(monkeypatch)
+
+
+class Mine(psycopg.Connection[Any]):
+    """A class of a user's."""
+
+
+@pytest.mark.usefixtures("_close_returns")
+@pytest.mark.parametrize("connection_class", [psycopg.Connection, Mine])
+def test_with_close_returns_closing_gives_back(connection_class: Any, make_pool: MakePool) -> None:
+    pool = make_pool(max_size=1, close_returns=True, connection_class=connection_class)
     conn = pool.getconn()
+    assert isinstance(conn, connection_class)
     conn.close()
     assert not conn.closed
     assert pids_of(pool, 1) == [pid(conn)]
