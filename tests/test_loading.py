@@ -64,6 +64,33 @@ while connection.pool.snapshot()["idle"] < 2 and time.monotonic() < give_up:
 found.append(seen())
 """
 
+# Two children, forked by a thread while another one is there.
+FORK = """
+import multiprocessing
+
+def ask(pipe):
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_backend_pid()")
+        pipe.send(cursor.fetchone()[0])
+
+def fork():
+    context = multiprocessing.get_context("fork")
+    for _ in range(2):
+        receiver, sender = context.Pipe(False)
+        child = context.Process(target=ask, args=(sender,))
+        child.start()
+        backends.append(receiver.recv())
+        child.join(30)
+        assert child.exitcode == 0, child.exitcode
+
+backends = []
+thread = threading.Thread(target=fork)
+thread.start()
+thread.join(60)
+assert len(set(backends)) == 2, backends
+found.append(seen())
+"""
+
 
 def steps(server: Server, name: str, *scripts: str, **pool: Any) -> list[dict[str, Any]]:
     status = scratch.folder() / "load"
@@ -74,6 +101,8 @@ def steps(server: Server, name: str, *scripts: str, **pool: Any) -> list[dict[st
         processes.TESTPROJECT,
         "-W",
         "error",
+        "-W",
+        "ignore:This process:DeprecationWarning",  # of forking with a thread
         "-c",
         script,
         DATABASE_URL=url,
@@ -104,3 +133,7 @@ def test_its_first_request_opens_the_minimum(cluster: Server) -> None:
 
     assert before == NOTHING
     assert after == {"threads": 2, "sockets": 5, "asked": True}
+
+
+def test_children_of_a_thread_of_it_have_their_own_and_leave_it_as_it_was(cluster: Server) -> None:
+    assert steps(cluster, "loading-fork", LOAD, FORK, min_size=2) == [NOTHING, NOTHING]
