@@ -496,6 +496,7 @@ def holds_outside_of_work(outer: scopes.Scope | None) -> bool:
     """Whether a thread may have something to do before some work begins; `outer` goes on."""
     return any(holds_outside_of(wrapper, outer) for wrapper in list(_wrappers))
 
+
 checks.register()  # for a project that has the ENGINE only: they say what is missing
 
 
