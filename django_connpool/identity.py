@@ -32,7 +32,7 @@ _DJANGOS = _OPENS | _USES
 # two aliases that differ in one have a pool each. What changes later counts only when the wrapper
 # looks at it to open a connection; else it may be a note, such as the tenant of a request.
 _looked_at: dict[type, frozenset[str]] = {}  # by wrappers of that class, to open a connection
-_configured: dict[str, tuple[Any, dict[str, Any]]] = {}  # an alias's entry, and as it was at first
+configured: dict[str, tuple[Any, dict[str, Any]]] = {}  # an alias's entry, and as it was at first
 
 
 class Recording(dict[str, Any]):
@@ -71,17 +71,17 @@ def at_first(alias: str) -> dict[str, Any] | None:
     entry = connections.settings.get(alias)
     if entry is None:
         return None
-    known = _configured.get(alias)
+    known = configured.get(alias)
     if known is None or known[0] is not entry:
-        known = _configured[alias] = (entry, foreign(entry))
+        known = configured[alias] = (entry, foreign(entry))
     return known[1]
 
 
 def forget_departed() -> None:
     """Forget the aliases that DATABASES has no more."""
-    for alias in list(_configured):
+    for alias in list(configured):
         if alias not in connections.settings:
-            _configured.pop(alias, None)
+            configured.pop(alias, None)
 
 
 def snapshot(settings_dict: Mapping[str, Any]) -> dict[str, Any]:

@@ -33,6 +33,7 @@ from django_connpool.pool import (
     supply,
     upkeep,
     userline,  # noqa: F401
+    uwsgi,
     watch,
 )
 from django_connpool.pool import maintenance as maintenance_module
@@ -357,6 +358,37 @@ def unknown_psycopg() -> Iterator[None]:
 def old_psycopg_closes(monkeypatch: Any) -> None:
     """Have psycopg's `close()` know nothing of pools, as before 3.3."""
     monkeypatch.setattr(_module("pool.returning"), "PSYCOPG_RETURNS", False)
+
+
+def end_of_scopes_is(monkeypatch: Any, lost: Callable[..., None]) -> None:
+    """Have this be done at the end of a scope, and nothing else."""
+    monkeypatch.setattr(_module("borrowing"), "release_loans", lost)
+    monkeypatch.setattr(_module("borrowing"), "_leave", lost)
+
+
+def file_of_work() -> str:
+    """The file of what wrappers do where work begins and ends."""
+    return str(_module("backends.work").__file__)
+
+
+def as_django_has_it(name: str) -> Any:
+    """A method of Django's wrapper, None when somebody has put another in its place."""
+    return _module("backends.early")._as_django_has_it(name)
+
+
+def is_pooled_editor(editor: Any) -> bool:
+    """Whether an editor of schemas is one of ours."""
+    return isinstance(editor, _module("backends.schema").PooledSchemaEditorMixin)
+
+
+def warn_of_uwsgi_again(monkeypatch: Any) -> None:
+    """Have it be said that nothing happens in the background, although it was before."""
+    monkeypatch.setattr(uwsgi, "_warned", False)
+
+
+def be_a_child_of_python(monkeypatch: Any) -> None:
+    """Be a process that Python has forked from the one in which this was imported."""
+    monkeypatch.setattr(uwsgi, "_pid", -1)
 
 
 def say_again(monkeypatch: Any) -> None:

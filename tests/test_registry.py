@@ -383,7 +383,7 @@ def test_who_waits_for_a_pool_that_is_replaced_goes_on_to_the_next(databases: Da
 
 def test_aliases_that_are_gone_leave_no_note(databases: Databases) -> None:
     databases.add("gone")
-    assert "gone" in identity._configured
+    assert "gone" in identity.configured
     databases.remove()
     registry.sweep()
-    assert "gone" not in identity._configured
+    assert "gone" not in identity.configured

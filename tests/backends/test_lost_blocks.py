@@ -21,9 +21,8 @@ from django.http import HttpRequest, HttpResponse
 from django.test import RequestFactory
 
 import django_connpool
-from django_connpool import borrowing
-from django_connpool.backends import work
 from django_connpool.middleware import ConnectionPoolMiddleware
+from tests import inside
 from tests.databases import DEADLINE, Databases, on_loan
 from tests.interrupter import Interrupter
 
@@ -307,8 +306,7 @@ def test_work_that_lost_its_own_end_is_over_nevertheless(
             # The end of the inner block, then that of the outer one: which is interrupted.
             with pytest.raises(Stop), AtTheSecond():
                 decorated()
-            monkeypatch.setattr(borrowing, "release_loans", lost)
-            monkeypatch.setattr(borrowing, "_leave", lost)
+            inside.end_of_scopes_is(monkeypatch, lost)
 
     with suppress(Stop):
         work_without_an_end()
@@ -395,7 +393,7 @@ def test_a_block_in_a_thread_that_outlives_its_work_is_kept(table: Table) -> Non
 @pytest.mark.parametrize("name", ["__enter__", "__exit__", "_pop"])
 def test_what_is_executed_around_statements_ends_with_its_block(table: Table, name: str) -> None:
     def concerns(frame: FrameType) -> bool:
-        return frame.f_code.co_filename == work.__file__ and frame.f_code.co_name == name
+        return frame.f_code.co_filename == inside.file_of_work() and frame.f_code.co_name == name
 
     @table.wrapper.execute_wrapper(passing_on)
     def decorated() -> None:

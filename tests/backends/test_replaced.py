@@ -9,8 +9,7 @@ import pytest
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.postgresql.schema import DatabaseSchemaEditor
 
-from django_connpool.backends import early
-from django_connpool.backends.schema import PooledSchemaEditorMixin
+from tests import inside
 from tests.databases import Databases, value
 
 
@@ -21,7 +20,7 @@ def wrapper(databases: Databases) -> Any:
 
 def made(wrapper: Any) -> Any:
     editor = wrapper.schema_editor()
-    assert isinstance(editor, PooledSchemaEditorMixin)
+    assert inside.is_pooled_editor(editor)
     return editor
 
 
@@ -73,8 +72,8 @@ def test_what_is_put_over_a_method_of_djangos_is_called(
         called.append(name)
         return plain(self, *args)
 
-    assert early._as_django_has_it(name) is plain
+    assert inside.as_django_has_it(name) is plain
     monkeypatch.setattr(BaseDatabaseWrapper, name, traced)
-    assert early._as_django_has_it(name) is None
+    assert inside.as_django_has_it(name) is None
     assert value(wrapper, "SELECT 1") == 1
     assert called

@@ -231,8 +231,8 @@ MUTANTS = [
     ),
     Mutant(
         "registry.py",
-        "            wrapper.bound_settings == wrapper.settings_dict\n            and",
-        "            True\n            and",
+        "            wrapper.bound_settings == wrapper.settings_dict or self._means(wrapper)\n",
+        "            True\n",
         "other settings are another pool",
     ),
     Mutant(

@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
-from django_connpool.pool import ConnectionPool, PoolTimeout, uwsgi
+from django_connpool.pool import ConnectionPool, PoolTimeout
+from tests import inside
+from tests.inside import uwsgi
 from tests.pool.real.helpers import run_python
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
@@ -34,7 +36,7 @@ def host(monkeypatch: pytest.MonkeyPatch) -> Any:
         monkeypatch.setitem(sys.modules, "uwsgi", made)
         return made
 
-    monkeypatch.setattr(uwsgi, "_warned", False)
+    inside.warn_of_uwsgi_again(monkeypatch)
     return become
 
 
@@ -60,7 +62,7 @@ def test_a_child_that_the_loading_process_forks_itself_loads_nothing(
     host: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     host()
-    monkeypatch.setattr(uwsgi, "_pid", os.getppid())
+    inside.be_a_child_of_python(monkeypatch)
     assert not uwsgi.is_loading()
 
 

@@ -33,6 +33,8 @@ REMAIN = {
     "_pool": "of psycopg: the pool of a connection, its hook for pools",
     "_start_query": "of psycopg: how a connection begins a statement",
     "_queries": "of django-debug-toolbar: what its SQL panel has recorded",
+    "_close_database": "of Celery: what its support for Django calls, and we look for",
+    "_wrapped": "of Django's settings: those that are behind them",
     "_tpc": "of psycopg: a two-phase transaction that is under way",
     "_Server": "of the demo project: where it puts its sockets",
     "_programs": "of the demo project: where it finds the server's programs",
