@@ -476,6 +476,19 @@ def wait(waiter: Any, timeout: float) -> bool:
 _WAIT = queue.Waiter.wait
 
 
+@contextmanager
+def waking_then(act: Callable[[], None]) -> Iterator[None]:
+    """A block in which whoever wakes a waiter does this as well."""
+    wake = queue.Waiter.wake
+
+    def wake_and_act(waiter: Any) -> None:
+        wake(waiter)
+        act()
+
+    with mock.patch.object(queue.Waiter, "wake", wake_and_act):
+        yield
+
+
 def waking_nobody() -> Any:
     """A block in which nobody who is served wakes up."""
     return mock.patch.object(queue.Waiter, "wake", lambda waiter: None)

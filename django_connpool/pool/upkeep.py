@@ -93,7 +93,7 @@ class Upkeep(Supply):
         except BaseException:
             with suppress(ValueError):
                 self._late.remove((slot, conn, loan))
-            self._take_up(slot)
+            self._take_up(slot, loan)
             raise
 
     def _reclaim(self, slot: Slot, loans: Loans | None) -> None:
@@ -102,6 +102,7 @@ class Upkeep(Supply):
         if not self._is_orphan(slot, loans, conn):
             del self._orphans[0]
             return
+        loan = slot.watch.loan
         try:
             del self._orphans[0]
             self._stats.loans_reclaimed += 1
@@ -118,8 +119,9 @@ class Upkeep(Supply):
         except BaseException:
             with suppress(ValueError):
                 self._orphans.remove((slot, loans))
-            slot.retire_at = AT_ONCE  # somebody may still know the connection
-            self._take_up(slot)
+            if slot.watch.loan == loan:
+                slot.retire_at = AT_ONCE  # somebody may still know the connection
+            self._take_up(slot, loan)
             raise
 
     def _is_orphan(self, slot: Slot, loans: Loans | None, conn: Any) -> bool:
@@ -130,10 +132,14 @@ class Upkeep(Supply):
         # Or it was given back meanwhile, or another thread works with it, or will give it back.
         return slot.loans is loans and not _in_use(conn) and slot.pinned not in NOT_THE_THREADS
 
-    def _take_up(self, slot: Slot) -> None:
-        """Under the lock: end a loan that is nobody's any more, wherever it has got to."""
+    def _take_up(self, slot: Slot, loan: int) -> None:
+        """Under the lock: end a loan that is nobody's any more, wherever it has got to.
+
+        If it was handed on before the interrupt, whoever waited may have accepted it since: then
+        it is the next loan, and his.
+        """
         self._strays.append(slot)
-        if slot.state is LOAN:
+        if slot.state is LOAN and slot.watch.loan == loan:
             slot.state = RETURNING
         self._mend_strays()
 

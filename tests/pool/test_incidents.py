@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
+from tests import inside
+from tests.pool.real.helpers import DEADLINE, until
+
+from .fake import FakeServer, working_pool
 from .test_model import TIMEOUT, PoolMachine
 
 Play = Callable[..., PoolMachine]
@@ -102,3 +107,32 @@ def test_a_borrower_that_was_handed_a_dead_connection_is_not_refused(
         max_waiting=2,
     )
     assert machine.pool.snapshot()["waiting"] == 3
+
+
+def test_an_interrupt_after_a_loan_was_handed_on_leaves_it_to_its_new_owner() -> None:
+    got: list[Any] = []
+    done = threading.Event()
+
+    def borrow() -> None:
+        got.append(pool.getconn())
+        done.wait(DEADLINE)
+
+    def interrupt() -> None:
+        until(lambda: got)
+        raise KeyboardInterrupt
+
+    with working_pool(FakeServer(), max_size=1) as pool:
+        conn = pool.getconn()
+        waiting = threading.Thread(target=borrow)
+        waiting.start()
+        until(lambda: pool.snapshot()["waiting"])
+        with inside.lock(pool):
+            pool.putconn(conn)  # as a finalizer that runs inside it: it is left for later
+        with inside.waking_then(interrupt), pytest.raises(KeyboardInterrupt):
+            pool.tick()
+        assert pool.snapshot()["in_use"] == 1
+        pool.putconn(got.pop())
+        done.set()
+        waiting.join(DEADLINE)
+        pool.putconn(pool.getconn(timeout=0))
+        assert pool.get_stats()["connections_num"] == 1
