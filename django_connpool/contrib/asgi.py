@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from django_connpool.borrowing import warm
 from django_connpool.pool import process
 
 Application = Callable[[Any, Any, Any], Awaitable[None]]
@@ -19,6 +20,7 @@ Application = Callable[[Any, Any, Any], Awaitable[None]]
 def saying_goodbye(application: Application) -> Application:
     """The application, which closes idle connections when the server shuts down.
 
+    When it starts up, `min_size` connections of each pool are opened, in the background.
     It answers the server's `lifespan` itself: Django has no use for it.
     """
 
@@ -28,7 +30,9 @@ def saying_goodbye(application: Application) -> Application:
             return
         while True:
             message = await receive()
-            if message["type"] == "lifespan.shutdown":
+            if message["type"] == "lifespan.startup":
+                warm()
+            elif message["type"] == "lifespan.shutdown":
                 process.leave()
             await send({"type": f"{message['type']}.complete"})
             if message["type"] == "lifespan.shutdown":
