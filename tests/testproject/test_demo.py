@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import os
 import re
 import shutil
@@ -11,6 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from demo.comparison import Comparison, Scale
+from rich.console import Console
 
 from tests.signals import ctrl_c_taken
 from tests.testproject.processes import MARK, alive, wait_until
@@ -114,6 +117,16 @@ def test_a_killed_demo_leaves_nothing_running(project: Path) -> None:
     process.kill()
     process.communicate(timeout=60)
     nothing_left(project)
+
+
+def test_a_run_that_its_time_ends_has_no_bar_in_red() -> None:
+    comparison = Comparison(Scale(10, 1, 1, 1, 1, 0), max_size=4)
+    comparison._console = Console(file=io.StringIO(), force_terminal=True, color_system="truecolor")
+    with comparison._progress() as progress:
+        progress.advance(progress.add_task("without pooling", total=10), 5)
+    drawn = comparison._console.file.getvalue()  # type: ignore[attr-defined]
+    assert "5/10" in drawn
+    assert "38;2;249;38;114" not in drawn  # rich's own colour of what is not complete
 
 
 def test_the_help_names_every_option(project: Path) -> None:
