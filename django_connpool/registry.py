@@ -12,6 +12,7 @@ from django.db import connections
 
 from . import conf, identity, runners, scopes, signals
 from .pool import ConnectionPool, forks
+from .pool.locking import LOCKED_AFTER
 from .pool.maintenance import maintenance
 from .pool.pool import PING_AFTER
 from .pool.slot import NEVER
@@ -54,6 +55,8 @@ class Binding:
             connection_class=cast(Any, wrapper.opener(self.settings, self.options)),
             open=True,
             keep_min=False,
+            # What idle threads hold comes back by itself then.
+            locked_after=LOCKED_AFTER + 2 * self.options.max_hold_idle,
             command_timeout=self.options.command_timeout,  # kept by the server; see vanished.py
             ping_after=PING_AFTER_WITH_HEALTH_CHECKS if health_checks else PING_AFTER,
             describe=scopes.current.get,

@@ -66,6 +66,7 @@ class Core:
         "_late",
         "_line_since",
         "_lock",
+        "_locked_after",
         "_max_size",
         "_mean_connect",
         "_min_size",
@@ -141,6 +142,7 @@ class Core:
     _reconnect_failed: ConnectFailedCB | None
     _describe: Callable[[], object] | None
     _ping_after: float
+    _locked_after: float  # seconds of stillness, after which all may wait for each other
     _restores: bool  # sessions that were changed, when given back
     _tidies_always: bool  # every session, not only one that looks changed
     _strict: bool  # a transaction left open is an error

@@ -208,7 +208,8 @@ class Lending(Upkeep, Generic[CT]):
         seconds = self.timeout if timeout is None else timeout
         now = self._clock()
         began = now if since is None else since
-        waiter = Waiter(began, since is not None)
+        note = self._describe() if self._describe is not None else None
+        waiter = Waiter(began, since is not None, note)
         try:
             while True:
                 lock = self._lock
@@ -224,6 +225,7 @@ class Lending(Upkeep, Generic[CT]):
                     self._publish()
                     now = self._clock()  # a log handler may have taken its time
                 if queued:
+                    self._expect_lock(waiter)
                     if len(self._slots) < self._max_size or self._to_close:
                         self._staff()
                     if not waiter.wait(began + seconds - now):

@@ -27,6 +27,7 @@ from .abc import (
 from .closing import await_end, bury, say_goodbye
 from .errors import PoolClosed, PoolTimeout
 from .lending import Lending
+from .locking import LOCKED_AFTER
 from .probe import ping
 from .redaction import one_line, public
 from .returning import returning
@@ -68,6 +69,9 @@ class ConnectionPool(Lending[CT]):
     `describe`: called at each borrow; what it returns tells in reports, by its str(), what
     the loan is for.
 
+    `locked_after`: how long nothing moves before it is looked whether all of those for whom
+    `describe` knows a name wait for each other, which is told at once.
+
     All times are seconds. Raises ValueError for sizes and times that make no sense.
     """
 
@@ -101,6 +105,7 @@ class ConnectionPool(Lending[CT]):
         command_timeout: float | None = None,
         outage_patience: float = 3.0,
         ping_after: float = PING_AFTER,
+        locked_after: float = LOCKED_AFTER,
         keep_min: bool = True,
         describe: Callable[[], object] | None = None,
     ) -> None:
@@ -132,6 +137,7 @@ class ConnectionPool(Lending[CT]):
         self._reconnect_failed = reconnect_failed
         self._describe = describe
         self._ping_after = ping_after if check == "auto" else (0.0 if check else NEVER)
+        self._locked_after = locked_after
         self._restores = reset in ("auto", "always") or reset is True
         self._tidies_always = reset in ("always", True) or callable(reset)
         self._strict = strict

@@ -34,13 +34,14 @@ class Waiter:
     accepted or still with its giver, never with nobody.
     """
 
-    __slots__ = ("error", "gate", "since", "slot", "thread", "tries")
+    __slots__ = ("error", "gate", "note", "since", "slot", "thread", "tries")
 
-    def __init__(self, since: float, tries: int) -> None:
+    def __init__(self, since: float, tries: int, note: object = None) -> None:
         self.since = since
         self.tries = tries  # how often it has asked so far: again, when what it got was dead
         self.slot: Slot | None = None
         self.error: BaseException | None = None
+        self.note = note  # what it waits for a connection for, as a slot's
         # Looked up now: gevent may patch them after this module was imported.
         self.thread = threading.get_ident()
         self.gate = gate = threading.Lock()
@@ -51,7 +52,7 @@ class Waiter:
 
         Another object: whoever served this one may still be about to wake it.
         """
-        return Waiter(self.since, self.tries)
+        return Waiter(self.since, self.tries, self.note)
 
     def wake(self) -> None:
         """Open its gate, once it is served; doing it twice is harmless."""

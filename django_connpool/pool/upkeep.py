@@ -10,9 +10,11 @@ from typing import Any
 
 from . import explain, process, reset, userline
 from .cleaning import CLEAN_TIMEOUT
-from .errors import PoolClosed
+from .errors import PoolClosed, PoolTimeout
+from .locking import advice, is_locked
 from .maintenance import maintenance
 from .probe import is_alive
+from .queue import Waiter
 from .roles import after_refused_write
 from .slot import (
     AT_ONCE,
@@ -218,6 +220,7 @@ class Upkeep(Supply):
             self._report_leaks(now)
             hung = self._look_for_hung(now)
             self._give_up_rollbacks(now)
+            self._tell_locked(now)
             self._judge()
             self._schedule(self._next_deadline())
         for slot, loan in hung:
@@ -262,6 +265,42 @@ class Upkeep(Supply):
             if at < self._deadline:
                 with self._lock:
                     self._schedule(at)
+
+    def _expect_lock(self, waiter: Waiter) -> None:
+        """See that somebody looks whether all wait for each other; see locking.py."""
+        at = waiter.since + self._locked_after
+        if self._describe is not None and at < self._deadline and self._is_all_lent():
+            with self._lock:
+                self._schedule(at)
+
+    def _is_all_lent(self) -> bool:
+        return self._on_loan() >= self._max_size
+
+    def _tell_locked(self, now: float) -> None:
+        """Under the lock: refuse the last in line, and what works with it, if all are locked.
+
+        Then it gives back, and the others go on.
+        """
+        if not self._queue or self._describe is None or not self._is_all_lent():
+            return
+        at = max(self._queue[0].since, self._moved_at) + self._locked_after
+        if now < at:
+            self._schedule(at)
+            return
+        if not is_locked(self._slots, self._queue):
+            self._schedule(now + max(1.0, self._locked_after))
+            return
+        last = self._queue[-1]
+        seen = self._snapshot()
+        explain.locate(seen["loans"], explain.LISTED)
+        text = explain.timeout(seen, now - last.since)
+        text += advice(self._slots, self._queue)
+        for waiter in list(self._queue):
+            if waiter is not last and (waiter.note is None or waiter.note is not last.note):
+                continue
+            waiter.error = PoolTimeout(text)
+            self._queue.let_go(waiter)
+        self._schedule(now + self._locked_after)
 
     def _leave_transaction(self, slot: Slot, conn: Any) -> bool:
         """Roll back what was left open, in bounded time; False when it is of no use any more."""

@@ -254,6 +254,22 @@ def a_check_that_fails(pool: ConnectionPool[Any]) -> Iterator[Step]:
 
 
 @contextmanager
+def a_server_that_is_starting(pool: ConnectionPool[Any]) -> Iterator[Step]:
+    server = pool.kwargs["server"]  # type: ignore[index]
+    server.state = "starting"
+    with suppress(PoolTimeout):
+        pool.getconn(timeout=0.05)
+
+    def step(pool: ConnectionPool[Any]) -> None:
+        with suppress(PoolTimeout):
+            pool.getconn(timeout=0.01)
+
+    yield step
+    server.state = "up"
+    until(lambda: is_served(pool))
+
+
+@contextmanager
 def statements_that_are_limited(pool: ConnectionPool[Any]) -> Iterator[Step]:
     pool.command_timeout = 60.0
     pool.putconn(pool.getconn())
@@ -910,6 +926,7 @@ SCENES = [
     a_check_that_exits,
     a_check_that_fails,
     a_check_that_ruins,
+    a_server_that_is_starting,
     statements_that_are_limited,
     a_dead_one_for_who_waits,
     no_time_to_wait,
