@@ -79,8 +79,8 @@ MUTANTS = [
     ),
     Mutant(
         "pool/queue.py",
-        "return Waiter(self.since, self.tries)",
-        "return Waiter(self.since)",
+        "return Waiter(self.since, self.tries, self.note)",
+        "return Waiter(self.since, 0, self.note)",
         "who stands in line again keeps the number of attempts",
     ),
     Mutant("pool/queue.py", "expect_free(error)", "raise", "a gate may be opened twice"),
