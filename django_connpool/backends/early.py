@@ -82,6 +82,7 @@ class EarlyReleaseMixin(_Base):
     pauses = 0  # so far, in the work under way
     autocommit_by_atomic: bool  # see work.py
     note_atomic: Callable[[], None]
+    tells = False  # foreign classes are told of each loan; see stacked.py
     # No class between this one and Django's has a way of its own; so calls can be saved.
     connects_as_django = False
 
@@ -94,11 +95,13 @@ class EarlyReleaseMixin(_Base):
             elif self.released_at:
                 self._learn()
             binding = self.resumes  # looked at once: another thread may end the work
-            if binding is not None and not self.in_atomic_block:
+            resumes = binding is not None and not self.in_atomic_block
+            if resumes and not self.tells:
                 self.resume(binding)
                 return
             if self.is_between:
                 end_between(cast("PooledDatabaseWrapperMixin", self))
+            hooks = self.run_on_commit
             self.is_for_a_statement = True
             try:
                 if self.connects_as_django and BaseDatabaseWrapper.ensure_connection is _ENSURE:
@@ -111,6 +114,8 @@ class EarlyReleaseMixin(_Base):
                     raise
             finally:
                 self.is_for_a_statement = False
+                if resumes:  # as if the connection had been held
+                    self.run_on_commit = hooks
 
     def borrow_to_look(self) -> Any:
         """For who reads `connection` between two statements: it is kept until the work ends."""
@@ -228,6 +233,13 @@ class EarlyReleaseMixin(_Base):
             self._pause(connection, slot)
 
     def _let_go(self, connection: Any) -> None:
+        if self.tells:
+            hooks = self.run_on_commit
+            self.close()
+            self.run_on_commit = hooks
+            self._will_resume()
+            leave_between(cast("PooledDatabaseWrapperMixin", self))
+            return
         if self.resumes is None:
             self._will_resume()
         # With no call in between: a finalizer or signal handler may have come by with a statement
@@ -247,7 +259,7 @@ class EarlyReleaseMixin(_Base):
 
     def _pause(self, connection: Any, slot: Any) -> None:
         """Between two statements: give back; in a burst, while others wait, set aside."""
-        if not connection._pool.is_awaited:
+        if self.tells or not connection._pool.is_awaited:
             self._let_go(connection)
             return
         now = monotonic()

@@ -20,13 +20,14 @@ from django.utils.asyncio import async_unsafe
 from django_connpool import checks, conf, identity, registry, requests, runners, scopes
 from django_connpool.pool import ConnectionPool, PoolClosed, PoolTimeout, forks, reset, watch
 
-from . import creation, in_vain, recall, schema
+from . import creation, in_vain, recall, schema, stacked
 from .bursts import PAUSES, bursts
 from .early import CONNECTING, EarlyCursor, EarlyReleaseMixin
 from .opener import Opener
 from .work import WorkMixin, holds_outside_of
 
 MOST_CLOSED = 8  # pools that may be closed under a borrower before it gives up
+_SETTING = frozenset({"_set_autocommit", "set_autocommit"})
 
 
 class PooledDatabaseWrapperMixin(WorkMixin, EarlyReleaseMixin):
@@ -39,13 +40,18 @@ class PooledDatabaseWrapperMixin(WorkMixin, EarlyReleaseMixin):
 
     What the base class does to open a connection (`get_connection_params`,
     `get_new_connection`, `init_connection_state`, and overrides of them) happens once per
-    physical connection, on a wrapper of its own: see `Opener`.
+    physical connection, on a wrapper of its own: see `Opener`. To classes of other packages each
+    loan is a connection that begins and ends: see `stacked.py`.
     """
 
     is_opener = False  # opens physical connections for a pool, instead of borrowing
     _binding: registry.Binding | None = None
     foreign_at_first: Mapping[str, Any]  # settings of other packages, when this was made
     bound_settings: Mapping[str, Any] | None = None  # as they were at the time of binding
+    floor: Any = None  # a class; see stacked.py
+    on_floor = ""  # the method that has come down to it
+    overridden: frozenset[str] = frozenset()  # what foreign classes override of `stacked.TOLD`
+    is_told = False  # `init_connection_state` is called for a loan
     _thread_ident: int  # Django's
     is_missed = False  # when it is collected, the registry looks which pools are still wanted
     _thread_sharing_count: int  # Django's
@@ -55,10 +61,11 @@ class PooledDatabaseWrapperMixin(WorkMixin, EarlyReleaseMixin):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        cls.floor = stacked.lay_floor(cls, PooledDatabaseWrapperMixin)
+        cls.overridden = stacked.overridden(cls.__mro__)
+        cls.tells = bool(cls.overridden)
         cls.connects_as_django = all(
-            base in (PooledDatabaseWrapperMixin, WorkMixin, EarlyReleaseMixin)
-            or base.__module__.startswith("django.")
-            or CONNECTING.isdisjoint(vars(base))
+            not stacked.is_foreign(base) or CONNECTING.isdisjoint(vars(base))
             for base in cls.__mro__
         )
 
@@ -139,6 +146,9 @@ class PooledDatabaseWrapperMixin(WorkMixin, EarlyReleaseMixin):
 
     def connect(self) -> None:
         """Borrow a connection. Does what Django's own `connect` does, and nothing twice."""
+        if self.floor is not None and self.on_floor != "connect":
+            super().connect()
+            return
         if _get_running_loop() is not None:
             self._refuse_event_loops()
         if self.aside is not None:
@@ -148,7 +158,7 @@ class PooledDatabaseWrapperMixin(WorkMixin, EarlyReleaseMixin):
         if binding is None or not binding.suits(self):
             binding = self._bind()
             if binding is None:
-                super().connect()
+                self._above_django().connect()
                 return
         if self.closed_in_transaction and self.in_atomic_block:
             # Django 4.2 does not look: the rest of the block would commit bit by bit.
@@ -174,6 +184,11 @@ class PooledDatabaseWrapperMixin(WorkMixin, EarlyReleaseMixin):
             # use `connection.connection`.
             self.by_hand = True
             self._pin("taken by ensure_connection()")
+
+    def _above_django(self) -> Any:
+        """What is called with `super()`, from where the foreign classes below have been called."""
+        above: Any = self.floor or PooledDatabaseWrapperMixin
+        return super(above, self)
 
     def resume(self, binding: registry.Binding) -> None:
         """Borrow again in the middle of some work, as if the connection had been held.
@@ -226,7 +241,11 @@ class PooledDatabaseWrapperMixin(WorkMixin, EarlyReleaseMixin):
                 recall.recaller.watch(binding)
             autocommit = self.settings_dict["AUTOCOMMIT"]
             # Asking the connection costs more than to know what the pool sees to.
-            if autocommit and (binding.restores or connection.autocommit):
+            if (
+                autocommit
+                and (binding.restores or connection.autocommit)
+                and (not self.tells or _SETTING.isdisjoint(self.overridden))
+            ):
                 self.autocommit = True
             else:
                 self.is_connecting = True
@@ -234,6 +253,8 @@ class PooledDatabaseWrapperMixin(WorkMixin, EarlyReleaseMixin):
                     self.set_autocommit(autocommit)
                 finally:
                     self.is_connecting = False
+            if self.tells and "init_connection_state" in self.overridden:
+                self._tell_of_birth(connection)
             if connection.connpool_receivers != connection_created.receivers:
                 _note_receivers(connection)
                 if not connection.connpool_is_new:
@@ -246,6 +267,24 @@ class PooledDatabaseWrapperMixin(WorkMixin, EarlyReleaseMixin):
             if vars(self).get("connection") is connection:
                 self._hand_back(connection)
             raise
+
+    def _tell_of_birth(self, connection: Any) -> None:
+        """Call a foreign `init_connection_state`, which may keep something on this wrapper.
+
+        What it sets that was set when the connection was opened, too, is not this loan's.
+        """
+        self.kept += 1
+        self.is_told = True
+        try:
+            with watch.repeating(connection):
+                self.init_connection_state()
+        except BaseException:
+            if self.connection is connection:
+                connection.close()
+            raise
+        finally:
+            self.is_told = False
+            self.kept -= 1
 
     def _announce(self, binding: registry.Binding, connection: Any) -> None:
         """Send `connection_created`: what its receivers set up is there for every borrower."""
@@ -306,6 +345,9 @@ class PooledDatabaseWrapperMixin(WorkMixin, EarlyReleaseMixin):
 
     def borrow_again(self) -> Any:
         """Borrow in the middle of a step, after the connection it began with was recalled."""
+        if self.tells:
+            self.connection = None
+            self.close()  # which finds that there is none
         self.is_for_a_statement = True
         try:
             with self.wrap_database_errors:
@@ -341,6 +383,8 @@ class PooledDatabaseWrapperMixin(WorkMixin, EarlyReleaseMixin):
         super().close()
 
     def _close(self) -> Any:
+        if self.floor is not None and self.on_floor != "_close":
+            return super()._close()  # type: ignore[misc]
         connection = self.connection
         pool = getattr(connection, "_pool", None)
         if pool is None:
@@ -382,7 +426,7 @@ class PooledDatabaseWrapperMixin(WorkMixin, EarlyReleaseMixin):
         Such is one whose thread has ended: the pool took it back then.
         """
         if self.connection is None or not self.is_pooled:
-            return super()._close()  # type: ignore[misc]
+            return self._above_django()._close()
         with self.wrap_database_errors:
             self.connection.close()
         return None
@@ -407,6 +451,9 @@ class PooledDatabaseWrapperMixin(WorkMixin, EarlyReleaseMixin):
 
         Not inside an atomic block, which a request handled inside a test is in.
         """
+        if self.floor is not None and self.on_floor != "close_if_unusable_or_obsolete":
+            super().close_if_unusable_or_obsolete()
+            return
         if self.in_atomic_block:
             self.end_lost_block()
         if self.resumes is not None:
@@ -416,7 +463,7 @@ class PooledDatabaseWrapperMixin(WorkMixin, EarlyReleaseMixin):
         if connection is None:
             return
         if getattr(connection, "_pool", None) is None:
-            super().close_if_unusable_or_obsolete()
+            self._above_django().close_if_unusable_or_obsolete()
         elif not self.in_atomic_block and not self.kept:
             self.give_back()
 
@@ -429,6 +476,7 @@ class PooledDatabaseWrapperMixin(WorkMixin, EarlyReleaseMixin):
         if (
             self._thread_ident != get_ident()
             or _get_running_loop() is not None
+            or self.tells
             or type(self).close is not PooledDatabaseWrapperMixin.close
             or type(self)._close is not PooledDatabaseWrapperMixin._close
             or "close" in vars(self)

@@ -56,6 +56,7 @@ class WorkMixin(_Base):
     cursors: list[weakref.ref[Any]]  # of this loan; those that are open are among them
     room = _ROOM  # for how many of them
     kept: int
+    tells: bool
     stop_resuming: Callable[[], None]
     give_back: Callable[[], None]
     _forget_transaction: Callable[[], None]
@@ -74,8 +75,12 @@ class WorkMixin(_Base):
             self.give_back()
 
     def _tell_of_state(self) -> None:
-        """What was done to the session outside ends with it, which its author may not know."""
-        if (dirt := self.connection._slot.watch.dirt) & PINNING:
+        """What was done to the session outside ends with it, which its author may not know.
+
+        A wrapper that is told of that does it again.
+        """
+        dirt = self.connection._slot.watch.dirt
+        if dirt & PINNING and not self.tells:
             logger.warning(
                 "%s: what was done to a session (%s) ends where other work begins: put that in the "
                 "same scope(), or both in a block of pinned()",

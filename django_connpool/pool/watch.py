@@ -333,6 +333,29 @@ def recording(conn: Any) -> Iterator[None]:
         watch.forget()
 
 
+@contextmanager
+def repeating(conn: Any) -> Iterator[None]:
+    """What is done in this block changes nothing where it was done at the session's birth, too."""
+    watch = of(conn)
+    before, dirt, kept = watch.born, watch.dirt, watch.kept
+    if watch is _NOBODYS or before is None:
+        yield
+        return
+    watch.born = list(before)
+    worst = ANYTHING
+    try:
+        with recording(conn):
+            yield
+        if watch.born is not None:
+            worst = 0
+            for kinds, text in watch.born[len(before) :]:
+                if (kinds, text) not in before:
+                    worst |= kinds
+    finally:
+        watch.born = before
+        watch.dirt, watch.kept = dirt | worst, kept | worst
+
+
 class _Watched:
     """In front of a psycopg cursor class. It stands aside where the connection has no watch.
 
