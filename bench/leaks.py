@@ -2,7 +2,8 @@
 
 The corpus is that of the tests (tests/sessions/corpus.py). Each change is made by one request on
 a pool of one connection and looked for by the next; what that finds is compared with a session
-that nobody has used. Then: what cleaning costs the borrower.
+that nobody has used. Then: what cleaning costs the borrower, and looking at a statement where
+functions on the server change a session (hidden.py).
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from bench.measure import interleaved, table
 from bench.peers import quiet
 from bench.request_cycle import OURS, STOCK
 from django_connpool.pool import ConnectionPool
+from django_connpool.pool.hidden import Hidden
+from django_connpool.pool.statements import Judge
 from tests.cluster import Cluster
 
 POOL = {"min_size": 1, "max_size": 1, "timeout": 5}
@@ -136,6 +139,35 @@ def cost(cluster: Cluster, rounds: int, number: int = 500) -> None:
     pool.close()
 
 
+def cost_of_names(rounds: int) -> None:
+    """The processor time of looking at a statement that is not remembered."""
+    statements = {
+        "short": f"SELECT {', '.join(f'c{n}' for n in range(12))} FROM shop_item WHERE id = %s",
+        "14 kB": f"INSERT INTO shop_item (a, b, c) VALUES {', '.join(['(%s, %s, %s)'] * 1000)}",
+        "900 kB": f"INSERT INTO shop_item VALUES {', '.join(['(12345, *a usual text*)'] * 36_000)}",
+    }
+    names = [f"set_{'x' * (number % 12)}_{number}" for number in range(500)]
+
+    def looking(text: str, count: int) -> Callable[[], float]:
+        judge = Judge()
+        judge.learn(Hidden(set(names[:count]), set(), set(), ()) if count else None)
+        number = max(1, 1_000_000 // len(text))
+
+        def measure() -> float:
+            began = time.thread_time_ns()
+            for _ in range(number):
+                judge.judge(text)
+            return (time.thread_time_ns() - began) / number / 1e3
+
+        return measure
+
+    counts = (0, 3, 500)
+    rows: list[list[object]] = []
+    for title, text in statements.items():
+        rows.append([title, *interleaved([looking(text, count) for count in counts], rounds)])
+    table("looking at a statement, µs", ["", *(f"{count} names" for count in counts)], rows)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=7, help="interleaved rounds (default 7)")
@@ -147,6 +179,7 @@ def main() -> None:
         print(f"Django {django.get_version()}, psycopg {psycopg.__version__}")
         count_leaks(cluster, arguments.verbose)
         cost(cluster, arguments.rounds)
+    cost_of_names(arguments.rounds)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from typing import Any
 
 from django.apps import AppConfig
 from django.conf import settings
-from django.core.checks import CheckMessage, Error, Tags, Warning
+from django.core.checks import CheckMessage, Error, Info, Tags, Warning
 from django.core.checks import register as register_check
 from django.db import connections
 from django.utils.module_loading import import_string
@@ -16,6 +16,7 @@ from django.utils.module_loading import import_string
 from django_connpool import conf, site_checks
 from django_connpool.functions import hiding_state
 from django_connpool.pool import uwsgi
+from django_connpool.pool.statements import bare
 
 TAG = "connpool"
 BACKENDS = "django_connpool.backends."
@@ -82,7 +83,7 @@ def check_functions(
     databases: Sequence[str] | None = None,
     **kwargs: Any,
 ) -> list[CheckMessage]:
-    """Look for functions that give state to a session where no statement shows it.
+    """Report the functions that give state to a session where no statement shows it.
 
     Only of the databases that `manage.py check --database ALIAS` names: it asks their servers.
     """
@@ -101,12 +102,13 @@ def _check_functions(alias: str) -> Iterator[CheckMessage]:
     if options is None or options.reset != "auto":
         return
     with connections[alias].cursor() as cursor:
-        names = hiding_state(cursor, options.reset_functions)
-    if names:
-        yield Warning(
-            "These functions give state to the session that calls them, and it is not cleaned: "
-            f"{', '.join(names)}.",
-            hint="Name them in the pool option 'reset_functions', or set 'reset' to 'always'.",
+        causes, users = hiding_state(cursor, map(bare, options.reset_functions))
+    if causes:
+        through = f", and so through {', '.join(users)}" if users else ""
+        yield Info(
+            "These functions give state to the session that calls them: "
+            f"{', '.join(causes)}{through}. Statements that mention one have the session cleaned.",
+            hint="Nothing has to be done. One that is missing belongs in 'reset_functions'.",
             obj=f'DATABASES["{alias}"]',
             id="django_connpool.W005",
         )

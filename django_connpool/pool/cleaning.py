@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import Any
 
 from psycopg import OperationalError
-from psycopg.pq import TransactionStatus
+from psycopg.pq import ExecStatus, TransactionStatus
 
 from .probe import Answer, ready
 from .statements import (
@@ -31,6 +31,12 @@ from .statements import (
 )
 
 CLEAN_TIMEOUT = 5.0  # seconds
+_MARK = b"django_connpool_asks"
+# Several statements in one message are one transaction: the clean-up ends here, whatever becomes
+# of the question. What is left of the message is the next, in which SET LOCAL ends.
+_BEFORE_QUESTION = (
+    b"; BEGIN; COMMIT; SELECT 1 AS " + _MARK + b"; SET LOCAL statement_timeout = 4000; "
+)
 SEND_TIMEOUT = 1.0  # seconds
 
 # What DISCARD ALL does (PostgreSQL docs, "DISCARD"), in parts: it may not stand in one message
@@ -79,13 +85,30 @@ def _widened(dirt: int, born: Sequence[tuple[int, bytes]]) -> int:
 
 
 class Cleaning(Answer):
-    """A clean-up under way. The connection is nobody's until its outcome is known."""
+    """A clean-up under way. The connection is nobody's until its outcome is known.
 
-    __slots__ = ("undoes",)
+    A question may ride along. That it fails does not make the session unclean.
+    """
 
-    def __init__(self, pgconn: Any, undoes: int) -> None:
+    __slots__ = ("_asks", "answer", "encoding", "is_last_use", "refusal", "undoes")
+
+    def __init__(self, pgconn: Any, undoes: int, encoding: str = "utf-8") -> None:
         super().__init__(pgconn)
         self.undoes = undoes  # kinds of dirt
+        self.encoding = encoding
+        self.answer: Any = None  # the result of the question
+        self.refusal = ""  # why there is none
+        self.is_last_use = False  # it cannot be cleaned, and is closed with the answer
+        self._asks = False  # what comes from here on is about the question
+
+    def _take(self, result: Any) -> None:
+        if not self._asks:
+            super()._take(result)
+            self._asks = result.fname(0) == _MARK
+        elif result.status == ExecStatus.FATAL_ERROR:
+            self.refusal = result.get_error_message(self.encoding)
+        elif result.status == ExecStatus.TUPLES_OK:
+            self.answer = result
 
     def outcome(self, patience: float = 0.0) -> bool | None:
         """Whether the session is clean; None when that is not known after so many seconds."""
@@ -96,13 +119,26 @@ class Cleaning(Answer):
         return outcome
 
 
-def begin(conn: Any, dirt: int, born: Sequence[tuple[int, bytes]] | None) -> Cleaning | None:
-    """Send what cleans the session; None when it cannot be cleaned and has to be closed."""
-    if dirt & FOREVER or born is None or conn.pgconn.transaction_status != TransactionStatus.IDLE:
+def is_possible(dirt: int, born: Sequence[tuple[int, bytes]] | None) -> bool:
+    """Whether a session can be cleaned of this; else only closed."""
+    return not dirt or not (dirt & FOREVER or born is None)
+
+
+def begin(
+    conn: Any, dirt: int, born: Sequence[tuple[int, bytes]] | None, question: bytes = b""
+) -> Cleaning | None:
+    """Send what cleans the session; None when it cannot be cleaned and has to be closed.
+
+    Nothing to clean needs no `born`. With a `question`, a statement whose answer is taken with the
+    outcome.
+    """
+    if not is_possible(dirt, born) or conn.pgconn.transaction_status != TransactionStatus.IDLE:
         return None
     if dirt & RENAMED:
         dirt |= PREPARED  # what psycopg has prepared goes, and all the rest with it
-    text, dirt = statements(dirt, born)
+    text, dirt = statements(dirt, born or ()) if dirt else (b"", 0)
+    if question:
+        text += _BEFORE_QUESTION + question if text else _BEFORE_QUESTION[2:] + question
     pgconn = conn.pgconn
     deadline = time.monotonic() + SEND_TIMEOUT
     try:
@@ -114,7 +150,7 @@ def begin(conn: Any, dirt: int, born: Sequence[tuple[int, bytes]] | None) -> Cle
         return None
     if dirt & PREPARED:
         _forget_prepared(conn)
-    return Cleaning(pgconn, dirt)
+    return Cleaning(pgconn, dirt, conn.info.encoding if question else "utf-8")
 
 
 def _forget_prepared(conn: Any) -> None:

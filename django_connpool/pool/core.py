@@ -37,6 +37,7 @@ from .queue import Waiter, WaitQueue
 from .slot import NEVER, ON_LOAN, Loans, Slot
 from .statements import Judge
 from .stats import Stats
+from .trust import Trust
 
 logger = logging.getLogger("django_connpool.pool")
 
@@ -92,6 +93,7 @@ class Core:
         "_suspended",
         "_tidies_always",
         "_to_close",
+        "_trust",
         "_warmed",
         "_winding_up",
         "close_returns",
@@ -190,6 +192,10 @@ class Core:
         self._strays: deque[Slot | Waiter] = deque()
         # Jobs of workers that were interrupted; see `_staff`.
         self._dropped: deque[list[Slot]] = deque()
+        # Whether it is known which functions on the server change a session.
+        self._trust = Trust(self._dirt_of)
+        if self._restores:
+            self._dirt_of.defined = self._trust.defined
         # What a signal handler asked for inside the lock; see `_is_put_off`.
         self._put_off: deque[Callable[[], None]] = deque()
 

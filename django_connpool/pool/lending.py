@@ -150,7 +150,14 @@ class Lending(Upkeep, Generic[CT]):
         patience = self._patience(cleaning.CLEAN_TIMEOUT, timeout)
         outcome = slot.cleaning.outcome(patience)
         if outcome:
+            last_use = slot.cleaning.is_last_use
+            if self._trust.lost:
+                self._trust.answered(slot.cleaning)
             slot.came_clean()
+            self._read_answers()
+            if last_use:
+                self._discard(slot, UNCLEAN)
+                return False
             slot.vet_at = min(self._clock() + FRESH, slot.retire_at)
         elif slot.pgconn.status == ConnStatus.BAD:
             self._discard_dead(slot)
@@ -364,6 +371,7 @@ class Lending(Upkeep, Generic[CT]):
             if (
                 in_the_middle
                 or self._tidies_always
+                or self._trust.lost
                 or (
                     self._restores
                     and (
@@ -431,11 +439,25 @@ class Lending(Upkeep, Generic[CT]):
 
     def _clean(self, slot: Slot, conn: Any) -> str:
         """Send what undoes the changes; why that is not possible, or nothing."""
-        dirt = slot.dirt() | (ANYTHING if self._tidies_always else 0)
-        if dirt:
-            slot.cleaning = cleaning.begin(conn, dirt, slot.watch.born)
+        trust, watch = self._trust, slot.watch
+        doubtful = trust.lost and trust.ends(slot)
+        dirt = slot.dirt() | (ANYTHING if self._tidies_always or doubtful else 0)
+        now = self._clock()
+        question = trust.question(slot, now) if trust.lost else b""
+        if dirt or question:
+            if not doubtful:
+                watch.decide()
+            last_use = bool(question) and not cleaning.is_possible(dirt, watch.born)
+            slot.cleaning = (
+                cleaning.begin(conn, 0, [], question)
+                if last_use
+                else cleaning.begin(conn, dirt, watch.born, question)
+            )
             if slot.cleaning is None:
                 return UNCLEAN
+            if question:
+                slot.cleaning.is_last_use = last_use
+                trust.asked(slot, slot.cleaning, now)
         return ""
 
     def _complaint(self, slot: Slot, conn: Any) -> str:

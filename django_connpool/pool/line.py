@@ -118,7 +118,7 @@ class Line(Core):
                 and not slot.dirt()
                 and not slot.birth.differs(conn)
                 # It is in the slot as long as it was not lent, and again once it was tidied.
-                and (slot.conn is conn or not self._tidies_always)
+                and (slot.conn is conn or not (self._tidies_always or self._trust.lost))
             )
         except Exception:  # what its borrower has set does not let itself be compared
             return False

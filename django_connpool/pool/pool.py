@@ -56,7 +56,8 @@ class ConnectionPool(Lending[CT]):
     `reset`: "auto" gives a session that was changed, on the server or on the connection
     object, the state it was born with (`configure` included); "always" every session, for
     what cannot be seen from outside; False or None only rolls back; or a callable.
-    `reset_functions`: names of functions on the server that give state to the session.
+    `reset_functions`: names of functions on the server that give state to the session, beside
+    those that the pool finds by itself.
     `strict`: giving back in a transaction raises ProgrammingError instead of a warning.
     `max_uses`: loans after which a connection is replaced; 0 is no limit.
     `max_connecting`: attempts to connect under way at once.

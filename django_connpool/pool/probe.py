@@ -88,9 +88,13 @@ class Answer:
                 if result is None:
                     at_rest = pgconn.transaction_status == TransactionStatus.IDLE
                     return bool(at_rest and not self._failed)
-                self._failed |= result.status == ExecStatus.FATAL_ERROR
+                self._take(result)
         except OperationalError:
             return False
+
+    def _take(self, result: Any) -> None:
+        """One of its results has come."""
+        self._failed |= result.status == ExecStatus.FATAL_ERROR
 
 
 def ping(pgconn: Any, timeout: float = PING_TIMEOUT) -> bool:

@@ -6,14 +6,18 @@ to a session. Every semicolon may begin a statement, also one inside quotes or a
 lexer is exact where a statement really begins, and only over-cautious elsewhere.
 
 What cannot be told from outside is a function that does these things inside. Its name can be
-given to `Judge`.
+given to `Judge`, and those that the server knows are found (hidden.py, trust.py).
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .hidden import Hidden
+    from .watch import Watch
 
 # Dirt: kinds of state, each of which cleaning.py knows how to undo.
 SETTINGS = 1 << 0  # SET, set_config()
@@ -37,6 +41,8 @@ WRITES = 1 << 18  # it may advance a sequence
 RECALLS = 1 << 19  # it asks what the session remembers of sequences
 CALLS = 1 << 20  # it may run a function that somebody has made
 NAMES = 1 << 21  # it may change, even if for a transaction only, what names stand for
+DEFINES = 1 << 22  # it may make or change a function, or what calls one
+MAYBE = 1 << 23  # nobody knows yet what it does; see `Watch.record`
 
 KINDS = {
     SETTINGS: "settings",
@@ -76,7 +82,7 @@ _BY_FIRST_WORD = {
 _BY_FIRST_WORD = {
     word: bits if word in _QUIET.split() else bits | CALLS for word, bits in _BY_FIRST_WORD.items()
 }
-_UNKNOWN = ANYTHING | STICKS | ENDS | WRITES | CALLS
+UNKNOWN = ANYTHING | STICKS | ENDS | WRITES | CALLS
 
 # What stands before a parenthesis and is no function of somebody's own.
 _NO_CALLS = (
@@ -104,7 +110,8 @@ _SET_FOR_TRANSACTION = re.compile(
 )
 _SET_CONFIG = re.compile(r"set_config", re.IGNORECASE | re.ASCII)
 _LOCAL_SET_CONFIG = re.compile(
-    r"\bset_config\s*\(\s*(?:'[^']*'|%s)\s*,\s*(?:'[^']*'|%s|%\(\w+\)s|\$\d+)\s*,\s*true\s*\)",
+    r"\bset_config\s*\(\s*(?:'[^']*'|%s)\s*,\s*(?:'[^']*'|%s|%\(\w+\)s|\$\d+|[a-z_][\w.]*(?:::\w+)?)"
+    r"\s*,\s*true\s*\)",
     re.IGNORECASE | re.ASCII,
 )
 _NAMED_SET_CONFIG = re.compile(r"\bset_config\s*\(\s*'[^']*'\s*,", re.IGNORECASE | re.ASCII)
@@ -123,6 +130,14 @@ _UPDATE = re.compile(r"\bupdate\b", re.IGNORECASE | re.ASCII)
 _SEED = re.compile(r"\bseed\b", re.IGNORECASE | re.ASCII)
 _QUOTED_SEED = re.compile(r"'seed'", re.IGNORECASE | re.ASCII)
 
+# What may call a function that changes a session, or be called.
+_DEFINITION = re.compile(
+    r"\b(?:function|procedure|routine|trigger|rule|view|extension|aggregate|policy|default|check"
+    r"|generated|references|like|inherit|inherits|partition|attach|rename|schema|domain)\b",
+    re.IGNORECASE | re.ASCII,
+)
+_DDL = re.compile(r"\b(?:create|alter|drop|import)\b", re.IGNORECASE | re.ASCII)
+
 # Words that give state to a session wherever they stand, and what kind of it.
 _TELLING: dict[str, tuple[str, int]] = {
     "settings": (r"set_config|set_limit|pg_settings", 0),  # looked at more closely
@@ -138,7 +153,7 @@ _TELLING: dict[str, tuple[str, int]] = {
         FOREVER | STICKS,
     ),
     # They run SQL that is handed to them as a value; and names that are written in escapes.
-    "any": (r"_to_xml|ts_stat|ts_rewrite|crosstab|connectby|xpath_table|u&\"", _UNKNOWN),
+    "any": (r"_to_xml|ts_stat|ts_rewrite|crosstab|connectby|xpath_table|u&\"", UNKNOWN),
 }
 
 # Each of these words holds one of these. To look for them costs a long statement, of which
@@ -176,14 +191,27 @@ class Judge:
         # No \b in front: `"x"pg_advisory_lock` and the like need no space to be a call.
         self._telling = re.compile("|".join(alternatives), re.IGNORECASE | re.ASCII)
         self.known: dict[Any, int] = {}  # what was told of a statement
+        self.named = names
+        self.hidden: Hidden | None = None  # what else changes a session, on the server's side
+        self.defined: Callable[[Watch], None] | None = None  # to be told of what DEFINES
+
+    def learn(self, hidden: Hidden | None) -> None:
+        """Judge from now on also by what was found on the server.
+
+        Watches have to be told (`Watch.use`). The dictionary is another one, so that a thread
+        that is judging at this moment remembers nothing for those that know more.
+        """
+        self.hidden = hidden
+        self.known = {}  # last: what is remembered here was judged by what is known by now
 
     def __call__(self, query: Any, context: Any = None) -> int:
         """Return the dirt and the marks of a query: text, bytes, or a psycopg Composable.
 
         `context` is the connection, which a Composable needs to become text.
         """
+        known = self.known
         try:
-            return self.known[query]
+            return known[query]
         except (KeyError, TypeError):
             pass
         if isinstance(query, str):
@@ -193,12 +221,15 @@ class Judge:
         elif hasattr(query, "as_string"):
             text = query.as_string(context)
         else:
-            return _UNKNOWN
+            return UNKNOWN
         found = self.judge(text)
+        hidden = self.hidden
+        if isinstance(query, bytes) and hidden is not None and not text.isascii():
+            found |= hidden.bits(query.decode("utf-8", "replace"), found)
         if isinstance(query, (str, bytes)) and len(query) <= _LONGEST_REMEMBERED:
-            if len(self.known) >= _MOST_REMEMBERED:
-                self.known.clear()
-            self.known[query] = found
+            if len(known) >= _MOST_REMEMBERED:
+                known.clear()
+            known[query] = found
         return found
 
     def judge(self, text: str) -> int:
@@ -215,6 +246,11 @@ class Judge:
             found |= TEMP
         if found & SETTINGS:
             found |= _which_settings(text)
+        if found & TEMP and _DDL.search(text) and _DEFINITION.search(text):
+            found |= DEFINES
+        hidden = self.hidden
+        if hidden is not None:
+            found |= hidden.bits(text, found)
         if several and found & DIRT:
             found |= STICKS | ENDS
         if not found & CALLS and _may_call(text):
@@ -296,15 +332,15 @@ def _is_a_call(before: str) -> bool:
 def _by_first_word(statement: str) -> int:
     start = _first(statement)
     if start is None:
-        return _UNKNOWN
+        return UNKNOWN
     if start == len(statement):
         return 0
     word = _WORD.match(statement, start)
     if word is None:
-        return _UNKNOWN
+        return UNKNOWN
     if _SET_FOR_TRANSACTION.match(statement, start):
         return NAMES if _PATH.search(statement) else 0
-    return _BY_FIRST_WORD.get(word.group().upper(), _UNKNOWN)
+    return _BY_FIRST_WORD.get(word.group().upper(), UNKNOWN)
 
 
 def _first(statement: str) -> int | None:

@@ -7,13 +7,14 @@ import random
 import threading
 import weakref
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
 import psycopg
 from psycopg.pq import TransactionStatus
 
-from . import foreign, parameters, reset, uwsgi, watch
+from . import cleaning, foreign, parameters, reset, uwsgi, watch
 from .closing import await_end, end_of, say_goodbye
 from .growth import patience, worth_opening
 from .line import Line
@@ -23,7 +24,7 @@ from .probe import LastWords
 from .redaction import named, one_line, public
 from .roles import Role
 from .session import Birth, noticing
-from .slot import AT_ONCE, CLOSING, OPENING, Slot
+from .slot import AT_ONCE, CLOSING, ON_LOAN, OPENING, Slot
 
 logger = logging.getLogger("django_connpool.pool")
 
@@ -224,9 +225,10 @@ class Supply(Line):
             self._slots.add(slot)
             if slot.generation != self._generation:  # drained while it was being opened
                 slot.retire_at = AT_ONCE
+            watch.judge_by(conn, self._dirt_of)  # which may have learned something meanwhile
             self._settle(slot, conn, now)
             # Just opened, so believed without a ping for a moment.
-            if not callable(self._check):
+            if slot.cleaning is None and not callable(self._check):
                 slot.vet_at = max(slot.vet_at, min(now + FRESH, slot.retire_at))
             self._tell_if_full()
         if recovered:  # until now one attempt at a time was made
@@ -246,6 +248,7 @@ class Supply(Line):
             with watch.recording(conn):
                 self._set_up(conn)
             watch.set_watch(conn, self._dirt_of)  # the user may have chosen other cursors
+            watch.judge_by(conn, self._dirt_of)  # not by one that was made to open it
         except BaseException:
             end = end_of(conn.pgconn)
             await_end(end, interrupt=say_goodbye(conn, conn.pgconn))
@@ -279,6 +282,50 @@ class Supply(Line):
         conn._slot = slot
         slot.birth = Birth(conn, slot.watch.listens)
         slot.role = Role(pgconn)
+        if self._restores and isinstance(conn, psycopg.Connection):
+            self._trust.opened(slot, self._clock())
+            if self._trust.lost and not self._queue:
+                self._ask(slot, conn)
+
+    def _ask(self, slot: Slot, conn: Any) -> None:
+        """Ask the server, in a new connection, for the functions that change a session."""
+        now = self._clock()
+        question = self._trust.question(slot, now)
+        if question:
+            slot.cleaning = cleaning.begin(conn, 0, [], question)
+            if slot.cleaning is None:
+                raise psycopg.OperationalError("the connection was lost as it was opened")
+            self._trust.asked(slot, slot.cleaning, now)
+
+    def _read_answers(self) -> None:
+        """Have a thread read what servers have told of their functions. Call without the lock."""
+        if self._trust.answers and not self._winding_up:
+            self._in_a_thread(self._learn, "functions")
+
+    def _learn(self) -> None:
+        trust = self._trust
+        while trust.answers:
+            question = trust.answers[0]
+            try:
+                grown = trust.read(question)
+                with self._lock:
+                    lent = []
+                    for slot in self._slots:
+                        if slot.state is not OPENING:
+                            slot.watch.use(self._dirt_of)
+                            lent += [slot] if grown and slot.state in ON_LOAN else []
+                    trust.learned(question, lent)
+            except Exception as error:
+                if trust.refused(question):
+                    logger.warning(
+                        "%s: every session is cleaned, for the server does not tell which of its "
+                        "functions change one: %s",
+                        self.name,
+                        one_line(error),
+                    )
+            finally:
+                with suppress(ValueError):
+                    trust.answers.remove(question)
 
     def _tell_if_full(self) -> None:
         if (

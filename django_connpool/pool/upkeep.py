@@ -225,6 +225,7 @@ class Upkeep(Supply):
             self._schedule(self._next_deadline())
         for slot, loan in hung:
             self._in_a_thread(partial(self._give_up_hung, slot, loan), "hung")
+        self._read_answers()
         self._staff()
 
     def _retire_idle(self, now: float) -> None:
@@ -252,7 +253,11 @@ class Upkeep(Supply):
         """Under the lock: take the outcome of a clean-up that nobody has come for."""
         if slot.cleaning is None or not slot.cleaning.outcome():
             return False
+        self._trust.answered(slot.cleaning)
+        last_use = slot.cleaning.is_last_use
         slot.came_clean()
+        if last_use:
+            return False
         slot.vet_at = min(now + self._ping_after, slot.retire_at)
         return True
 

@@ -35,22 +35,30 @@ from .statements import (
     ANYTHING,
     CALLS,
     CHANNELS,
+    DEFINES,
     DIRT,
     ENDS,
     HELD,
+    MAYBE,
     NAMES,
     RECALLS,
     RENAMED,
+    ROLES,
+    SETTINGS,
     STICKS,
     TEMP,
     WRITES,
     Judge,
 )
 
+if TYPE_CHECKING:
+    from .hidden import Hidden
+
 IDLE = TransactionStatus.IDLE
 _SANE = (IDLE, TransactionStatus.INTRANS)
 _OPEN = (TransactionStatus.INTRANS, TransactionStatus.INERROR)
 _RENAMES = TEMP | NAMES
+_MAYBE = MAYBE | SETTINGS | ROLES
 _ROLLBACK = re.compile(r"\s*(?:rollback|abort)\b", re.IGNORECASE | re.ASCII)
 
 
@@ -62,6 +70,7 @@ class Watch:
     """
 
     __slots__ = (
+        "__weakref__",
         "_open",
         "_wrote_in",
         "announced",
@@ -75,6 +84,7 @@ class Watch:
         "loan",
         "recorded",
         "records",
+        "undecided",
     )
 
     is_blind = False
@@ -93,6 +103,7 @@ class Watch:
         # What was done to the session at its birth, and what kind of state that is, so that
         # it can be done again; None when that cannot be told. See `recording`.
         self.born: list[tuple[int, bytes]] | None = []
+        self.undecided: Hidden | bool | None = False  # by what was last decided what MAYBE means
         self._open: set[str] = set()  # psycopg's named cursors that may be open on the server
         self._wrote_in = -1  # the last loan that may have advanced a sequence
 
@@ -118,6 +129,8 @@ class Watch:
             bits |= RENAMED
         if bits & CALLS:
             self.called = True
+        if bits & DEFINES and self.judge.defined is not None:
+            self.judge.defined(self)
         dirt = bits & DIRT
         at_rest = conn.pgconn.transaction_status == IDLE
         if at_rest or bits & ENDS:
@@ -147,9 +160,29 @@ class Watch:
             self.take_back()
         dirt = self._dirt_of_birth(query, conn)
         self.recorded |= dirt
+        if not dirt and self.judge(query, conn) & (CALLS | WRITES) == CALLS:
+            dirt = _MAYBE  # it may be a function that is not known yet to do something
+            self.undecided = False
         if dirt and self.born is not None:
             text = ClientCursor(conn).mogrify(query, params)
             self.born.append((dirt, text.encode(conn.info.encoding)))
+
+    def use(self, judge: Judge) -> None:
+        """Go by that judge from now on, or by what it has learned."""
+        self.judge = judge
+        self.known = judge.known
+
+    def decide(self) -> None:
+        """Say of what was done at birth, and may have changed the session, whether it did.
+
+        By what is known by now of the functions on the server.
+        """
+        hidden = self.judge.hidden
+        if self.born and self.undecided is not hidden:
+            for place, (kinds, text) in enumerate(self.born):
+                if kinds & MAYBE:
+                    self.born[place] = (MAYBE | (self.judge(text) & DIRT), text)
+        self.undecided = hidden
 
     def record_in_vain(self, query: Any, conn: Any) -> None:
         """A statement of the session's birth is about to be sent, in a way that has no text."""
@@ -270,6 +303,13 @@ def set_watch(conn: Any, judge: Judge) -> None:
     quick = not conn._watch.is_blind
     conn.cursor_factory = watched(conn.cursor_factory, quick)
     conn.server_cursor_factory = watched(conn.server_cursor_factory)
+
+
+def judge_by(conn: Any, judge: Judge) -> None:
+    """Have a connection that is watched judged by this judge, and by what it has learned."""
+    watch: Watch | None = getattr(conn, "_watch", None)
+    if watch is not None:
+        watch.use(judge)
 
 
 def _watch_of(conn: Any, judge: Judge) -> Watch:

@@ -20,6 +20,7 @@ from django.db.backends.postgresql import base
 from django_connpool.backends.mixin import PooledDatabaseWrapperMixin
 from django_connpool.backends.postgresql import base as plain
 from tests.databases import Databases, in_hand, in_thread, value
+from tests.pool.real.helpers import until_known
 
 # Python functions called in a request with one query, over those of a persistent connection of
 # Django's own. Lower it when you make the borrow leaner; a change that needs more says why.
@@ -83,6 +84,8 @@ def python_calls(work: Callable[[], None]) -> int:
 
 def round_trips(wrapper: Any, view: Callable[[Any], None]) -> int:
     """How often a request has the server answer, by libpq's own record of what was sent."""
+    if isinstance(wrapper, PooledDatabaseWrapperMixin):
+        until_known(wrapper.pool)
     wrapper.ensure_connection()
     pgconn = wrapper.connection.pgconn
     with tempfile.TemporaryFile() as record:

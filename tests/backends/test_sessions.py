@@ -20,6 +20,7 @@ from psycopg.types.enum import EnumInfo, register_enum
 from tests.cluster import Cluster, Server
 from tests.databases import Databases, connected, in_thread, in_threads, pid, value
 from tests.django_suite.server import debian
+from tests.pool.real.helpers import until_known
 
 ZONE = "SHOW TimeZone"
 
@@ -258,6 +259,7 @@ def test_types_registered_at_connection_created_stay_for_every_loan(
     cluster.execute("DROP TYPE IF EXISTS connpool_mood")
     cluster.execute("CREATE TYPE connpool_mood AS ENUM ('good', 'bad')")
     wrapper = databases.add(pool={"max_size": 1})
+    until_known(wrapper.pool)  # else the session is cleaned, which this one cannot be
     calls = []
 
     def register(connection: Any, **kwargs: Any) -> None:

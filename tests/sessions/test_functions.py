@@ -9,7 +9,6 @@ from django.core.management import call_command
 from django_connpool.checks import check_functions
 from django_connpool.functions import hiding_state
 from tests.databases import Databases
-from tests.sessions.corpus import HIDDEN_FUNCTIONS
 
 BODIES = {
     "sets": "BEGIN SET work_mem = '7MB'; END",
@@ -50,25 +49,34 @@ def wrapper(databases: Databases) -> Any:
 
 def test_functions_that_give_state_are_found(wrapper: Any) -> None:
     with wrapper.cursor() as cursor:
-        found = hiding_state(cursor, named=())
+        found, _ = hiding_state(cursor, named=())
     ours = {name.removeprefix("corpus.f_") for name in found if name.startswith("corpus.f_")}
     assert ours == {*BODIES, "atomic", "into"}
     assert {"corpus.set_tenant", "corpus.hidden_lock", "corpus.hidden_temp"} <= set(found)
 
 
-def test_those_that_are_named_are_not_told(wrapper: Any) -> None:
+def test_those_that_are_named_are_told_too_and_what_calls_them(wrapper: Any) -> None:
     with wrapper.cursor() as cursor:
-        found = hiding_state(cursor, named=[*HIDDEN_FUNCTIONS, "corpus.f_sets()"])
-    assert "corpus.hidden_zone" in found
-    named = {f"corpus.{name}" for name in ("set_tenant", "hidden_lock", "hidden_temp", "f_sets")}
-    assert not named & set(found)
+        cursor.execute(
+            "CREATE OR REPLACE FUNCTION corpus.f_caller() RETURNS void LANGUAGE sql "
+            "AS 'SELECT corpus.f_reads()'"
+        )
+        cursor.execute("SELECT 1")
+        found, users = hiding_state(cursor, named=["f_reads"])
+    assert "corpus.f_reads" in found
+    assert "corpus.f_caller" not in found
+    assert {"f_caller", "styled"} <= set(users)
+    assert not set(users) & {"f_reads", "f_local", "thing"}
 
 
 def test_the_check_asks_only_the_databases_it_is_told_to(wrapper: Any) -> None:
     assert check_functions() == check_functions(databases=[]) == []
     (warning,) = check_functions(databases=[wrapper.alias])
     assert warning.id == "django_connpool.W005"
+    assert warning.level == checks.INFO
     assert "corpus.set_tenant" in warning.msg
+    assert ", and so through " in warning.msg
+    assert "styled" in warning.msg
     assert "reset_functions" in str(warning.hint)
 
 

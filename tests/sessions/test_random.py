@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.databases import Databases, pid
+from tests.pool.real.helpers import until_known
 from tests.sessions.corpus import HARMLESS, STATEMENTS
 from tests.sessions.state import leaks
 
@@ -53,6 +54,7 @@ def test_a_session_equals_a_new_one_after_anything(
     wrapper = databases.add(
         "used", pool={"max_size": 1, "reset": reset}, options={"application_name": ""}
     )
+    until_known(wrapper.pool)  # else all is cleaned
     first = pid(wrapper)
     wrapper.close()
 

@@ -10,6 +10,7 @@ from django.db.transaction import TransactionManagementError
 
 from django_connpool.testing import assert_session_stays_clean
 from tests.databases import Databases, pid
+from tests.pool.real.helpers import until_known
 from tests.sessions.corpus import apply
 
 
@@ -25,22 +26,35 @@ def test_what_is_cleaned_passes(wrapper: Any) -> None:
         apply(wrapper, ("SET app.tenant = '42'",))
 
 
-def test_what_a_function_hides_is_listed(wrapper: Any) -> None:
+def test_what_was_not_seen_is_listed(wrapper: Any) -> None:
+    until_known(wrapper.pool)
     with (
         pytest.raises(AssertionError, match=r"advisory locks.*reset_functions"),
         assert_session_stays_clean(wrapper.alias),
     ):
-        apply(wrapper, ("SELECT corpus.hidden_lock()",))
+        wrapper.ensure_connection()
+        wrapper.connection.pgconn.exec_(b"SELECT pg_advisory_lock(4711)")
 
 
 def test_a_setting_of_ones_own_is_looked_at_when_it_is_named(wrapper: Any) -> None:
+    until_known(wrapper.pool)
+
+    def set_below_psycopg() -> None:
+        wrapper.ensure_connection()
+        wrapper.connection.pgconn.exec_(b"SET app.tenant = '42'")
+
     with assert_session_stays_clean(wrapper.alias):
-        apply(wrapper, ("SELECT corpus.set_tenant('42')",))
+        set_below_psycopg()
     with (
         pytest.raises(AssertionError, match=r"settings: app\.tenant is '42' instead of None"),
         assert_session_stays_clean(wrapper.alias, settings=["app.tenant"]),
     ):
-        apply(wrapper, ("SELECT corpus.set_tenant('42')",))
+        set_below_psycopg()
+
+
+def test_what_functions_do_is_cleaned(wrapper: Any) -> None:
+    with assert_session_stays_clean(wrapper.alias, settings=["app.tenant"]):
+        apply(wrapper, ("SELECT corpus.hidden_lock()", "SELECT corpus.set_tenant('42')"))
 
 
 def test_what_a_receiver_sets_up_is_no_leftover(wrapper: Any) -> None:

@@ -35,6 +35,17 @@ def until_waiting(pool: ConnectionPool[Any], count: int) -> None:
     until(lambda: pool.snapshot()["waiting"] == count)
 
 
+def until_known(pool: ConnectionPool[Any]) -> None:
+    """Return when the pool knows its server's functions: until then it cleans every session."""
+
+    def is_known() -> bool:
+        with pool.connection() as conn:
+            conn.execute("SELECT 1")
+        return not pool._trust.lost
+
+    until(is_known)
+
+
 def until_idle(pool: ConnectionPool[Any], count: int) -> None:
     """Return when so many connections are idle, and none is on its way in or out."""
     until(lambda: counts(pool) == (count, 0, 0))

@@ -14,7 +14,15 @@ from django_connpool.pool import ConnectionPool
 from tests import inside
 from tests.cluster import Server
 from tests.pool.real.conftest import MakePool
-from tests.pool.real.helpers import Borrower, pid, pids_of, until, until_idle, until_waiting
+from tests.pool.real.helpers import (
+    Borrower,
+    pid,
+    pids_of,
+    until,
+    until_idle,
+    until_known,
+    until_waiting,
+)
 from tests.proxy import Proxy
 
 Logged = Callable[[str], list[str]]
@@ -39,7 +47,9 @@ def _psycopg(request: pytest.FixtureRequest) -> Iterator[None]:
 
 @pytest.fixture
 def pool(make_pool: MakePool) -> ConnectionPool[Any]:
-    return make_pool(max_size=1, configure=in_autocommit)
+    pool = make_pool(max_size=1, configure=in_autocommit)
+    until_known(pool)  # else all is cleaned
+    return pool
 
 
 def make_dirty(pool: ConnectionPool[Any], statement: str = DIRTY) -> int:
@@ -112,6 +122,7 @@ def test_a_dirty_loan_sends_one_message_when_it_ends_and_none_later(
 
 def test_nobody_waits_for_a_clean_up_when_giving_back(make_pool: MakePool, proxy: Proxy) -> None:
     pool = make_pool(proxy.dsn(), max_size=2)
+    until_known(pool)
     first, second = pool.getconn(), pool.getconn()
     first.execute(DIRTY)
     first.commit()
@@ -262,6 +273,7 @@ def test_a_session_born_in_a_way_that_cannot_be_repeated_is_replaced(
 
     kwargs = {"cursor_factory": psycopg.RawCursor} if how == "raw" else {}
     pool = make_pool(max_size=1, configure=configure, kwargs=kwargs)
+    until_known(pool)  # until then it is replaced whatever was done
     before = make_dirty(pool, "SELECT 1")
     assert pids_of(pool, 1) == [before]
     make_dirty(pool)
@@ -352,6 +364,7 @@ def test_a_session_born_past_the_watch_is_replaced_when_it_gets_dirty(make_pool:
         psycopg.ClientCursor(conn).execute("SET work_mem = '9MB'")
 
     pool = make_pool(max_size=1, configure=configure)
+    until_known(pool)  # until then it is replaced whatever was done
     before = make_dirty(pool, "SELECT 1")
     assert pids_of(pool, 1) == [before]
     make_dirty(pool)
@@ -428,6 +441,7 @@ def test_what_psycopg_has_prepared_under_other_names_is_not_the_next_borrowers(
 
 def test_local_names_need_no_clean_up_where_psycopg_prepares_nothing(make_pool: MakePool) -> None:
     pool = make_pool(max_size=1, kwargs={"prepare_threshold": None})
+    until_known(pool)
     make_dirty(pool, "SET LOCAL search_path TO names")
     (slot,) = inside.slots(pool)
     assert not inside.is_being_cleaned(slot)

@@ -19,6 +19,7 @@ from tests.pool.real.helpers import (
     run_python,
     until,
     until_idle,
+    until_known,
     until_waiting,
 )
 
@@ -29,6 +30,7 @@ def test_an_open_transaction_is_rolled_back_and_its_culprit_named(
     make_pool: MakePool, logged: Logged
 ) -> None:
     pool = make_pool(max_size=1)
+    until_known(pool)
     conn = pool.getconn()
     conn.execute("CREATE TABLE never_committed (x int)")
     pool.putconn(conn)
