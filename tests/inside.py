@@ -39,6 +39,7 @@ from django_connpool.pool import (
 from django_connpool.pool import maintenance as maintenance_module
 from django_connpool.pool.closing import await_end, end_of, say_goodbye  # noqa: F401
 from django_connpool.pool.growth import PATIENCE, patience, worth_opening  # noqa: F401
+from django_connpool.pool.hidden import find, query  # noqa: F401
 from django_connpool.pool.maintenance import Maintenance, maintenance
 from django_connpool.pool.outage import (  # noqa: F401
     FIRST_RETRY,
@@ -391,6 +392,31 @@ def be_a_child_of_python(monkeypatch: Any) -> None:
     monkeypatch.setattr(uwsgi, "_pid", -1)
 
 
+def knows_functions(pool: Any) -> bool:
+    """Whether the pool knows which functions on its server change a session."""
+    return not pool._trust.lost
+
+
+def hidden(pool: Any) -> Any:
+    """What the pool has found of such functions; None when there is none, or nothing known."""
+    return pool._dirt_of.hidden
+
+
+def unread_answers(pool: Any) -> list[Any]:
+    """What servers have told of their functions, and nobody has read yet."""
+    return list(pool._trust.answers)
+
+
+def ask_of_functions(monkeypatch: Any, text: bytes) -> None:
+    """Have the server be asked by this query for its functions."""
+    monkeypatch.setattr(_module("pool.hidden"), "query", lambda version: text)
+
+
+def told_of_loans() -> frozenset[str]:
+    """The methods of wrappers that foreign classes are told of each loan by."""
+    return frozenset(_module("backends.stacked").TOLD)
+
+
 def say_again(monkeypatch: Any) -> None:
     """Have what is said once for a process be said, although it was before."""
     monkeypatch.setattr(_module("pool.foreign"), "_said", set())
@@ -709,6 +735,8 @@ TUNABLE: dict[str, tuple[str, ...]] = {
     "hanging": ("pool.supply.HANGING",),
     # For the answer to a ping.
     "ping_timeout": ("pool.lending.PING_TIMEOUT",),
+    # After which a connection that is opened is a reason to ask for functions anew.
+    "ask_again": ("pool.trust.ASK_AGAIN",),
     # How long a fork waits for the maintenance thread, and this after a failure of its own.
     "parking": ("pool.maintenance.PARKING",),
     "failure_pause": ("pool.maintenance.FAILURE_PAUSE",),

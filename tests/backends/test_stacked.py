@@ -14,7 +14,7 @@ from django.db.backends.postgresql import base as django_base
 import django_connpool
 from django_connpool.backends.mixin import PooledDatabaseWrapperMixin
 from django_connpool.backends.postgresql import base as plain
-from django_connpool.backends.stacked import TOLD
+from tests import inside
 from tests.databases import Databases, on_loan, pid, value
 
 MODES = ["request", "transaction"]
@@ -68,7 +68,7 @@ def request(wrapper: Any) -> None:
     wrapper.close_if_unusable_or_obsolete()
 
 
-ONCE = sorted(TOLD - {"ensure_connection", "set_autocommit", "_set_autocommit"})
+ONCE = sorted(inside.told_of_loans() - {"ensure_connection", "set_autocommit", "_set_autocommit"})
 
 
 @pytest.mark.parametrize("release", MODES)
@@ -94,7 +94,9 @@ def test_all_of_them_are_called_in_the_order_of_djangos(
     for place in ("nowhere", where):
         calls = heard[place] = []
         wrapper = stack(place).make(
-            sorted(TOLD), lambda wrapper, name, calls=calls: calls.append(name), release=release
+            sorted(inside.told_of_loans()),
+            lambda wrapper, name, calls=calls: calls.append(name),
+            release=release,
         )
         for _ in range(3):
             request(wrapper)
@@ -226,7 +228,7 @@ def test_where_nobody_overrides_anything_nobody_is_asked() -> None:
 def test_without_a_pool_it_is_djangos_own(stack: Callable[[str], Stack], where: str) -> None:
     calls: Counter[str] = Counter()
     made = stack(where)
-    wrapper = made.make(sorted(TOLD), lambda wrapper, name: calls.update([name]))
+    wrapper = made.make(sorted(inside.told_of_loans()), lambda wrapper, name: calls.update([name]))
     wrapper.settings_dict["OPTIONS"]["pool"] = False
     request(wrapper)
     assert (calls["connect"], calls["_close"], calls["close"]) == (1, 1, 1)

@@ -25,6 +25,7 @@ REMAIN = {
     "_is_owned": "of threading: whether a lock is in this thread's hand",
     "_registry": "of weakref: how many finalizers there are",
     "_base_environ": "of Django's RequestFactory: the environment of a request for a WSGI handler",
+    "_cursor": "of Django's wrappers: what other packages override",
     "_close": "of Django's wrappers: what our wrapper overrides",
     "_connections": "of Django: a thread's wrapper, without making one",
     "_nodb_cursor": "of Django's wrappers: a cursor where the database does not exist yet",

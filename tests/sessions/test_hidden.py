@@ -11,9 +11,10 @@ import pytest
 from psycopg import sql
 
 from django_connpool.pool import ConnectionPool
-from django_connpool.pool.hidden import find, query
+from tests import inside
 from tests.cluster import Server
 from tests.databases import Databases
+from tests.inside import find, query
 from tests.pool.real.helpers import until, until_known
 
 _numbers = itertools.count(1)
@@ -199,7 +200,7 @@ def learned(pool: ConnectionPool[Any]) -> ConnectionPool[Any]:
 
 def clean_up(pool: ConnectionPool[Any]) -> Any:
     """The clean-up under way in the pool's only connection, which is idle."""
-    (slot,) = pool._idle
+    (slot,) = inside.idle(pool)
     return slot.cleaning
 
 
@@ -245,7 +246,7 @@ def test_what_changes_nothing_is_not_cleaned(make: MakePool, statement: str) -> 
 
 def test_where_nothing_is_hidden_nothing_is_paid(make: MakePool, blank: str) -> None:
     pool = learned(make(blank))
-    assert pool._dirt_of.hidden is None
+    assert inside.hidden(pool) is None
     served(pool, "SELECT 1")
     assert clean_up(pool) is None
 
@@ -261,9 +262,9 @@ def test_until_it_is_known_every_session_is_cleaned(make: MakePool, blank: str) 
 def test_a_pool_that_fills_up_with_nobody_waiting_asks_at_once(make: MakePool) -> None:
     pool = make(min_size=1)
     pool.wait()
-    assert pool._dirt_of.hidden is None
+    assert inside.hidden(pool) is None
     served(pool)
-    until(lambda: pool._dirt_of.hidden is not None)
+    until(lambda: inside.hidden(pool) is not None)
 
 
 def test_no_session_is_cleaned_or_asked_where_that_is_not_wanted(make: MakePool) -> None:
@@ -272,14 +273,14 @@ def test_no_session_is_cleaned_or_asked_where_that_is_not_wanted(make: MakePool)
         pool, "SELECT 1", "CREATE OR REPLACE FUNCTION f() RETURNS int LANGUAGE sql AS 'SELECT 1'"
     )
     assert clean_up(pool) is None
-    assert not pool._trust.lost
+    assert inside.knows_functions(pool)
 
 
 def test_a_loan_that_began_before_it_was_known_is_cleaned(make: MakePool) -> None:
     pool = make(max_size=2)
     with pool.connection() as early:
         early.execute("SELECT set_tenant('early')")
-        until(lambda: (served(pool, "SELECT 1"), pool._dirt_of.hidden)[1])
+        until(lambda: (served(pool, "SELECT 1"), inside.hidden(pool))[1])
     assert [tenant(pool) for _ in range(2)] == [None, None]
     with pool.connection() as one, pool.connection() as two:
         assert [conn.execute(f"SELECT NULLIF({TENANT}, '')").fetchone() for conn in (one, two)] == [
@@ -299,9 +300,9 @@ def test_a_function_made_by_a_borrower_is_found(make: MakePool, blank: str) -> N
     assert tenant(pool) is None
     served(learned(pool), "SELECT late('a')")
     assert clean_up(pool).undoes
-    assert pool._dirt_of.hidden.names == {"late"}
+    assert inside.hidden(pool).names == {"late"}
     served(pool, "DROP FUNCTION late")
-    assert learned(pool)._dirt_of.hidden is None
+    assert inside.hidden(learned(pool)) is None
 
 
 def test_while_a_definition_may_not_be_committed_all_is_cleaned(make: MakePool, blank: str) -> None:
@@ -314,14 +315,14 @@ def test_while_a_definition_may_not_be_committed_all_is_cleaned(make: MakePool, 
             assert clean_up(pool).undoes
             assert clean_up(pool).answer is None
         definer.execute("COMMIT")
-    assert pool._trust.lost
+    assert not inside.knows_functions(pool)
     learned(pool)
 
 
 def test_a_later_connection_asks_again(
     make: MakePool, blank: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("django_connpool.pool.trust.ASK_AGAIN", 0.0)
+    inside.tune(monkeypatch, ask_again=0.0)
     pool = learned(make(blank))
     with psycopg.connect(blank, autocommit=True) as conn:
         conn.execute(
@@ -341,20 +342,20 @@ def test_two_databases_of_one_pool_do_not_forget_each_other(
     pool = make(lambda: next(places), max_uses=2)
     for _ in range(6):
         learned(pool)
-    assert "set_tenant" in pool._dirt_of.hidden.names
+    assert "set_tenant" in inside.hidden(pool).names
 
 
 def test_a_server_that_does_not_tell_is_asked_again_later_and_all_is_cleaned(
     make: MakePool, blank: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("django_connpool.pool.hidden.query", lambda version: b"SELECT 1 / 0")
+    inside.ask_of_functions(monkeypatch, b"SELECT 1 / 0")
     pool = make(blank)
     pids = set()
     for _ in range(5):
         ((pid,),) = served(pool, "SELECT pg_backend_pid()")
         pids.add(pid)
         assert clean_up(pool).undoes
-        until(lambda: not pool._trust.answers)
+        until(lambda: not inside.unread_answers(pool))
     assert len(pids) == 1  # nothing is wrong with the session
     until(lambda: caplog.text.count("division by zero") == 1)
 
@@ -379,7 +380,7 @@ def test_what_configure_asked_is_not_asked_again_once_it_is_known(make: MakePool
 
     pool = learned(make(configure=configure))
     served(pool, "SELECT set_tenant('a')")
-    (slot,) = pool._idle
+    (slot,) = inside.idle(pool)
     assert [kinds for kinds, _ in slot.watch.born if kinds & slot.cleaning.undoes] == []
 
 
@@ -389,7 +390,7 @@ def test_a_session_that_cannot_be_cleaned_is_asked_before_it_is_closed(make: Mak
 
     pool = make(configure=configure)
     ((first,),) = served(pool, "SELECT pg_backend_pid()")
-    until(lambda: (tenant(pool), pool._dirt_of.hidden)[1])
+    until(lambda: (tenant(pool), inside.hidden(pool))[1])
     learned(pool)
     assert served(pool, "SELECT pg_backend_pid()") != [(first,)]
     ((first,),) = served(pool, "SELECT pg_backend_pid()")

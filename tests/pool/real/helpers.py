@@ -15,6 +15,7 @@ from typing import Any
 import psycopg
 
 from django_connpool.pool import ConnectionPool
+from tests import inside
 
 LOGGER = "django_connpool.pool"
 DEADLINE = 30.0  # seconds: when what should happen soon is given up
@@ -41,7 +42,7 @@ def until_known(pool: ConnectionPool[Any]) -> None:
     def is_known() -> bool:
         with pool.connection() as conn:
             conn.execute("SELECT 1")
-        return not pool._trust.lost
+        return inside.knows_functions(pool)
 
     until(is_known)
 
