@@ -15,7 +15,7 @@ import django_connpool
 from django_connpool.backends.mixin import PooledDatabaseWrapperMixin
 from django_connpool.backends.postgresql import base as plain
 from tests import inside
-from tests.databases import Databases, on_loan, pid, value
+from tests.databases import Databases, in_hand, on_loan, pid, value
 
 MODES = ["request", "transaction"]
 DJANGOS, PLAIN = django_base.DatabaseWrapper, plain.DatabaseWrapper
@@ -208,7 +208,7 @@ def test_what_is_set_at_each_loan_as_at_birth_does_not_keep_the_session(
     first = pid(wrapper)
     for _ in range(3):
         assert value(wrapper, "SHOW search_path") == "pg_catalog"
-        assert wrapper.connection is None
+        assert in_hand(wrapper) is None
     assert pid(wrapper) == first
     tenant = "spare"
     assert value(wrapper, "SHOW app.tenant") == "one"
@@ -232,7 +232,7 @@ def test_without_a_pool_it_is_djangos_own(stack: Callable[[str], Stack], where: 
     wrapper.settings_dict["OPTIONS"]["pool"] = False
     request(wrapper)
     assert (calls["connect"], calls["_close"], calls["close"]) == (1, 1, 1)
-    assert wrapper.connection is None
+    assert in_hand(wrapper) is None
 
 
 @pytest.mark.parametrize("where", ["below", "above"])
