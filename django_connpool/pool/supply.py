@@ -160,7 +160,8 @@ class Supply(Line):
             self._schedule_retry(outage)
             return False
         # In a process that loads, nobody else is there to give back, or to look again.
-        if self._queue and (self._growth_is_worth_it() or uwsgi.is_loading()):
+        alone = uwsgi.is_loading() and len(self._queue) > len(self._opening)
+        if self._queue and (alone or self._growth_is_worth_it()):
             self._grew_at = self._clock()
             return True
         return self._lacks_minimum()
@@ -355,7 +356,9 @@ class Supply(Line):
         """Under the lock: there is no connection, so the next attempt has to wait a little."""
         self._last_error = error
         if self._outage is None:
-            self._outage = Outage(error, now, kind, self.outage_patience)
+            # In a process of uWSGI's that loads nobody tries on while somebody waits.
+            young_for = 0.0 if uwsgi.is_loading() else self.outage_patience
+            self._outage = Outage(error, now, kind, young_for)
         else:
             self._outage.another(error, now, bool(self._queue), kind, began)
 

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -47,8 +48,10 @@ def serving(folder: Path, port: int, *arguments: str, **environ: str) -> Iterato
 @contextmanager
 def running(folder: Path, *arguments: str, **environ: str) -> Iterator[Served]:
     """A process that goes on; killed at the end, with its children, if it still runs."""
-    log = folder / "log"
-    with log.open("w") as output:
+    # Of its own: two tests may run servers in the same folder at a time.
+    handle, name = tempfile.mkstemp(prefix="log-")
+    log = Path(name)
+    with open(handle, "w") as output:
         process = subprocess.Popen(
             [sys.executable, *arguments],
             cwd=folder,

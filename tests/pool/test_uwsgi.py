@@ -7,7 +7,9 @@ import sys
 import types
 from typing import Any
 
+import psycopg
 import pytest
+from psycopg.conninfo import make_conninfo
 
 from django_connpool.pool import ConnectionPool, PoolTimeout
 from tests import inside
@@ -170,3 +172,11 @@ def test_whoever_waits_for_the_minimum_as_it_is_loaded_gets_it(host: Any, dsn: s
         assert pool.snapshot()["size"] == 0
         pool.wait()
         assert pool.snapshot()["size"] == 2
+
+
+def test_a_server_that_is_away_is_not_waited_for_as_it_is_loaded(host: Any, dsn: str) -> None:
+    host()
+    nowhere = make_conninfo(dsn, host="127.0.0.1", port="1")
+    pool = ConnectionPool(nowhere, min_size=0, max_size=1, timeout=600, outage_patience=600)
+    with pool, pytest.raises(psycopg.OperationalError, match="refused"):
+        pool.getconn()
