@@ -61,7 +61,7 @@ def stages() -> list[Stage]:
         for environment, seconds in (
             ("newest-deep", 210),
             ("newest-ways", 120),
-            ("works-with", 70),
+            ("works-with", 90),
             ("oldest-deep", 210),
             ("py313-django61-psycopg32-pool", 50),
             ("py312-django61", 30),

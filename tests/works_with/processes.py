@@ -15,7 +15,7 @@ import pytest
 from tests.cluster import Server
 
 ROOT = Path(__file__).resolve().parents[2]
-SECONDS = 90
+SECONDS = 200
 ENGINES = {
     "engine": "django_connpool.backends.postgresql",
     "mixin": "tests.works_with.pooled",
