@@ -21,7 +21,7 @@ def seen():
     return {
         "threads": len(threading.enumerate()),
         "sockets": len(sockets),
-        "asked": os.path.exists(f"{folder}/{os.getpid()}.sock"),
+        "asked": any(name.startswith(f"{os.getpid()}-") for name in os.listdir(folder)),
     }
 
 def is_socket(fd):
