@@ -12,7 +12,7 @@ from django.db.backends.signals import connection_created
 
 from django_connpool.backends.postgresql import base as plain
 from tests.cluster import Server
-from tests.databases import Databases, connected, in_thread, on_loan, pid, value
+from tests.databases import Databases, connected, in_hand, in_thread, on_loan, pid, value
 from tests.testproject.processes import wait_until
 
 MODES = ["request", "transaction"]
@@ -81,7 +81,7 @@ def test_a_connection_whose_receiver_fails_is_closed_and_the_next_is_tried_anew(
     for _ in range(2):
         with pytest.raises(error, match="not today"):
             pid(wrapper)
-        assert wrapper.connection is None
+        assert in_hand(wrapper) is None
         assert on_loan(wrapper) == 0
     assert in_thread(lambda: is_set_up(connections["spare"]))
     assert is_set_up(wrapper)
@@ -123,7 +123,7 @@ def test_nobody_borrows_a_connection_while_it_is_set_up(
     receive(receiver)
     pid(wrapper)
     assert seen == [1, 1]
-    assert wrapper.connection is None
+    assert in_hand(wrapper) is None
     assert on_loan(wrapper) == 0
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any
 
 import psycopg
@@ -14,6 +15,7 @@ from tests.cluster import Server
 from tests.databases import Databases
 from tests.sessions import corpus
 from tests.sessions.state import full_state
+from tests.testproject.processes import wait_until
 
 View = Callable[[Any], Any]
 
@@ -24,7 +26,15 @@ def objects(cluster: Server) -> Iterator[None]:
     with psycopg.connect(cluster.dsn(), autocommit=True) as conn:
         conn.execute(corpus.SETUP)
         yield
-        conn.execute(corpus.TEARDOWN)
+
+        def is_removed() -> bool:
+            # A session that has just been closed may still be at dropping its temporary tables.
+            with suppress(psycopg.errors.DependentObjectsStillExist):
+                conn.execute(corpus.TEARDOWN)
+                return True
+            return False
+
+        wait_until(is_removed, "the corpus is removed")
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ from tests.pool.real.helpers import (
     served,
     until,
     until_idle,
+    until_known,
     until_waiting,
 )
 
@@ -169,6 +170,7 @@ def test_always_asks_those_in_line_too(
 ) -> None:
     asked = inside.pings(monkeypatch)
     pool = make_pool(max_size=1, check="always")
+    until_known(pool)  # a session that is cleaned needs no ping
     holder = holder_of(pool)
     waiter = Borrower(pool)
     until_waiting(pool, 1)
