@@ -184,6 +184,22 @@ def test_the_line_of_async_work_under_a_name(databases: Databases, leak_after: f
     )
 
 
+def test_the_line_of_async_work_that_runs_at_the_moment(databases: Databases) -> None:
+    spare = databases.add(pool={"max_size": 2})
+    loans: list[dict[str, Any]] = []
+
+    def look() -> None:
+        loans.extend(spare.pool.snapshot()["loans"])  # at: look
+
+    async def job() -> None:
+        async with django_connpool.scope("job 17"):
+            await sync_to_async(list)(query())
+            look()
+
+    asyncio.run(job())
+    assert marked(loans[0]["at"]) == "at: look"
+
+
 def test_the_line_of_a_thread_of_an_executor(databases: Databases) -> None:
     spare = databases.add(pool={"max_size": 2, "leak_after": 600})
     with ThreadPoolExecutor(1) as executor:

@@ -519,8 +519,12 @@ class PooledDatabaseWrapperMixin(WorkMixin, EarlyReleaseMixin):
         return conf.strip(super().get_connection_params())
 
     def ensure_timezone(self) -> bool:
-        """Django calls this when TIME_ZONE or USE_TZ changed: new loans come from a new pool."""
-        self._leave_pool()
+        """Django calls this when TIME_ZONE or USE_TZ changed: new loans come from a new pool.
+
+        Django 4.2 also does where a connection begins.
+        """
+        if not self.is_told:
+            self._leave_pool()
         return bool(super().ensure_timezone())
 
 

@@ -93,10 +93,27 @@ def _of_coroutine(coroutine: Any) -> Iterator[FrameType]:
     """The frames of a coroutine and of what it awaits, the innermost first."""
     frames = []
     while inspect.iscoroutine(coroutine):
-        if coroutine.cr_frame is not None:
-            frames.append(coroutine.cr_frame)
+        frame = coroutine.cr_frame
+        if frame is not None:
+            frames.append(frame)
+            if coroutine.cr_running:  # it awaits nothing: what it has called runs in some thread
+                yield from _above(frame)
+                break
         coroutine = coroutine.cr_await
-    return reversed(frames)
+    yield from reversed(frames)
+
+
+def _above(frame: FrameType) -> list[FrameType]:
+    """The frames of calls that a frame waits for, the innermost first; none if it runs nowhere."""
+    for innermost in sys._current_frames().values():
+        above: list[FrameType] = []
+        one: FrameType | None = innermost
+        while one is not None and one is not frame:
+            above.append(one)
+            one = one.f_back
+        if one is frame:
+            return above
+    return []
 
 
 def best(frames: Iterator[FrameType]) -> FrameType | None:
