@@ -6,6 +6,7 @@ import contextvars
 import logging
 import random
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -37,6 +38,11 @@ class Stop(Exception):
 
 class AtAnOpcode(Interrupter):
     """Strikes between any two instructions, also where CPython would not."""
+
+    def __enter__(self) -> Interrupter:
+        # Python 3.12 tells of them only if some frame wanted to know when tracing began.
+        sys._getframe().f_trace_opcodes = True
+        return super().__enter__()
 
     def _trace(self, frame: FrameType, event: str, _: Any) -> Any:
         if not self._concerns(frame):

@@ -11,7 +11,7 @@ import pytest
 from tests import inside
 from tests.pool.real.helpers import DEADLINE, until
 
-from .fake import FakeServer, working_pool
+from .fake import FakeMaintenance, FakeServer, working_pool
 from .test_model import TIMEOUT, PoolMachine
 
 Play = Callable[..., PoolMachine]
@@ -121,7 +121,11 @@ def test_an_interrupt_after_a_loan_was_handed_on_leaves_it_to_its_new_owner() ->
         until(lambda: got)
         raise KeyboardInterrupt
 
-    with working_pool(FakeServer(), max_size=1) as pool:
+    # Nobody else looks after the pool: what is interrupted is done in this thread.
+    with (
+        inside.maintained_by(FakeMaintenance()),
+        working_pool(FakeServer(), max_size=1) as pool,
+    ):
         conn = pool.getconn()
         waiting = threading.Thread(target=borrow)
         waiting.start()
