@@ -205,7 +205,9 @@ class FakePGconn:
 
     def get_result(self) -> Any:
         self._results -= 1
-        return SimpleNamespace(status=self.answers) if self._results >= 0 else None
+        if self._results < 0:
+            return None
+        return SimpleNamespace(status=self.answers, fname=lambda column: None)
 
     def exec_(self, statement: bytes) -> Any:
         if not self.is_alive:

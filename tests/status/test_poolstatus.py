@@ -293,6 +293,7 @@ def test_asking_makes_no_pool_and_needs_no_server(status_dir: Path) -> None:
 
 
 NOWHERE = "postgres://nobody@127.0.0.1:1/shop"
+UNBUFFERED = "PYTHONUNBUFFERED"
 
 
 def test_a_process_that_hangs_is_told_by_the_exit_status(status_dir: Path) -> None:
@@ -314,10 +315,13 @@ def test_a_process_that_hangs_is_told_by_the_exit_status(status_dir: Path) -> No
 
 
 def test_a_reader_that_has_seen_enough_ends_it_quietly(status_dir: Path) -> None:
+    buffered = {
+        key: item for key, item in environ(status_dir, NOWHERE).items() if key != UNBUFFERED
+    }
     with subprocess.Popen(
         command("--watch", "0.01", "--format", "json"),
         cwd=ROOT,
-        env=environ(status_dir, NOWHERE),
+        env=buffered,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

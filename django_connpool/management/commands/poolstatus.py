@@ -4,6 +4,7 @@ import argparse
 import os
 import shutil
 import socket
+import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -117,7 +118,7 @@ class Command(BaseCommand):
     def _stop_writing(self) -> None:
         """Have the interpreter's end, which writes what is left in the buffer, not fail again."""
         with suppress(OSError), open(os.devnull, "wb") as nothing:
-            os.dup2(nothing.fileno(), self.stdout.fileno())
+            os.dup2(nothing.fileno(), sys.stdout.fileno())
 
     def _show_table(self, report: Report, watching: bool) -> None:
         found = report.collected
