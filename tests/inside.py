@@ -402,6 +402,18 @@ def hidden(pool: Any) -> Any:
     return pool._dirt_of.hidden
 
 
+def doubt_functions(pool: Any) -> None:
+    """Have the pool not know which functions on its server change a session."""
+    for one in pool._slots:
+        pool._trust.opened(one, pool._clock())
+
+
+def make_of_no_more_use(conn: Any) -> None:
+    """Have a session that was born in a way that cannot be told, so that it cannot be cleaned."""
+    conn._slot.watch = watch.Watch(statements.Judge())
+    conn._slot.watch.born = None
+
+
 def unread_answers(pool: Any) -> list[Any]:
     """What servers have told of their functions, and nobody has read yet."""
     return list(pool._trust.answers)

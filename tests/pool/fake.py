@@ -134,6 +134,8 @@ _pids = itertools.count(1)
 class FakePGconn:
     """What the pool uses of psycopg's PGconn."""
 
+    db, host, port, server_version = b"fake", b"localhost", b"5432", 180000
+
     def __init__(self, server: FakeServer) -> None:
         self.server = server
         self.near_end, self.far_end = socket.socketpair()
@@ -241,6 +243,8 @@ class FakePGconn:
 
 class FakeConnection:
     """What the pool uses of psycopg's Connection, and what a borrower does to it."""
+
+    info = SimpleNamespace(encoding="utf-8")
 
     def __init__(self, pgconn: FakePGconn) -> None:
         self.pgconn = pgconn

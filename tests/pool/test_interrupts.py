@@ -481,6 +481,33 @@ def sessions_being_cleaned(pool: ConnectionPool[Any]) -> Iterator[Step]:
 
 
 @contextmanager
+def a_question_to_be_asked(pool: ConnectionPool[Any]) -> Iterator[Step]:
+    pool.putconn(pool.getconn())
+    inside.doubt_functions(pool)
+    yield borrow_and_give_back
+
+
+@contextmanager
+def a_question_that_is_under_way(pool: ConnectionPool[Any]) -> Iterator[Step]:
+    """The pool asks its server for functions; the answer is taken, and it may ask again."""
+    pool.putconn(pool.getconn())
+    inside.doubt_functions(pool)
+    pool.putconn(pool.getconn())
+    yield borrow_and_give_back
+
+
+@contextmanager
+def a_question_in_a_session_of_no_more_use(pool: ConnectionPool[Any]) -> Iterator[Step]:
+    """It cannot be cleaned, and is closed with the answer."""
+    inside.change(pool, cleans_always=True)
+    conn = pool.getconn()
+    inside.doubt_functions(pool)
+    inside.make_of_no_more_use(conn)
+    pool.putconn(conn)
+    yield borrow_and_give_back
+
+
+@contextmanager
 def the_only_session_being_cleaned(pool: ConnectionPool[Any]) -> Iterator[Step]:
     inside.change(pool, cleans_always=True)
     pool.putconn(pool.getconn())
@@ -944,6 +971,9 @@ SCENES = [
     a_session_to_clean,
     sessions_being_cleaned,
     the_only_session_being_cleaned,
+    a_question_to_be_asked,
+    a_question_that_is_under_way,
+    a_question_in_a_session_of_no_more_use,
     sessions_being_cleaned_for_who_waits,
     a_clean_up_that_fails,
     a_clean_up_that_dies,
