@@ -23,9 +23,9 @@ ANSWER_TIMEOUT = 2.0  # seconds for it to say that it is alive
 LOOK_AGAIN = 0.5  # seconds
 
 _SSL_REQUEST = struct.pack("!II", 8, 80877103)  # PostgreSQL docs, "Message Formats"
-# Of `struct tcp_info` in <linux/tcp.h>: tcpi_last_data_sent, _last_ack_sent, _last_data_recv.
-_TIMES = struct.Struct("=III")
-_TIMES_AT = 44
+# Of `struct tcp_info` in <linux/tcp.h>: tcpi_backoff, tcpi_rto (microseconds), and, in
+# milliseconds, tcpi_last_data_sent, _last_ack_sent, _last_data_recv.
+_TCP_INFO = struct.Struct("=4xB3xI32xIII")
 
 
 def is_busy(slot: Slot) -> bool:
@@ -41,11 +41,13 @@ def silence(slot: Slot) -> float:
     if slot.end is None or tcp_info is None:
         return 0.0
     try:
-        told = slot.end.getsockopt(socket.IPPROTO_TCP, tcp_info, _TIMES_AT + _TIMES.size)
-        sent, _, came = _TIMES.unpack_from(told, _TIMES_AT)
+        told = slot.end.getsockopt(socket.IPPROTO_TCP, tcp_info, _TCP_INFO.size)
+        backoff, rto, sent, _, came = _TCP_INFO.unpack(told)
     except (OSError, struct.error):  # a Unix socket: its other end does not vanish
         return 0.0
-    return float(min(sent, came)) / 1000
+    # What nobody acknowledges is sent again, each time after twice as long: so long ago it was new.
+    again = rto / 1e6 * (1 - 0.5**backoff)
+    return float(min(sent / 1000 + again, came / 1000))
 
 
 def answers(pgconn: Any, timeout: float = ANSWER_TIMEOUT) -> bool:
