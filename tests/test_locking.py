@@ -49,10 +49,10 @@ def works(wrapper: Any, wait: Callable[[], None]) -> list[BaseException | None]:
     return in_threads([lambda n=n: work(n) for n in range(HOLDERS)], 2 * DEADLINE)
 
 
-def assert_told(outcomes: list[BaseException | None]) -> None:
+def assert_told(outcomes: list[BaseException | None], most: int = HOLDERS - 1) -> None:
     """One is told and gives back, which lets the others go on."""
     told = [str(error) for error in outcomes if error is not None]
-    assert 1 <= len(told) < HOLDERS
+    assert 1 <= len(told) <= most
     for text in told:
         assert "waits for each other" in text
         assert all(f"job {number}" in text for number in range(HOLDERS))
@@ -103,7 +103,9 @@ def in_async_threads(alias: str) -> None:
     ],
 )
 def test_work_that_waits_for_its_threads(spare: Any, how: Callable[[str], None]) -> None:
-    assert_told(works(spare, lambda: how(spare.alias)))
+    # Of two threads that know nothing, one that is told does not end the wait for the other.
+    most = HOLDERS if how is in_threads_that_know_nothing else HOLDERS - 1
+    assert_told(works(spare, lambda: how(spare.alias)), most)
 
 
 def test_work_that_waits_for_itself(databases: Databases, spare: Any) -> None:

@@ -45,11 +45,12 @@ def test_an_unknown_database_is_named(databases: Databases) -> None:
 
 
 def test_no_server_is_said_at_once(databases: Databases) -> None:
-    fails(databases.add(HOST="127.0.0.1", PORT=1), "Connection refused")
+    wrapper = databases.add(HOST="127.0.0.1", PORT=1, pool={"outage_patience": 0.1})
+    fails(wrapper, "Connection refused")
 
 
 def test_each_of_many_borrowers_is_told_that_there_is_no_server(databases: Databases) -> None:
-    wrapper = databases.add(HOST="127.0.0.1", PORT=1, pool={"max_size": 2})
+    wrapper = databases.add(HOST="127.0.0.1", PORT=1, pool={"max_size": 2, "outage_patience": 0.1})
 
     def work() -> str:
         try:
@@ -64,7 +65,7 @@ def test_each_of_many_borrowers_is_told_that_there_is_no_server(databases: Datab
 def test_the_server_is_asked_again_when_it_is_back(
     databases: Databases, throwaway_cluster: Cluster
 ) -> None:
-    wrapper = databases.add(server=throwaway_cluster)
+    wrapper = databases.add(server=throwaway_cluster, pool={"outage_patience": 0.1})
     pid(wrapper)
     wrapper.close()
     throwaway_cluster.stop()

@@ -281,7 +281,7 @@ def test_a_signal_handler_that_waits_does_not_hold_up_who_was_served_before() ->
 def test_in_a_suspended_pool_nobody_is_refused_for_an_outage() -> None:
     server = FakeServer()
     server.state = "down"
-    with working_pool(server) as pool:
+    with working_pool(server, outage_patience=0.1) as pool:
         with pytest.raises(OperationalError, match="refused"):
             pool.getconn()
         pool.suspend()
@@ -335,7 +335,7 @@ def test_on_a_full_server_the_place_of_a_connection_being_closed_is_waited_for()
 def test_on_a_full_server_who_cannot_have_that_place_is_told() -> None:
     server = FakeServer()
     server.places, server.lingers = 1, True
-    with working_pool(server, max_uses=1, max_size=2) as pool:
+    with working_pool(server, max_uses=1, max_size=2, outage_patience=0.1) as pool:
         pool.putconn(pool.getconn())
         errors: list[BaseException] = []
 

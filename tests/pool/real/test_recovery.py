@@ -123,7 +123,7 @@ def test_a_loan_that_died_unnoticed_is_not_handed_to_the_next_in_line(
 def test_while_the_server_is_away_borrowers_are_told_at_once_and_then_it_is_back(
     make_pool: MakePool, frail_cluster: Cluster
 ) -> None:
-    pool = make_pool(frail_cluster.dsn(), min_size=2)
+    pool = make_pool(frail_cluster.dsn(), min_size=2, outage_patience=0.1)
     pool.wait()
     frail_cluster.stop()
     with pytest.raises(psycopg.OperationalError, match="refused") as caught:

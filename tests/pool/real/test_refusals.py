@@ -78,12 +78,13 @@ def test_an_unknown_database_reaches_the_borrower_at_once(
 def test_a_port_where_nobody_listens_reaches_the_borrower_at_once(make_pool: MakePool) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
-        pool = make_pool(f"host=127.0.0.1 port={unused.getsockname()[1]}")
+        conninfo = f"host=127.0.0.1 port={unused.getsockname()[1]}"
+        pool = make_pool(conninfo, outage_patience=0.1)
         assert "refused" in refused_at_once(pool)
 
 
 def test_a_name_that_does_not_resolve_reaches_the_borrower_at_once(make_pool: MakePool) -> None:
-    pool = make_pool("host=nowhere.invalid")
+    pool = make_pool("host=nowhere.invalid", outage_patience=0.1)
     assert "nowhere.invalid" in refused_at_once(pool)
 
 
@@ -167,7 +168,7 @@ def test_a_full_server_refuses_at_once_who_has_nothing_on_loan_to_wait_for(
     make_pool: MakePool, scram_cluster: Cluster
 ) -> None:
     others = [psycopg.connect(scram_cluster.dsn()) for _ in range(10)]
-    pool = make_pool(scram_cluster.dsn())
+    pool = make_pool(scram_cluster.dsn(), outage_patience=0.1)
     assert "too many clients" in refused_at_once(pool)
     others.pop().close()
     assert until(lambda: served(pool))
