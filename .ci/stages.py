@@ -61,7 +61,7 @@ def stages() -> list[Stage]:
         for environment, seconds in (
             ("newest-deep", 310),
             ("newest-ways", 180),
-            ("works-with", 90),
+            ("works-with", 40),
             ("oldest-deep", 310),
             ("py313-django61-psycopg32-pool", 80),
             ("py312-django61", 45),
