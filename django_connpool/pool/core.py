@@ -293,4 +293,5 @@ def _loan(slot: Slot, now: float) -> dict[str, Any]:
 
 def _wake_maintenance(_: object) -> None:
     """A pool was dropped: perhaps the thread is not needed any more. For the interpreter."""
-    maintenance.poke()
+    if maintenance is not None:  # which it is when the interpreter has almost ended
+        maintenance.poke()
