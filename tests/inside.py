@@ -26,6 +26,7 @@ from django_connpool.pool import (
     lending,
     line,
     loan,
+    locking,  # noqa: F401
     queue,
     roles,
     slot,

@@ -39,6 +39,17 @@ def is_locked(slots: Collection[Slot], waiters: Collection[Waiter]) -> bool:
     notes = {id(waiter.note) for waiter in waiters if waiter.note is not None}
     threads = {waiter.thread for waiter in waiters}
     frames = sys._current_frames()
+    try:
+        return _is_locked(slots, notes, threads, frames)
+    finally:
+        # It has this function's own: a circle, which would keep alive all that the others' hold,
+        # and what is referred to from elsewhere is not taken back (backends/recall.py).
+        frames.clear()
+
+
+def _is_locked(
+    slots: Collection[Slot], notes: set[int], threads: set[int], frames: dict[int, FrameType]
+) -> bool:
     awaited: set[int] | None = None
     for slot in slots:
         if slot.loans is None or slot.note is None:

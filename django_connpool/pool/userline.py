@@ -105,14 +105,26 @@ def _of_coroutine(coroutine: Any) -> Iterator[FrameType]:
 
 def _above(frame: FrameType) -> list[FrameType]:
     """The frames of calls that a frame waits for, the innermost first; none if it runs nowhere."""
-    for innermost in sys._current_frames().values():
-        above: list[FrameType] = []
-        one: FrameType | None = innermost
-        while one is not None and one is not frame:
-            above.append(one)
-            one = one.f_back
-        if one is frame:
-            return above
+    frames = sys._current_frames()
+    # This function's own would make a circle, and what the others hold would live on.
+    del frames[threading.get_ident()]
+    try:
+        return _between(sys._getframe(1), frame) or next(
+            (found for one in frames.values() if (found := _between(one, frame))), []
+        )
+    finally:
+        frames.clear()
+
+
+def _between(one: FrameType | None, outer: FrameType) -> list[FrameType]:
+    """The frames from one out to another that is below it, but for those of this file."""
+    found: list[FrameType] = []
+    while one is not None:
+        if one is outer:
+            return found
+        if one.f_code.co_filename != __file__:
+            found.append(one)
+        one = one.f_back
     return []
 
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import os
 import sysconfig
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from tests.inside import explain, userline
+from tests.inside import explain, locking, userline
 
 from .fake import FakeServer, working_pool
 
@@ -134,6 +136,59 @@ def test_looking_keeps_nothing_alive() -> None:
             gc.enable()
             looked.set()
         pool.putconn(conns.pop())
+
+
+def running_work(look: Callable[[], None]) -> None:
+    """Ask for the line of work that runs at the moment, in a coroutine of this thread."""
+
+    async def work() -> None:
+        look()
+
+    asyncio.run(work())
+
+
+@pytest.mark.parametrize("what", ["waits for each other", "runs here", "runs nowhere"])
+def test_who_looks_at_all_threads_keeps_nothing_alive(what: str) -> None:
+    look, looked = threading.Event(), threading.Event()
+    things: list[weakref.ref[Thing]] = []
+
+    def hold() -> None:
+        thing = Thing()
+        things.append(weakref.ref(thing))
+        look.set()
+        looked.wait(60)
+
+    def ask() -> None:
+        thing = Thing()
+        things.append(weakref.ref(thing))
+        if what == "waits for each other":
+            slot = SimpleNamespace(loans=None, note=None)
+            assert not locking.is_locked([slot], [])  # type: ignore[list-item]
+        elif what == "runs here":
+            running_work(lambda: found.append(userline.of_thread(0, Note())))
+        else:
+            found.append(userline.of_thread(0, Note()))
+
+    class Note:
+        def coroutine(self) -> Any:
+            task = asyncio.current_task() if what == "runs here" else None
+            return None if task is None else task.get_coro()
+
+    found: list[str] = []
+    thread = threading.Thread(target=hold)
+    thread.start()
+    look.wait(60)
+    gc.collect()
+    gc.disable()
+    try:
+        ask()
+        looked.set()
+        thread.join(60)
+        assert [thing() for thing in things] == [None, None]
+        assert found == [] or what == "runs nowhere" or f"{__file__}:" in found[0]
+    finally:
+        gc.enable()
+        looked.set()
 
 
 def test_only_so_many_are_looked_for() -> None:
