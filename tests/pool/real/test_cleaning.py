@@ -377,6 +377,7 @@ def test_a_setting_that_changed_with_the_configuration_is_cleaned_after_once(
 ) -> None:
     pool = make_pool(throwaway_cluster.dsn(), max_size=1, configure=in_autocommit)
     make_dirty(pool, "CREATE TABLE t (x int)")
+    until_known(pool)  # or it is cleaned in any case
     throwaway_cluster.execute("ALTER SYSTEM SET TimeZone = 'Asia/Tokyo'")
     throwaway_cluster.execute("SELECT pg_reload_conf()")
 
