@@ -934,12 +934,12 @@ def is_at_rest(wrapper: Any) -> bool:
 
 def counting_by(monkeypatch: Any, count: Callable[[Any], int]) -> None:
     """Have the references to a connection be counted by this."""
-    monkeypatch.setattr(_module("backends.recall"), "_count", count)
+    monkeypatch.setattr(_module("backends.recall"), "count", count)
 
 
 def count_at_rest() -> int:
     """What is counted for a connection that nobody else has."""
-    return int(_module("backends.recall")._ONE_VARIABLE)
+    return int(_module("backends.recall").ONE_VARIABLE)
 
 
 def recall_idle(now: float, taken: list[Any]) -> float:

@@ -113,7 +113,7 @@ def _unparked(wrapper: PooledDatabaseWrapperMixin) -> Any:
         return found
 
 
-def _count(reference: object) -> int:
+def count(reference: object) -> int:
     return sys.getrefcount(reference)
 
 
@@ -122,16 +122,16 @@ def _can_count() -> bool:
     return sys.implementation.name == "cpython" and has_global_lock
 
 
-_COUNTS = _can_count()
+COUNTS = _can_count()
 
 
 def _of_one_variable() -> int:
-    """What `_count` says of an object that one local variable refers to."""
+    """What `count` says of an object that one local variable refers to."""
     only = object()
-    return _count(only) if _COUNTS else 0
+    return count(only) if COUNTS else 0
 
 
-_ONE_VARIABLE = _of_one_variable()
+ONE_VARIABLE = _of_one_variable()
 
 
 def _is_alone_behind(connection: Any) -> bool:
@@ -141,7 +141,7 @@ def _is_alone_behind(connection: Any) -> bool:
             connection = connection.__wrapped__
         except AttributeError:
             return True
-        if _count(connection) != _ONE_VARIABLE + 1:  # and the proxy's
+        if count(connection) != ONE_VARIABLE + 1:  # and the proxy's
             return False
     return True
 
@@ -155,7 +155,7 @@ def _park(wrapper: PooledDatabaseWrapperMixin, now: float) -> None:
     at_rest = False
     try:
         at_rest = (
-            _count(connection) == _ONE_VARIABLE
+            count(connection) == ONE_VARIABLE
             and _is_alone_behind(connection)
             and _is_at_rest(wrapper, connection)
         )
@@ -171,9 +171,9 @@ def is_at_rest(wrapper: PooledDatabaseWrapperMixin) -> bool:
     """Whether nobody is in the middle of anything. For the owner's thread; others get a hint."""
     connection = vars(wrapper).get("connection")
     return bool(
-        _COUNTS
+        COUNTS
         and connection is not None
-        and _count(connection) == _ONE_VARIABLE + 1  # and the wrapper's
+        and count(connection) == ONE_VARIABLE + 1  # and the wrapper's
         and _is_alone_behind(connection)
         and wrapper.is_pooled
         and _is_at_rest(wrapper, connection)
@@ -239,7 +239,7 @@ class Recaller:
 
     def soon(self, wrapper: PooledDatabaseWrapperMixin) -> None:
         """Have the wrapper's loan given back as soon as its thread is not using it."""
-        if not _COUNTS:
+        if not COUNTS:
             return
         now = monotonic()
         with _lock:  # or it may be on its way to the parking place, and not be found
@@ -264,7 +264,7 @@ class Recaller:
 
     def watch(self, binding: Binding) -> None:
         """Have the loans of a binding with `max_hold_idle` given back when they lie idle."""
-        if binding in self._watched or not _COUNTS:
+        if binding in self._watched or not COUNTS:
             return
         with _lock:
             self._watched.add(binding)
@@ -345,7 +345,7 @@ def take_back(binding: Binding) -> None:
             wrapper.end_burst()
             for _ in range(2):  # it is parked, it is taken
                 with _lock:
-                    if _COUNTS and getattr(_in_hand(wrapper), "_pool", None) is binding.pool:
+                    if COUNTS and getattr(_in_hand(wrapper), "_pool", None) is binding.pool:
                         _take(wrapper, 0.0, now, taken)
     finally:
         give_back(taken)

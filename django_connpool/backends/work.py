@@ -22,10 +22,7 @@ from django_connpool.pool import explain
 from django_connpool.pool.statements import HELD, kinds
 
 from .early import PINNING
-from .recall import _COUNTS as COUNTS
-from .recall import _ONE_VARIABLE as ONE_VARIABLE
-from .recall import _count as count
-from .recall import held
+from .recall import COUNTS, ONE_VARIABLE, count, held
 
 if TYPE_CHECKING:
     from django.db.backends.postgresql.base import DatabaseWrapper as _Base
