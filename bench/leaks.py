@@ -24,8 +24,8 @@ from bench.measure import interleaved, table
 from bench.peers import quiet
 from bench.request_cycle import OURS, STOCK
 from django_connpool.pool import ConnectionPool
-from django_connpool.pool.hidden import Hidden
-from django_connpool.pool.statements import Judge
+from django_connpool.session.hidden import Hidden
+from django_connpool.session.statements import Judge
 from tests.cluster import Cluster
 
 POOL = {"min_size": 1, "max_size": 1, "timeout": 5}

@@ -15,8 +15,8 @@ from django.utils.module_loading import import_string
 
 from django_connpool import conf, site_checks
 from django_connpool.functions import hiding_state
-from django_connpool.pool import uwsgi
-from django_connpool.pool.statements import bare
+from django_connpool.process import uwsgi
+from django_connpool.session.statements import bare
 
 TAG = "connpool"
 BACKENDS = "django_connpool.backends."

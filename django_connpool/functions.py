@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from .pool import hidden
+from .session import hidden
 
 
 def hiding_state(cursor: Any, named: Iterable[str]) -> tuple[list[str], list[str]]:

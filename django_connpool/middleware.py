@@ -20,7 +20,7 @@ from .borrowing import (
     settle,
     warm,
 )
-from .pool import forks
+from .process import forks
 
 
 class ConnectionPoolMiddleware:

@@ -11,11 +11,11 @@ from weakref import WeakSet
 from django.db import connections
 
 from . import conf, identity, runners, scopes, signals
-from .pool import ConnectionPool, forks
+from .pool import ConnectionPool
 from .pool.locking import LOCKED_AFTER
-from .pool.maintenance import maintenance
 from .pool.pool import PING_AFTER
-from .pool.slot import NEVER
+from .process import forks
+from .process.background import NEVER, maintenance
 
 if TYPE_CHECKING:
     from .backends.mixin import PooledDatabaseWrapperMixin

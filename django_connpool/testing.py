@@ -11,9 +11,9 @@ from django.db import connections
 from django.db.transaction import TransactionManagementError
 from psycopg.rows import tuple_row
 
-from .pool import cleaning, watch
-from .pool.statements import ANYTHING
 from .registry import is_pooled
+from .session import cleaning, watch
+from .session.statements import ANYTHING
 
 _QUERIES = {
     "settings": "SELECT name, setting FROM pg_catalog.pg_settings",

@@ -19,29 +19,18 @@ from unittest import mock
 
 # Also, for the tests of one part of the pool each, what that is made of.
 from django_connpool.pool import (
-    cleaning,
     core,
     explain,  # noqa: F401
-    foreign,  # noqa: F401
     lending,
     line,
     loan,
     locking,  # noqa: F401
     queue,
-    roles,
     slot,
-    statements,
     supply,
     upkeep,
-    userline,  # noqa: F401
-    uwsgi,
-    watch,
 )
-from django_connpool.pool import maintenance as maintenance_module
-from django_connpool.pool.closing import await_end, end_of, say_goodbye  # noqa: F401
 from django_connpool.pool.growth import PATIENCE, patience, worth_opening  # noqa: F401
-from django_connpool.pool.hidden import find, query  # noqa: F401
-from django_connpool.pool.maintenance import Maintenance, maintenance
 from django_connpool.pool.outage import (  # noqa: F401
     FIRST_RETRY,
     FORGOTTEN,
@@ -56,16 +45,26 @@ from django_connpool.pool.outage import (  # noqa: F401
     heals,
     kind_of,
 )
-from django_connpool.pool.parameters import KEEPALIVES, completed  # noqa: F401
 from django_connpool.pool.queue import Waiter, WaitQueue  # noqa: F401
-from django_connpool.pool.redaction import (  # noqa: F401
+from django_connpool.pool.stats import BOUNDS, Histogram, Stats  # noqa: F401
+from django_connpool.process import background as maintenance_module
+from django_connpool.process import (
+    userline,  # noqa: F401
+    uwsgi,
+)
+from django_connpool.process.background import Maintenance, maintenance
+from django_connpool.redaction import (  # noqa: F401
     LONGEST,
     named,
     one_line,
     public,
     without_values,
 )
-from django_connpool.pool.statements import (  # noqa: F401
+from django_connpool.session import cleaning, foreign, roles, statements, watch  # noqa: F401
+from django_connpool.session.closing import await_end, end_of, say_goodbye  # noqa: F401
+from django_connpool.session.hidden import find, query  # noqa: F401
+from django_connpool.session.parameters import KEEPALIVES, completed  # noqa: F401
+from django_connpool.session.statements import (  # noqa: F401
     ANYTHING,
     CALLS,
     CHANNELS,
@@ -86,7 +85,6 @@ from django_connpool.pool.statements import (  # noqa: F401
     Judge,
     kinds,
 )
-from django_connpool.pool.stats import BOUNDS, Histogram, Stats  # noqa: F401
 
 NEVER = math.inf  # as a moment of the monotonic clock
 COUNT_AT = line.COUNT_AT  # loans of a connection, after which those noted are counted
@@ -359,7 +357,7 @@ def unknown_psycopg() -> Iterator[None]:
 
 def old_psycopg_closes(monkeypatch: Any) -> None:
     """Have psycopg's `close()` know nothing of pools, as before 3.3."""
-    monkeypatch.setattr(_module("pool.returning"), "PSYCOPG_RETURNS", False)
+    monkeypatch.setattr(_module("session.returning"), "PSYCOPG_RETURNS", False)
 
 
 def end_of_scopes_is(monkeypatch: Any, lost: Callable[..., None]) -> None:
@@ -422,7 +420,7 @@ def unread_answers(pool: Any) -> list[Any]:
 
 def ask_of_functions(monkeypatch: Any, text: bytes) -> None:
     """Have the server be asked by this query for its functions."""
-    monkeypatch.setattr(_module("pool.hidden"), "query", lambda version: text)
+    monkeypatch.setattr(_module("session.hidden"), "query", lambda version: text)
 
 
 def told_of_loans() -> frozenset[str]:
@@ -432,7 +430,7 @@ def told_of_loans() -> frozenset[str]:
 
 def say_again(monkeypatch: Any) -> None:
     """Have what is said once for a process be said, although it was before."""
-    monkeypatch.setattr(_module("pool.foreign"), "_said", set())
+    monkeypatch.setattr(_module("session.foreign"), "_said", set())
 
 
 def read_every_word(judge: statements.Judge) -> None:
@@ -643,7 +641,9 @@ def catch_up_by(pool: Any, wrap: Callable[[Callable[[], None]], None]) -> Callab
 PUTTING_BACK = ("_put_back", "_give_up")
 CLEANING_UP = (*PUTTING_BACK, "_discard")
 
-CODE_OF_POOL = str(Path(core.__file__).parent)
+CODE_OF_POOL = tuple(
+    str(Path(core.__file__).parents[1] / room) for room in ("pool", "session", "process")
+)
 
 # What the interpreter itself calls, so that what they raise goes nowhere.
 FINALIZERS = ("__del__", "connection_died", "_wake_maintenance")
@@ -738,7 +738,7 @@ def fail_once_in_maintenance(failed: list[Any]) -> None:
 # All are seconds.
 TUNABLE: dict[str, tuple[str, ...]] = {
     # How long a borrower waits for a clean-up, and how long it may take if nobody comes for it.
-    "clean_patience": ("pool.cleaning.CLEAN_TIMEOUT",),
+    "clean_patience": ("session.cleaning.CLEAN_TIMEOUT",),
     "clean_timeout": ("pool.line.CLEAN_TIMEOUT", "pool.upkeep.CLEAN_TIMEOUT"),
     # Between two attempts to connect in an outage: at first, at the most, if nobody waits.
     "first_retry": ("pool.outage.FIRST_RETRY",),
@@ -751,8 +751,8 @@ TUNABLE: dict[str, tuple[str, ...]] = {
     # After which a connection that is opened is a reason to ask for functions anew.
     "ask_again": ("pool.trust.ASK_AGAIN",),
     # How long a fork waits for the maintenance thread, and this after a failure of its own.
-    "parking": ("pool.maintenance.PARKING",),
-    "failure_pause": ("pool.maintenance.FAILURE_PAUSE",),
+    "parking": ("process.background.PARKING",),
+    "failure_pause": ("process.background.FAILURE_PAUSE",),
     # Between two statements of a burst: after which others take what is set aside, and after
     # which its owner looks whether it lives. How long a loan may last for one. Between two looks.
     "burst_pause": ("backends.bursts.SHORT",),

@@ -16,8 +16,8 @@ from collections import deque
 from time import monotonic
 from typing import Any
 
-from django_connpool.pool import forks
-from django_connpool.pool.maintenance import maintenance
+from django_connpool.process import forks
+from django_connpool.process.background import maintenance
 
 from .recall import give_back, give_back_in_a_thread
 

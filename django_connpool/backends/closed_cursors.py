@@ -10,7 +10,7 @@ import weakref
 from functools import lru_cache
 from typing import Any
 
-from django_connpool.pool.foreign import is_class
+from django_connpool.session.foreign import is_class
 
 # Each of them leads to the connection; a closed cursor uses none.
 _WAYS = ("_conn", "_query", "_tx")

@@ -24,10 +24,10 @@ from psycopg import InterfaceError
 from psycopg.pq import TransactionStatus
 
 from django_connpool import scopes
-from django_connpool.pool.probe import is_alive
-from django_connpool.pool.session import reported
 from django_connpool.pool.slot import BURST
-from django_connpool.pool.statements import DIRT, RENAMED, SEQUENCES, kinds
+from django_connpool.session.liveness import is_alive
+from django_connpool.session.objects import reported
+from django_connpool.session.statements import DIRT, RENAMED, SEQUENCES, kinds
 
 from .bursts import LONGEST, LOSS, PAUSES, SHORT, bursts, popped
 from .recall import end_between, leave_between, recaller

@@ -18,7 +18,9 @@ from django.db.utils import ProgrammingError
 from django.utils.asyncio import async_unsafe
 
 from django_connpool import checks, conf, identity, registry, requests, runners, scopes
-from django_connpool.pool import ConnectionPool, PoolClosed, PoolTimeout, forks, reset, watch
+from django_connpool.pool import ConnectionPool, PoolClosed, PoolTimeout
+from django_connpool.process import forks
+from django_connpool.session import rest, watch
 
 from . import creation, in_vain, recall, schema, stacked
 from .bursts import PAUSES, bursts
@@ -391,7 +393,7 @@ class PooledDatabaseWrapperMixin(WorkMixin, EarlyReleaseMixin):
             return self._close_own()
         if not self.settings_dict["AUTOCOMMIT"]:
             # Every loan ends in a transaction here: no reason for the pool to warn.
-            reset.leave_transaction(connection)
+            rest.leave_transaction(connection)
         self.by_hand = False
         self._hand_back(connection)
         return None

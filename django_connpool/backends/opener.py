@@ -7,12 +7,12 @@ from types import MethodType
 from typing import TYPE_CHECKING, Any
 
 from django_connpool import conf, identity, signals
-from django_connpool.pool import watch
-from django_connpool.pool.closing import await_end, end_of, say_goodbye
-from django_connpool.pool.foreign import Connection
-from django_connpool.pool.parameters import CONNECT_TIMEOUT, completed
-from django_connpool.pool.session import noticing
-from django_connpool.pool.statements import Judge
+from django_connpool.session import watch
+from django_connpool.session.closing import await_end, end_of, say_goodbye
+from django_connpool.session.foreign import Connection
+from django_connpool.session.objects import noticing
+from django_connpool.session.parameters import CONNECT_TIMEOUT, completed
+from django_connpool.session.statements import Judge
 
 from .closed_cursors import letting_go
 

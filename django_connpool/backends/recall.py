@@ -32,11 +32,11 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from django_connpool import registry
-from django_connpool.pool import forks
-from django_connpool.pool.foreign import Connection
-from django_connpool.pool.maintenance import maintenance
-from django_connpool.pool.reset import IDLE
-from django_connpool.pool.slot import NEVER, RECALLED
+from django_connpool.pool.slot import RECALLED
+from django_connpool.process import forks
+from django_connpool.process.background import NEVER, maintenance
+from django_connpool.session.foreign import Connection
+from django_connpool.session.rest import IDLE
 
 if TYPE_CHECKING:
     from django_connpool.registry import Binding

@@ -19,7 +19,7 @@ from psycopg.pq import TransactionStatus
 
 from django_connpool import scopes
 from django_connpool.pool import explain
-from django_connpool.pool.statements import HELD, kinds
+from django_connpool.session.statements import HELD, kinds
 
 from .early import PINNING
 from .recall import COUNTS, ONE_VARIABLE, count, held

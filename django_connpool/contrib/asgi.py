@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from django_connpool.borrowing import warm
-from django_connpool.pool import process
+from django_connpool.process import ending
 
 Application = Callable[[Any, Any, Any], Awaitable[None]]
 
@@ -33,7 +33,7 @@ def saying_goodbye(application: Application) -> Application:
             if message["type"] == "lifespan.startup":
                 warm()
             elif message["type"] == "lifespan.shutdown":
-                process.leave()
+                ending.leave()
             await send({"type": f"{message['type']}.complete"})
             if message["type"] == "lifespan.shutdown":
                 return

@@ -10,7 +10,7 @@ from typing import Any
 
 from celery import signals
 
-from django_connpool.pool import process
+from django_connpool.process import ending
 
 
 def _begin(task: Any, task_id: str, **kwargs: Any) -> None:
@@ -30,7 +30,7 @@ def _end(task: Any, **kwargs: Any) -> None:
 
 def _leave(**kwargs: Any) -> None:
     # A child of Celery's ends with os._exit(), which runs no exit handlers.
-    process.leave()
+    ending.leave()
 
 
 signals.worker_process_shutdown.connect(_leave, dispatch_uid="django_connpool.leave")

@@ -28,16 +28,18 @@ from typing import Any
 
 from psycopg.pq import TransactionStatus
 
-from . import explain, uwsgi
+from django_connpool.pool.trust import Trust
+from django_connpool.process import uwsgi
+from django_connpool.process.background import NEVER, maintenance
+from django_connpool.session.statements import Judge
+
+from . import explain
 from .abc import CheckParam, ConnectFailedCB, ConnectionCB, ConninfoParam, KwargsParam, ResetParam
 from .errors import PoolClosed
-from .maintenance import maintenance
 from .outage import Outage, told
 from .queue import Waiter, WaitQueue
-from .slot import NEVER, ON_LOAN, Loans, Slot
-from .statements import Judge
+from .slot import ON_LOAN, Loans, Slot
 from .stats import Stats
-from .trust import Trust
 
 logger = logging.getLogger("django_connpool.pool")
 

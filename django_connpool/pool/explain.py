@@ -6,7 +6,7 @@ import sys
 import threading
 from typing import Any
 
-from . import userline, uwsgi
+from django_connpool.process import userline, uwsgi
 
 LISTED = 10  # holders named in a message
 

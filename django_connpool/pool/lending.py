@@ -9,18 +9,21 @@ from typing import Any, Generic, cast
 from psycopg import OperationalError, ProgrammingError
 from psycopg.pq import ConnStatus, TransactionStatus
 
-from . import cleaning, explain, reset
+from django_connpool.process.background import maintenance
+from django_connpool.redaction import named, one_line, public
+from django_connpool.session import cleaning, rest
+from django_connpool.session.liveness import PING_TIMEOUT, is_alive, ping
+from django_connpool.session.objects import reported
+from django_connpool.session.roles import has_turned
+from django_connpool.session.statements import ANYTHING, CHANNELS
+
+from . import explain
 from .abc import CT
 from .errors import PoolTimeout, TooManyRequests
 from .loan import Loan
-from .maintenance import maintenance
 from .outage import UNFIT, again
 from .owners import this_thread
-from .probe import PING_TIMEOUT, is_alive, ping
 from .queue import Waiter, expect_free
-from .redaction import named, one_line, public
-from .roles import has_turned
-from .session import reported
 from .slot import (
     CLOSING,
     EXPIRED,
@@ -35,7 +38,6 @@ from .slot import (
     Loans,
     Slot,
 )
-from .statements import ANYTHING, CHANNELS
 from .supply import FRESH
 from .upkeep import Upkeep
 
@@ -192,7 +194,7 @@ class Lending(Upkeep, Generic[CT]):
         asked_at = self._clock()
         try:
             self._check(slot.conn)
-            if not reset.leave_transaction(slot.conn):
+            if not rest.leave_transaction(slot.conn):
                 raise OperationalError("the check has left the connection unusable")
         except Exception as error:
             self._discard_unfit(slot, error, asked_at)
@@ -416,7 +418,7 @@ class Lending(Upkeep, Generic[CT]):
 
     def _tidy(self, slot: Slot, conn: Any) -> str:
         """Make the session fit for the next borrower; why not, when it must be closed."""
-        if not reset.is_at_rest(conn) and not self._leave_transaction(slot, conn):
+        if not rest.is_at_rest(conn) and not self._leave_transaction(slot, conn):
             return UNUSABLE
         try:
             if self._restores:
@@ -426,7 +428,7 @@ class Lending(Upkeep, Generic[CT]):
                 return self._clean(slot, conn)
             if callable(self._reset):
                 self._reset(conn)
-                if conn.pgconn.transaction_status != reset.IDLE:
+                if conn.pgconn.transaction_status != rest.IDLE:
                     raise OperationalError(
                         f"the reset callback {named(self._reset)} left a transaction open"
                     )
@@ -468,7 +470,7 @@ class Lending(Upkeep, Generic[CT]):
                 with self._lock:
                     self._condemn()
             return ""
-        in_transaction = status in reset.IN_TRANSACTION
+        in_transaction = status in rest.IN_TRANSACTION
         last = slot.watch.text_of_last()
         text = (
             "a connection was given back "

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from .cleaning import CLEAN_TIMEOUT
+from django_connpool.process.background import AT_ONCE
+from django_connpool.session.cleaning import CLEAN_TIMEOUT
+from django_connpool.session.rest import is_at_rest
+
 from .core import Core
 from .queue import Waiter
-from .reset import is_at_rest
 from .slot import (
-    AT_ONCE,
     CLOSING,
     CONDEMNED,
     DRAINED,

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Generic
 
 from psycopg import Connection
 
+from django_connpool.session.rest import is_at_rest
+
 from .abc import CT
-from .reset import is_at_rest
 
 if TYPE_CHECKING:
     from .lending import Lending

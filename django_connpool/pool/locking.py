@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable, Iterator
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from .vanished import is_busy
+from django_connpool.session.vanished import is_busy
 
 if TYPE_CHECKING:
     from .queue import Waiter

@@ -6,7 +6,7 @@ import random
 
 from psycopg import OperationalError
 
-from .redaction import one_line, public
+from django_connpool.redaction import one_line, public
 
 FIRST_RETRY = 0.05  # seconds
 YOUNG_RETRY = 0.25  # at the most, while borrowers wait for a young outage to end

@@ -14,7 +14,15 @@ from typing import Any
 import psycopg
 from psycopg import OperationalError
 
-from . import explain, process
+from django_connpool.process import ending
+from django_connpool.process.background import AT_ONCE, NEVER
+from django_connpool.redaction import one_line, public
+from django_connpool.session.closing import await_end, bury, say_goodbye
+from django_connpool.session.liveness import ping
+from django_connpool.session.returning import returning
+from django_connpool.session.statements import Judge
+
+from . import explain
 from .abc import (
     CT,
     CheckParam,
@@ -24,16 +32,11 @@ from .abc import (
     KwargsParam,
     ResetParam,
 )
-from .closing import await_end, bury, say_goodbye
 from .errors import PoolClosed, PoolTimeout
 from .lending import Lending
 from .locking import LOCKED_AFTER
-from .probe import ping
-from .redaction import one_line, public
-from .returning import returning
 from .settings import checked_sizes, checked_times
-from .slot import AT_ONCE, DRAINED, IDLE, LOAN, NEVER, POOL_CLOSED, RETURNING, SURPLUS, Slot
-from .statements import Judge
+from .slot import DRAINED, IDLE, LOAN, POOL_CLOSED, RETURNING, SURPLUS, Slot
 from .stats import Stats
 
 logger = logging.getLogger("django_connpool.pool")
@@ -148,7 +151,7 @@ class ConnectionPool(Lending[CT]):
         self._warmed = False
         self._opened = False
         self._start_empty()
-        process.enrol(self)
+        ending.enrol(self)
         if open or open is None:
             self.open()
 

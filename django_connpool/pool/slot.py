@@ -7,19 +7,21 @@ from collections.abc import Callable, Iterable
 from types import CodeType
 from typing import TYPE_CHECKING, Any
 
-from .session import Birth, reported
-from .statements import RENAMED, ROLES, SETTINGS
+from django_connpool.process.background import NEVER
+from django_connpool.session.objects import Birth, reported
+from django_connpool.session.statements import RENAMED, ROLES, SETTINGS
 
 if TYPE_CHECKING:
     import psycopg
 
-    from .cleaning import Cleaning
-    from .closing import End
+    from django_connpool.session.cleaning import Cleaning
+    from django_connpool.session.closing import End
+    from django_connpool.session.liveness import LastWords
+    from django_connpool.session.roles import Role
+    from django_connpool.session.watch import Watch
+
     from .pool import ConnectionPool
-    from .probe import LastWords
     from .queue import Waiter
-    from .roles import Role
-    from .watch import Watch
 
 # The states of a slot. A slot is in exactly one of them; every count of the pool is
 # derived from them.
@@ -48,9 +50,6 @@ POOL_CLOSED = "pool closed"
 BURST = "a burst of statements"
 RECALLED = "recalled, about to be given back"
 NOT_THE_THREADS = (BURST, RECALLED)
-
-NEVER = float("inf")
-AT_ONCE = float("-inf")
 
 _REPORTED = SETTINGS | ROLES  # what the server reports is of these kinds
 

@@ -14,17 +14,19 @@ from typing import Any
 import psycopg
 from psycopg.pq import TransactionStatus
 
-from . import cleaning, foreign, parameters, reset, uwsgi, watch
-from .closing import await_end, end_of, say_goodbye
+from django_connpool.process import uwsgi
+from django_connpool.process.background import AT_ONCE, maintenance
+from django_connpool.redaction import named, one_line, public
+from django_connpool.session import cleaning, foreign, parameters, rest, watch
+from django_connpool.session.closing import await_end, end_of, say_goodbye
+from django_connpool.session.liveness import LastWords
+from django_connpool.session.objects import Birth, noticing
+from django_connpool.session.roles import Role
+
 from .growth import patience, worth_opening
 from .line import Line
-from .maintenance import maintenance
 from .outage import FIRST_RETRY, UNFIT, Outage, again
-from .probe import LastWords
-from .redaction import named, one_line, public
-from .roles import Role
-from .session import Birth, noticing
-from .slot import AT_ONCE, CLOSING, ON_LOAN, OPENING, Slot
+from .slot import CLOSING, ON_LOAN, OPENING, Slot
 
 logger = logging.getLogger("django_connpool.pool")
 
@@ -262,7 +264,7 @@ class Supply(Line):
             return
         self._configure(conn)
         status = conn.pgconn.transaction_status
-        if status != reset.IDLE:
+        if status != rest.IDLE:
             raise psycopg.ProgrammingError(
                 f"the configure callback {named(self._configure)} left the connection in status "
                 f"{TransactionStatus(status).name}: closed"

@@ -15,13 +15,14 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 from weakref import WeakSet
 
-from . import hidden
-from .cleaning import Cleaning
+from django_connpool.session import hidden
+from django_connpool.session.cleaning import Cleaning
+from django_connpool.session.statements import Judge
+
 from .slot import ON_LOAN, Slot
-from .statements import Judge
 
 if TYPE_CHECKING:
-    from .watch import Watch
+    from django_connpool.session.watch import Watch
 
 ASK_AGAIN = 60.0  # seconds after which a connection that is opened is a reason to ask once more
 Key = tuple[bytes | None, ...]  # which database it is: a pool may be given others as it goes

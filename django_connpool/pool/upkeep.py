@@ -8,16 +8,27 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
-from . import explain, process, reset, userline
-from .cleaning import CLEAN_TIMEOUT
+from django_connpool.process import ending, userline
+from django_connpool.process.background import AT_ONCE, NEVER, maintenance
+from django_connpool.session import rest
+from django_connpool.session.cleaning import CLEAN_TIMEOUT
+from django_connpool.session.liveness import is_alive
+from django_connpool.session.roles import after_refused_write
+from django_connpool.session.vanished import (
+    ANSWER_TIMEOUT,
+    GRACE,
+    LOOK_AGAIN,
+    answers,
+    give_up,
+    is_busy,
+    silence,
+)
+
+from . import explain
 from .errors import PoolClosed, PoolTimeout
 from .locking import advice, is_locked
-from .maintenance import maintenance
-from .probe import is_alive
 from .queue import Waiter
-from .roles import after_refused_write
 from .slot import (
-    AT_ONCE,
     CLOSING,
     CONDEMNED,
     EXPIRED,
@@ -25,7 +36,6 @@ from .slot import (
     IDLE,
     LOAN,
     LOST,
-    NEVER,
     NOT_THE_THREADS,
     RECLAIMED,
     RETURNING,
@@ -35,7 +45,6 @@ from .slot import (
     Slot,
 )
 from .supply import Supply
-from .vanished import ANSWER_TIMEOUT, GRACE, LOOK_AGAIN, answers, give_up, is_busy, silence
 
 
 class Upkeep(Supply):
@@ -108,7 +117,7 @@ class Upkeep(Supply):
         try:
             del self._orphans[0]
             self._stats.loans_reclaimed += 1
-            if not process.is_ending():
+            if not ending.is_ending():
                 self._tell(
                     "a connection was never given back, closing it; borrowed %.1f s ago by %s%s%s",
                     self._clock() - slot.since,
@@ -315,7 +324,7 @@ class Upkeep(Supply):
             if now + CLEAN_TIMEOUT < self._deadline:
                 with self._lock:
                     self._schedule(now + CLEAN_TIMEOUT)
-            return reset.leave_transaction(conn)
+            return rest.leave_transaction(conn)
         finally:
             self._rolling_back.pop(slot, None)
 

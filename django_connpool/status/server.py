@@ -10,8 +10,8 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from django_connpool.pool import forks, uwsgi
-from django_connpool.pool.maintenance import maintenance
+from django_connpool.process import forks, uwsgi
+from django_connpool.process.background import maintenance
 from django_connpool.status import directory, snapshot
 
 logger = logging.getLogger("django_connpool.status")

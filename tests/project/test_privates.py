@@ -48,7 +48,7 @@ REMAIN = {
 MUTANTS = TESTS / "mutants"
 
 # Modules below these move when the package is rebuilt; what users name in their settings does not.
-INNER = ("django_connpool.pool.", "django_connpool.backends.")
+INNER = tuple(f"django_connpool.{room}." for room in ("pool", "session", "process", "backends"))
 NAMED_BY_USERS = re.compile(r"django_connpool\.backends\.(postgresql|postgis|mixin)\b")
 
 PRIVATE = re.compile(r"_[A-Za-z]\w*")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from .statements import SETTINGS
 
 if TYPE_CHECKING:
-    from .slot import Slot
+    from django_connpool.pool.slot import Slot
 
 READ_ONLY = b"25006"  # what a write in a read-only transaction fails with
 

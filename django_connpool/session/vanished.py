@@ -16,7 +16,7 @@ from psycopg import Error
 from psycopg.pq import TransactionStatus
 
 if TYPE_CHECKING:
-    from .slot import Slot
+    from django_connpool.pool.slot import Slot
 
 GRACE = 1.0  # seconds past `command_timeout` for the server's own answer to arrive
 ANSWER_TIMEOUT = 2.0  # seconds for it to say that it is alive

@@ -14,7 +14,7 @@ from typing import Any
 from psycopg import OperationalError
 from psycopg.pq import ExecStatus, TransactionStatus
 
-from .probe import Answer, ready
+from .liveness import Answer, ready
 from .statements import (
     ANYTHING,
     CHANNELS,

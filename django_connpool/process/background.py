@@ -18,12 +18,15 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from . import uwsgi
-from .slot import AT_ONCE, NEVER
 
 if TYPE_CHECKING:
-    from .pool import ConnectionPool
+    from django_connpool.pool.pool import ConnectionPool
 
 logger = logging.getLogger("django_connpool.pool")
+
+# Moments of the monotonic clock.
+NEVER = float("inf")
+AT_ONCE = float("-inf")
 
 FAILURE_PAUSE = 0.5  # seconds, so that what keeps failing does not fill the log
 LONGEST = 86400.0  # seconds of sleep; the system's calls take no more than 24 days

@@ -19,6 +19,8 @@ from psycopg import Error, InterfaceError, OperationalError
 from psycopg.adapt import Transformer
 from psycopg.pq import DiagnosticField, TransactionStatus
 
+from django_connpool.redaction import without_values
+
 from . import roles
 from .foreign import (
     ClientCursor,
@@ -30,7 +32,6 @@ from .foreign import (
     is_psycopgs,
     say_once,
 )
-from .redaction import without_values
 from .statements import (
     ANYTHING,
     CALLS,

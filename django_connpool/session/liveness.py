@@ -17,7 +17,7 @@ from psycopg import OperationalError
 from psycopg.pq import DiagnosticField, ExecStatus, TransactionStatus
 
 if TYPE_CHECKING:
-    from .slot import Slot
+    from django_connpool.pool.slot import Slot
 
 PING_TIMEOUT = 5.0  # seconds
 

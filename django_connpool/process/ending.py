@@ -13,10 +13,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from . import forks, uwsgi
-from .maintenance import maintenance
+from .background import maintenance
 
 if TYPE_CHECKING:
-    from .pool import ConnectionPool
+    from django_connpool.pool.pool import ConnectionPool
 
 LAST = -100  # among multiprocessing's finalizers: those of the user may query
 

@@ -20,7 +20,7 @@ from typing import Any, TypeAlias
 from psycopg import Error, capabilities
 from psycopg.pq import PollingStatus, TransactionStatus
 
-from .probe import ready
+from .liveness import ready
 
 CLOSE_TIMEOUT = 1.0  # seconds
 AGAIN = 0.05  # seconds between attempts to interrupt a statement
