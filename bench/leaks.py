@@ -23,7 +23,7 @@ from django.conf import settings
 from bench.measure import interleaved, table
 from bench.peers import quiet
 from bench.request_cycle import OURS, STOCK
-from django_connpool.pool import ConnectionPool
+from django_connpool import ConnectionPool
 from django_connpool.session.hidden import Hidden
 from django_connpool.session.statements import Judge
 from tests.cluster import Cluster

@@ -13,7 +13,7 @@ import psycopg_pool
 import sqlalchemy
 from sqlalchemy.pool import QueuePool
 
-from django_connpool.pool import ConnectionPool
+from django_connpool import ConnectionPool
 
 OURS = "django_connpool"
 

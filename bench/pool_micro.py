@@ -14,7 +14,7 @@ from typing import Any, cast
 
 from bench.measure import interleaved, quantile, table
 from bench.peers import PEERS, CheckedPsycopgPool, Ours, Peer, PsycopgPool, quiet, versions
-from django_connpool.pool import ConnectionPool
+from django_connpool import ConnectionPool
 from tests.cluster import Cluster
 from tests.pool.fake import FakeConnection, FakeServer
 

@@ -3,6 +3,8 @@
 Set `ENGINE` to "django_connpool.backends.postgresql". What can be called from Python:
 
 `pools`: a mapping of alias to the `ConnectionPool` that serves it in this process.
+`ConnectionPool`: the pool as such, usable without Django, and what it raises: `PoolClosed`,
+`PoolTimeout`, `TooManyRequests`.
 `hold()`: a block with another value of the option `release`.
 `pinned()`: a block that keeps one connection.
 `release()`: give this thread's connections back now.
@@ -17,19 +19,40 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .borrowing import hold, pinned, release, released, scope, warm
+    from .connection_pool import ConnectionPool
+    from .errors import PoolClosed, PoolTimeout, TooManyRequests
     from .registry import pools
 
-__all__ = ["hold", "pinned", "pools", "release", "released", "scope", "warm"]
+_OF_BORROWING = ("hold", "pinned", "release", "released", "scope", "warm")
+_OF_THE_POOL = ("ConnectionPool", "PoolClosed", "PoolTimeout", "TooManyRequests")
+
+__all__ = [
+    "ConnectionPool",
+    "PoolClosed",
+    "PoolTimeout",
+    "TooManyRequests",
+    "hold",
+    "pinned",
+    "pools",
+    "release",
+    "released",
+    "scope",
+    "warm",
+]
 
 __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
-    # Late, so that `django_connpool.pool` can be imported where there is no Django.
-    if name in ("hold", "pinned", "release", "released", "scope", "warm"):
+    # Late, so that the pool can be used where there is no Django.
+    if name in _OF_BORROWING:
         from . import borrowing
 
         return getattr(borrowing, name)
+    if name in _OF_THE_POOL:
+        from . import connection_pool
+
+        return getattr(connection_pool, name)
     if name == "pools":
         from .registry import pools
 

@@ -14,7 +14,7 @@ from django.db.transaction import TransactionManagementError
 
 from .backends import mixin
 from .backends.recall import held, is_at_rest, recaller
-from .pool import ConnectionPool
+from .connection_pool import ConnectionPool
 from .process import forks, uwsgi
 from .registry import is_pooled
 from .scopes import Scope, current, going_on

@@ -12,7 +12,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.utils.module_loading import import_string
 
 if TYPE_CHECKING:
-    from django_connpool.pool.abc import CheckParam, ConnectFailedCB, ConnectionCB, ResetParam
+    from django_connpool.connection_pool import CheckParam, ConnectionCB, ResetParam
 
 __all__ = [
     "LONGEST",
@@ -78,7 +78,7 @@ class PoolOptions:
     reconnect_timeout: float = 300.0
     jitter: float = 0.1
     configure: ConnectionCB | None = None
-    reconnect_failed: ConnectFailedCB | None = None
+    reconnect_failed: ConnectionCB | None = None
     name: str | None = None
 
     def pool_kwargs(self) -> dict[str, Any]:

@@ -11,9 +11,8 @@ from weakref import WeakSet
 from django.db import connections
 
 from . import conf, identity, runners, scopes, signals
-from .pool import ConnectionPool
+from .connection_pool import PING_AFTER, ConnectionPool
 from .pool.locking import LOCKED_AFTER
-from .pool.pool import PING_AFTER
 from .process import forks
 from .process.background import NEVER, maintenance
 

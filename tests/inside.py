@@ -18,18 +18,10 @@ from typing import Any
 from unittest import mock
 
 # Also, for the tests of one part of the pool each, what that is made of.
-from django_connpool.pool import (
-    core,
-    explain,  # noqa: F401
-    lending,
-    line,
-    loan,
-    locking,  # noqa: F401
-    queue,
-    slot,
-    supply,
-    upkeep,
-)
+from django_connpool import connection_pool
+from django_connpool.pool import explain, locking  # noqa: F401
+from django_connpool.pool import control, core, crew, line, slot, upkeep
+from django_connpool.pool import pool as lending
 from django_connpool.pool.growth import PATIENCE, patience, worth_opening  # noqa: F401
 from django_connpool.pool.outage import (  # noqa: F401
     FIRST_RETRY,

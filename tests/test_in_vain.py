@@ -16,7 +16,7 @@ from django.test import RequestFactory
 
 import django_connpool
 from django_connpool.middleware import ConnectionPoolMiddleware
-from django_connpool.pool import PoolTimeout
+from django_connpool import PoolTimeout
 from tests.databases import DEADLINE, Databases, in_thread, pid
 
 

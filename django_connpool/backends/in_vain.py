@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from django_connpool.pool import ConnectionPool, PoolTimeout
+from django_connpool.connection_pool import ConnectionPool
+from django_connpool.errors import PoolTimeout
 from django_connpool.pool.outage import again
 from django_connpool.scopes import Scope
 

@@ -18,7 +18,8 @@ from django.db.utils import ProgrammingError
 from django.utils.asyncio import async_unsafe
 
 from django_connpool import checks, conf, identity, registry, requests, runners, scopes
-from django_connpool.pool import ConnectionPool, PoolClosed, PoolTimeout
+from django_connpool.connection_pool import ConnectionPool
+from django_connpool.errors import PoolClosed, PoolTimeout
 from django_connpool.process import forks
 from django_connpool.session import rest, watch
 

@@ -6,7 +6,7 @@ from contextlib import suppress
 from functools import lru_cache
 from typing import Any
 
-from django_connpool.pool import PoolClosed
+from django_connpool.errors import PoolClosed
 
 
 class PooledSchemaEditorMixin:

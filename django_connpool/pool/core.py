@@ -1,19 +1,19 @@
-"""What a pool is made of: its settings, its state, and what follows from them.
+"""The state of a pool, and what happens to it under its lock.
 
-How the pool is put together, for the reader:
+How a pool is put together, for the reader:
 
-* A `Slot` is a place of `max_size` with a connection in it. `_slots` holds all of them;
-  each is idle (in `_idle`), on loan, being opened (in `_opening`) or closed (in `_closing`).
-* `_lock` guards those collections, the queue, the outage and the counters. It is held for
-  a few lines at a time and never while anything blocks.
-* What blocks (connecting, closing) is done by workers: threads that live as long as there
-  is such work. Deadlines are the business of the process's one maintenance thread.
-* Whoever finds, under the lock, that something is to be done notes it in the collections;
-  `_staff` then finds workers for it. So an interrupt can delay a piece of work, not lose it.
+* A `Slot` is a place of `max_size` with a session in it. `Slots` holds all of them, `Line` those
+  who wait, `Outage` what is known of a server that says no. `Core` has them all, and the lock.
+* `lock` guards them and the counters. It is held for a few lines at a time and never while
+  anything blocks. Inside it the background thread's lock may be taken, and no other.
+* What blocks (connecting, closing) is done by workers, threads that live as long as there is such
+  work: `Crew`. What time brings is done by the process's one background thread: `Upkeep`.
+* `Pool` lends and takes back; `Control` opens, closes, drains, resizes.
 
-One class, in rooms that build on each other: `Core` (the state), `Line` (slots from hand to
-hand), `Supply` (opening and closing), `Upkeep` (what time and dead borrowers bring),
-`Lending` (borrowing and giving back), `ConnectionPool` (the whole, as its users see it).
+What an interrupt leaves half done is recognized by the slot's state alone, and `audit` brings it
+to rest: when a note asks for it, whenever the background thread comes by, and each second while
+somebody stands in line. What finalizers, signal handlers and other threads bring, who may not
+take the lock, are notes in the one `inbox`, read by whoever takes the lock next for long.
 """
 
 from __future__ import annotations
@@ -26,274 +26,375 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from psycopg.pq import TransactionStatus
-
-from django_connpool.pool.trust import Trust
-from django_connpool.process import uwsgi
-from django_connpool.process.background import NEVER, maintenance
-from django_connpool.session.statements import Judge
+from django_connpool.process import ending
+from django_connpool.process.background import AT_ONCE, NEVER, Ticket
 
 from . import explain
-from .abc import CheckParam, ConnectFailedCB, ConnectionCB, ConninfoParam, KwargsParam, ResetParam
-from .errors import PoolClosed
-from .outage import Outage, told
-from .queue import Waiter, WaitQueue
-from .slot import ON_LOAN, Loans, Slot
+from .limits import Limits
+from .line import Line
+from .outage import Outage
+from .protocols import Errors, Opener
+from .slot import (
+    CONDEMNED,
+    DRAINED,
+    EXPIRED,
+    HANDED,
+    IDLE,
+    LOAN,
+    NOT_THE_THREADS,
+    POOL_CLOSED,
+    RECLAIMED,
+    RETURNING,
+    SURPLUS,
+    Loans,
+    Slot,
+)
+from .slots import Slots
 from .stats import Stats
 
 logger = logging.getLogger("django_connpool.pool")
 
+COUNT_AT = 256  # loans of a connection, after which those noted are counted
+CLEAN_TIMEOUT = 5.0  # seconds for a clean-up or a rollback
+AUDIT_EVERY = 1.0  # seconds, while somebody stands in line
+
 
 class Core:
-    """The settings and the state of a pool. Methods whose docstring says so need `_lock`."""
+    """A pool's state. Methods that say so in their first words need `lock`."""
 
-    # Every loan looks at two dozen of these: in slots that takes a tenth off it. What users or
-    # tools put on a pool besides goes in its dictionary.
+    # Every loan looks at a dozen of these: in slots that takes a tenth off it.
     __slots__ = (
-        "_asks_each",
-        "_check",
-        "_clock",
-        "_closed",
-        "_closing",
-        "_configure",
-        "_deadline",
-        "_describe",
-        "_dirt_of",
-        "_dropped",
-        "_full",
-        "_generation",
-        "_grew_at",
-        "_idle",
-        "_keep_min",
-        "_last_error",
-        "_late",
-        "_line_since",
-        "_lock",
-        "_locked_after",
-        "_max_size",
-        "_mean_connect",
-        "_min_size",
-        "_moved_at",
-        "_news",
-        "_opened",
-        "_opening",
-        "_orphans",
-        "_outage",
-        "_ping_after",
-        "_put_off",
-        "_queue",
-        "_reconnect_failed",
-        "_reset",
-        "_restores",
-        "_rolling_back",
-        "_self",
-        "_serving",
-        "_slots",
-        "_stats",
-        "_strays",
-        "_strict",
-        "_suspended",
-        "_tidies_always",
-        "_to_close",
-        "_trust",
-        "_warmed",
-        "_winding_up",
-        "close_returns",
-        "command_timeout",
-        "connection_class",
-        "conninfo",
-        "jitter",
-        "kwargs",
-        "leak_after",
-        "max_connecting",
-        "max_idle",
-        "max_lifetime",
-        "max_uses",
-        "max_waiting",
+        "__weakref__",
+        "clock",
+        "closed",
+        "deadline",
+        "describe",
+        "errors",
+        "full",
+        "generation",
+        "grew_at",
+        "inbox",
+        "keep_min",
+        "last_error",
+        "limits",
+        "line",
+        "line_since",
+        "lock",
+        "mean_connect",
+        "moved_at",
         "name",
-        "num_workers",
-        "outage_patience",
-        "reconnect_timeout",
-        "timeout",
+        "news",
+        "opened",
+        "opener",
+        "outage",
+        "paused_until",
+        "ref",
+        "serving",
+        "slots",
+        "stats",
+        "suspended",
+        "ticket",
+        "warmed",
+        "winding_up",
     )
 
-    # Settings; times are seconds. See ConnectionPool.
-    conninfo: ConninfoParam
-    kwargs: KwargsParam | None
-    connection_class: Any
-    name: str
-    close_returns: bool
-    timeout: float
-    max_waiting: int
-    max_lifetime: float
-    max_idle: float
-    max_uses: int
-    max_connecting: int
-    reconnect_timeout: float
-    outage_patience: float
-    num_workers: int
-    jitter: float
-    leak_after: float
-    command_timeout: float | None
-    _min_size: int
-    _max_size: int
-    _keep_min: bool  # `min_size` is opened and kept, not only not closed
-    _warmed: bool  # and that because `warm` was called
-    _configure: ConnectionCB | None
-    _check: CheckParam
-    _asks_each: bool  # before each loan, however fresh a connection is
-    _reset: ResetParam
-    _reconnect_failed: ConnectFailedCB | None
-    _describe: Callable[[], object] | None
-    _ping_after: float
-    _locked_after: float  # seconds of stillness, after which all may wait for each other
-    _restores: bool  # sessions that were changed, when given back
-    _tidies_always: bool  # every session, not only one that looks changed
-    _strict: bool  # a transaction left open is an error
-    _dirt_of: Judge  # a statement: what it may leave behind in its session
-    _clock: Callable[[], float]
-    _opened: bool  # ever
+    ticket: Ticket  # of the background thread
 
-    def _start_empty(self) -> None:
-        """The state of a pool with no connection: when new, and in a forked child."""
-        self._self: weakref.ref[Any] = weakref.ref(self, _wake_maintenance)
+    def __init__(
+        self,
+        name: str,
+        limits: Limits,
+        opener: Opener,
+        errors: Errors,
+        clock: Callable[[], float],
+        keep_min: bool = True,
+        describe: Callable[[], object] | None = None,
+    ) -> None:
+        self.name = name
+        self.limits = limits
+        self.opener = opener
+        self.errors = errors
+        self.clock = clock
+        self.describe = describe  # called at each borrow: what it is for
+        self.keep_min = keep_min  # `min_size` is opened and kept, not only not closed
+        self.warmed = False  # and that because `warm` was called
+        self.opened = False  # ever
+        self.start_empty()
+
+    def start_empty(self) -> None:
+        """Be a pool with no connection: when new, and in a forked child."""
+        self.ref: weakref.ref[Core] = weakref.ref(self)
         # Reentrant: a finalizer or signal handler may run in the middle of a section below,
-        # in the thread that holds it, and borrow or give back. See `putconn`.
-        self._lock: Any = threading.RLock()
-        # Guarded by _lock:
-        self._slots: set[Slot] = set()  # every place taken, in whatever state
-        self._idle: list[Slot] = []  # last given back is last, and lent first
-        self._opening: set[Slot] = set()  # attempts to connect under way
-        self._closing: set[Slot] = set()
-        self._to_close: deque[Slot] = deque()  # those of _closing no worker has taken up
-        self._queue = WaitQueue()
-        self._line_since = 0.0  # when the queue was last empty
-        self._moved_at = 0.0  # when somebody in it last got a connection given back
-        self._grew_at = 0.0  # when an attempt to connect was last started for it
-        self._serving = False  # open and not suspended: idle connections may be lent
-        self._closed = True
-        self._suspended = False
-        self._outage: Outage | None = None
-        self._last_error: BaseException | None = None
-        self._generation = 0
-        self._deadline = NEVER  # of the maintenance thread
-        self._mean_connect = 0.0  # seconds, moving average
-        self._stats = Stats()
-        self._full: list[threading.Event] = []  # of those in wait()
-        self._winding_up = False  # closed, or the process is ending: what comes back is closed
-        # Loans whose transaction is being rolled back: since when, and which loan of theirs it is.
-        self._rolling_back: dict[Slot, tuple[float, int]] = {}
-        # Appended to without the lock, by finalizers, at any instruction; see `orphaned`.
-        self._orphans: deque[tuple[Slot, Loans | None]] = deque()
-        # What there is to log; see `_tell`.
-        self._news: deque[tuple[str, tuple[object, ...]]] = deque()
-        # Given back by a finalizer inside the lock: the slots, their connections, and which
-        # loans of theirs that ends.
-        self._late: deque[tuple[Slot, Any, int]] = deque()
-        # Interrupted on their way from hand to hand, and nobody's any more; see `_mend_strays`.
-        self._strays: deque[Slot | Waiter] = deque()
-        # Jobs of workers that were interrupted; see `_staff`.
-        self._dropped: deque[list[Slot]] = deque()
-        # Whether it is known which functions on the server change a session.
-        self._trust = Trust(self._dirt_of)
-        if self._restores:
-            self._dirt_of.defined = self._trust.defined
-        # What a signal handler asked for inside the lock; see `_is_put_off`.
-        self._put_off: deque[Callable[[], None]] = deque()
+        # in the thread that holds it, and borrow or give back.
+        self.lock: Any = threading.RLock()
+        # Guarded by `lock`:
+        self.slots = Slots()
+        self.line = Line()
+        self.line_since = 0.0  # when the line was last empty
+        self.moved_at = 0.0  # when somebody in it last got a connection given back
+        self.grew_at = 0.0  # when an attempt to connect was last started for it
+        self.serving = False  # open and not suspended: idle connections may be lent
+        self.closed = True
+        self.suspended = False
+        self.winding_up = False  # closed, or the process is ending: what comes back is closed
+        self.outage: Outage | None = None
+        self.last_error: BaseException | None = None
+        self.generation = 0
+        self.paused_until = AT_ONCE  # no attempt to connect before
+        self.deadline = NEVER  # by which the background thread comes
+        self.mean_connect = 0.0  # seconds, moving average
+        self.stats = Stats()
+        self.full: list[threading.Event] = []  # of those in wait()
+        # Appended to without the lock, at any instruction: a function of the core's and what to
+        # call it with, under the lock. Each looks first whether it is still true.
+        self.inbox: deque[tuple[Any, ...]] = deque()
+        self.news: deque[tuple[str, tuple[object, ...]]] = deque()  # see `tell`
 
-    def _on_loan(self) -> int:
-        return len(self._slots) - len(self._idle) - len(self._opening) - len(self._closing)
+    # -- The inbox ------------------------------------------------------------------------
 
-    def _lacks_minimum(self) -> bool:
-        if self._winding_up or self._closed or not self._keep_min:
-            return False
-        if len(self._slots) - len(self._closing) >= self._min_size:
-            return False
-        # Whoever waits for them in such a process gets them; else those it forks open their own.
-        return bool(self._full) or not uwsgi.is_loading()
+    def is_inside(self) -> bool:
+        """Whether this thread has interrupted itself inside the lock."""
+        return bool(self.lock._is_owned())
 
-    def _schedule(self, at: float) -> None:
-        """Under the lock: have `tick` called at that moment, or earlier."""
-        if at < self._deadline:
-            maintenance.schedule(self._self, at)
-            self._deadline = at
+    def put(self, *note: Any) -> None:
+        """Leave a note, from anywhere, and have somebody read it."""
+        self.inbox.append(note)
+        self.ticket.now()
 
-    def _tell(self, text: str, *args: object) -> None:
-        """Under the lock: log a warning, once the lock is free.
+    def catch_up(self) -> None:
+        """Under the lock: do what the notes say. One that is interrupted is done again."""
+        while self.inbox:
+            note = self.inbox[0]
+            note[0](self, *note[1:])
+            if self.inbox and self.inbox[0] is note:
+                del self.inbox[0]
+
+    def orphaned(self, slot: Slot, loans: Loans | None) -> None:
+        """A loan's connection (`loans` None) or thread died. For finalizers."""
+        self.inbox.append((Core.reclaim, slot, loans))
+        self.ticket.now()
+
+    def write_was_refused(self, slot: Slot) -> None:
+        """A borrower could not write: if the server has turned read-only, none of these can."""
+        this, others = slot.session.after_refused_write()
+        if this:
+            self.put(Core.replace_read_only, slot, others)
+
+    def tell(self, text: str, *args: object) -> None:
+        """Log a warning, once the lock is free.
 
         A handler may do what it likes, and one that writes to the database borrows.
         """
-        self._news.append((text, args))
+        self.news.append((text, args))
 
-    def _publish(self) -> None:
-        while self._news:
+    def publish(self) -> None:
+        """Log what there is to tell. Call without the lock."""
+        while self.news:
             with suppress(IndexError):  # another thread took the last
-                text, args = self._news.popleft()
+                text, args = self.news.popleft()
                 logger.warning("%s: " + text, self.name, *args)
 
-    def _snapshot(self) -> dict[str, Any]:
-        """Under the lock. Where the holders are is still to be found: see `explain.locate`."""
-        now = self._clock()
-        return {
-            "name": self.name,
-            "min_size": self._min_size,
-            "max_size": self._max_size,
-            "size": len(self._slots),
-            "idle": len(self._idle),
-            "in_use": self._on_loan(),
-            "opening": len(self._opening),
-            "closing": len(self._closing),
-            "waiting": len(self._queue),
-            "longest_wait": now - self._queue[0].since if self._queue else 0.0,
-            "closed": self._closed,
-            "suspended": self._suspended,
-            "last_error": told(self._outage) if self._outage is not None else None,
-            "stats": self._stats.as_dict(),
-            "loans": [_loan(slot, now) for slot in self._slots if _is_somebodys(slot)],
-        }
+    def schedule(self, at: float) -> None:
+        """Under the lock: have the background thread come at that moment, or earlier."""
+        if at < self.deadline:
+            self.ticket.by(at)
+            self.deadline = at
 
-    def _measures(self) -> dict[str, int]:
-        return {
-            "pool_min": self._min_size,
-            "pool_max": self._max_size,
-            "pool_size": len(self._slots),
-            "pool_available": len(self._idle),
-            "requests_waiting": len(self._queue),
-        }
+    # -- From hand to hand ----------------------------------------------------------------
 
-    def _check_open(self) -> None:
-        if self._closed:
-            state = "is closed" if self._opened else "is not open yet"
-            raise PoolClosed(f"pool {self.name!r} {state}")
+    def settle(self, slot: Slot, conn: Any, now: float, unfit: str = "") -> None:
+        """Under the lock: end the loan, if any, and bring the slot to rest.
 
-    def __repr__(self) -> str:
-        return f"<{type(self).__module__}.{type(self).__qualname__} {self.name!r}>"
+        It goes to the first in line, to the idle ones, or out: if it is `unfit`, which says
+        why, or for a reason of the pool's. Every loan comes by here, so this calls nothing
+        that it can do itself.
+        """
+        loans = slot.loans
+        if loans is not None:  # or it was not lent, or an interrupt struck before it was
+            loans.discard(slot)
+            slot.loans = None
+            if self.limits.max_uses:
+                slot.uses += 1
+                if slot.uses == self.limits.max_uses:
+                    slot.retire_at = AT_ONCE
+            self.stats.hold.note(now - slot.since)
+            if slot.reported:
+                slot.reported = False
+                held = now - slot.since
+                self.tell("a loan reported as a leak was given back after %.1f s", held)
+        session = slot.session
+        if unfit:
+            self.slots.retire(slot, unfit)
+            session.conn = conn  # last: an interrupt in between must not make it look fit
+            return
+        session.rest(conn)
+        slot.note = slot.pinned = None
+        if not session.loan % COUNT_AT:
+            self.stats.count()
+        line, waiter = self.line, None
+        if line and self.serving:
+            waiter = line[0]
+            if waiter.slot is not None or waiter.left:
+                waiter = line.first()
+        if (
+            now >= slot.retire_at
+            or len(self.slots.all) > self.limits.max_size + len(self.slots.closing)
+            or (self.winding_up and waiter is None)
+        ):
+            self.slots.retire(slot, self._reason_to_close(slot))
+            return
+        slot.idle_since = now
+        vet_at = now + self.limits.ping_after
+        slot.vet_at = vet_at if vet_at < slot.retire_at else slot.retire_at
+        if session.cleaning is not None:
+            slot.vet_at = AT_ONCE
+            self.schedule(now + CLEAN_TIMEOUT)
+        if waiter is not None:
+            self.hand_over(slot, waiter, now)
+            return
+        self.slots.idle.append(slot)
+        slot.state = IDLE
+        if slot.retire_at < self.deadline or now + self.limits.max_idle < self.deadline:
+            self.schedule(min(now + self.limits.max_idle, slot.retire_at))
 
+    def _reason_to_close(self, slot: Slot) -> str:
+        if self.winding_up:
+            return POOL_CLOSED
+        if slot.generation != self.generation:
+            return DRAINED
+        return EXPIRED if self.clock() >= slot.retire_at else SURPLUS
 
-def _is_somebodys(slot: Slot) -> bool:
-    """Whether the slot is on loan, and not just being looked at."""
-    return slot.state in ON_LOAN and (slot.loans is not None or slot.waiter is not None)
+    def hand_over(self, slot: Slot, waiter: Any, now: float) -> None:
+        """Under the lock: give a slot to the first in line, and wake it."""
+        self.stats.wait.note(now - waiter.since)
+        slot.waiter = waiter
+        waiter.slot, slot.state = slot, HANDED
+        del self.line[0]
+        # Last: until this thread waits for something both are awake, one of them in vain.
+        # But inside the lock: a signal handler that borrows would wait behind a sleeper.
+        waiter.wake()
 
+    def serve_line(self) -> None:
+        """Under the lock: hand idle connections to those in line."""
+        self.audit()
+        idle = self.slots.idle
+        while self.serving and idle and (waiter := self.line.first()) is not None:
+            slot = idle[-1]
+            slot.state = RETURNING
+            del idle[-1]
+            self.hand_over(slot, waiter, self.clock())
 
-def _loan(slot: Slot, now: float) -> dict[str, Any]:
-    """One loan as a snapshot shows it; a slot just handed over is its waiter's already."""
-    lent = slot.loans is not None
-    waiter = slot.waiter  # looked at once: it accepts without the lock, and is gone then
-    thread = slot.thread if lent or waiter is None else waiter.thread
-    return {
-        "held": max(0.0, now - (slot.since if lent else slot.idle_since)),
-        "thread": explain.thread_name(thread),
-        "thread_id": thread,
-        "note": (slot.note and str(slot.note)) or None,
-        "taken_at": (lent and slot.site()) or None,  # with `leak_after`
-        "at": slot.note,  # see explain.locate
-        "pinned": slot.pinned,
-        "backend_pid": slot.backend_pid,
-        "transaction": TransactionStatus(slot.pgconn.transaction_status).name,
-    }
+    def condemn(self) -> None:
+        """Under the lock: close the idle connections without trying them on a borrower.
 
+        What killed one (a restart, a failover, a firewall) killed its contemporaries.
+        Loans prove themselves by being used.
+        """
+        self.slots.retire_all(CONDEMNED)
 
-def _wake_maintenance(_: object) -> None:
-    """A pool was dropped: perhaps the thread is not needed any more. For the interpreter."""
-    if maintenance is not None:  # which it is when the interpreter has almost ended
-        maintenance.poke()
+    def refuse_all(self, error: Callable[[], BaseException]) -> None:
+        """Under the lock: nobody in line is served any more."""
+        for waiter in list(self.line):
+            waiter.error = error()
+            self.line.let_go(waiter)
+
+    # -- What interrupts and dead borrowers leave -----------------------------------------
+
+    def audit(self) -> None:
+        """Under the lock: bring to rest what an interrupt has left half done."""
+        self.line.audit()
+        for slot in self.slots.audit():
+            if slot.state is HANDED:
+                waiter = slot.waiter  # looked at once: it may accept at this moment
+                if waiter is not None and not waiter.left:
+                    self.line.let_go(waiter)
+                if waiter is None or not waiter.left:
+                    continue
+                slot.state = RETURNING
+            if slot.state is RETURNING:
+                slot.waiter = None
+                self._settle_if_clean(slot, slot.session.reachable())
+
+    def _settle_if_clean(self, slot: Slot, conn: Any) -> None:
+        """Under the lock, where nothing may be sent: keep a session only if it is clean."""
+        is_clean = conn is not None and slot.session.is_clean(conn)
+        self.settle(slot, conn, self.clock(), "" if is_clean else RECLAIMED)
+
+    def take_back(self, slot: Slot, conn: Any, loan: int | None) -> None:
+        """Under the lock: a loan was given back inside the lock, or its end was interrupted.
+
+        Unless somebody else has given the same loan back meanwhile: what is on loan then
+        is the next borrower's.
+        """
+        if slot.state is LOAN and slot.session.loan == loan and slot in self.slots.all:
+            slot.state = RETURNING
+            self._settle_if_clean(slot, conn)
+        else:
+            self.audit()
+
+    def reclaim(self, slot: Slot, loans: Loans | None) -> None:
+        """Under the lock: end a loan whose borrower has dropped it, if it still is one."""
+        conn = slot.session.reachable()
+        if not self._is_orphan(slot, loans, conn):
+            return
+        slot.retire_at = AT_ONCE  # somebody may still know the connection
+        slot.state = RETURNING
+        self.stats.loans_reclaimed += 1
+        if not ending.is_ending():
+            self.tell(
+                "a connection was never given back, closing it; borrowed %.1f s ago by %s%s%s",
+                self.clock() - slot.since,
+                explain.thread_name(slot.thread),
+                slot.at_site(),
+                slot.purpose(),
+            )
+        self.settle(slot, conn, self.clock(), RECLAIMED)
+
+    def _is_orphan(self, slot: Slot, loans: Loans | None, conn: Any) -> bool:
+        if slot.state is not LOAN or slot not in self.slots.all or slot.session.conn is not None:
+            return False
+        if loans is None:
+            return conn is None
+        # Or it was given back meanwhile, or another thread works with it, or will give it back.
+        return (
+            slot.loans is loans and not slot.session.in_use() and slot.pinned not in NOT_THE_THREADS
+        )
+
+    def replace_read_only(self, slot: Slot, others: bool) -> None:
+        """Under the lock: a server that has turned read-only goes on for ever, and so would this.
+
+        See session/roles.py.
+        """
+        slot.retire_at = AT_ONCE
+        if others and slot.generation == self.generation and not self.closed:
+            self.renew(CONDEMNED)
+            self.tell("the server has turned read-only: replacing every connection")
+
+    def renew(self, reason: str) -> None:
+        """Under the lock: replace every connection, idle ones now, loans as they come back."""
+        self.generation += 1
+        for slot in self.slots.all:
+            slot.retire_at = AT_ONCE
+        self.slots.retire_all(reason)
+
+    # -- Small things ---------------------------------------------------------------------
+
+    def tell_if_full(self) -> None:
+        """Under the lock: end `wait`, if `min_size` are open."""
+        if self.full and self.slots.open_ones() >= self.limits.min_size:
+            self.end_waits()
+
+    def end_waits(self) -> None:
+        for event in self.full:
+            event.set()
+        self.full.clear()
+
+    def dismiss_if_done(self) -> None:
+        """Under the lock: a closed pool that is empty needs nobody any more."""
+        if self.closed and not self.slots.all:
+            self.ticket.leave()
+
+    def check_open(self) -> None:
+        if self.closed:
+            state = "is closed" if self.opened else "is not open yet"
+            raise self.errors.closed(f"pool {self.name!r} {state}")

@@ -13,10 +13,8 @@ from collections.abc import Collection, Iterable, Iterator
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from django_connpool.session.vanished import is_busy
-
 if TYPE_CHECKING:
-    from .queue import Waiter
+    from .line import Waiter
     from .slot import Slot
 
 LOCKED_AFTER = 0.25  # seconds without anything being given back
@@ -56,7 +54,7 @@ def _is_locked(
             return False
         if slot.thread in threads:
             continue
-        if getattr(slot.note, "ended", False) or is_busy(slot):
+        if getattr(slot.note, "ended", False) or slot.session.is_busy():
             return False
         frame = frames.get(slot.thread)
         if not _is_waiting(frame):

@@ -1,10 +1,8 @@
-"""What the server said when it refused a connection, and when to ask again."""
+"""The time since connecting began to fail: when to ask again, and who waits for it to end."""
 
 from __future__ import annotations
 
 import random
-
-from psycopg import OperationalError
 
 from django_connpool.redaction import one_line, public
 
@@ -14,68 +12,13 @@ LAST_RETRY = 1.0  # while anyone asks
 LAZY_RETRY = 15.0  # while nobody does, and only `min_size` is missing
 FORGOTTEN = 60.0  # seconds without an attempt, after which a failure begins an outage of its own
 
-# libpq gives a refused connection no SQLSTATE (PQerrorMessage is all there is), so the
-# text has to tell. What is not known, as from a server that speaks another language, is
-# REFUSED, and waited for as long as the outage is young.
-STARTING = "starting"  # 57P03: waiting helps
-FULL = "full"  # 53300: waiting helps while somebody may give back
+# Kinds of refusal, as `Opener.meaning` sorts them.
+STARTING = "starting"  # waiting helps
+FULL = "full"  # waiting helps while somebody may give back
 REFUSED = "refused"
 UNFIT = "unfit"  # by the user's own check, of a connection just opened: the next may pass
 
-_STARTING_TEXTS = (
-    "the database system is starting up",
-    "the database system is not yet accepting connections",
-    "the database system is in recovery mode",
-)
-_FULL_TEXTS = (
-    "too many clients already",
-    "too many connections for",
-    "remaining connection slots are reserved",
-)
-_LASTING_TEXTS = (
-    "authentication failed",  # by whatever method
-    "no password supplied",
-    "password retrieved from file",
-    "no pg_hba.conf entry",
-    "pg_hba.conf rejects",
-    '" does not exist',  # a database or a role
-    "no such database",  # PgBouncer's words
-    "no such user",
-    "is not permitted to log in",
-    "permission denied",
-    "unsupported startup parameter",
-    "unrecognized configuration parameter",
-    "invalid value for parameter",
-    "server does not support SSL",
-    "certificate verify failed",
-    "root certificate file",
-    "invalid connection option",
-)
-# Of errors that have one, such as those of statements that set the session up: invalid
-# authorization, no such database or schema, syntax error or access rule violation.
-_LASTING_STATES = ("28", "3D", "3F", "42")
 _LATE = float("inf")  # when nothing is young any more
-
-
-def kind_of(error: BaseException) -> str:
-    """Sort a failed attempt's error into STARTING, FULL or REFUSED."""
-    text = str(error)
-    if any(known in text for known in _STARTING_TEXTS):
-        return STARTING
-    if any(known in text for known in _FULL_TEXTS):
-        return FULL
-    return REFUSED
-
-
-def heals(error: BaseException) -> bool:
-    """Whether time may do away with the error: no server, one that goes down, a standby.
-
-    Not what our user's own code raises, nor a server that says no to us and will again.
-    """
-    if not isinstance(error, (OperationalError, ConnectionError, TimeoutError)):
-        return False
-    text, state = str(error), getattr(error, "sqlstate", None) or ""
-    return not (state.startswith(_LASTING_STATES) or any(lasts in text for lasts in _LASTING_TEXTS))
 
 
 def again(error: BaseException) -> BaseException:
@@ -110,33 +53,34 @@ class Outage:
     )
 
     def __init__(
-        self, error: BaseException, now: float, kind: str = "", patience: float = 0.0
+        self, error: BaseException, now: float, kind: str, heals: bool, patience: float = 0.0
     ) -> None:
         self.since = now
         self.patience = patience  # seconds for which it is young, and waited for
         self.attempts = 0
         self.reported = False  # `reconnect_failed` was called
         self.error = error
-        self.kind = REFUSED
         self.retry_at = self.failed_at = now
-        self.another(error, now, asked=True, kind=kind)
+        self.another(error, now, kind, heals, asked=True)
 
     def another(
         self,
         error: BaseException,
         now: float,
+        kind: str,
+        heals: bool,
         asked: bool,
-        kind: str = "",
         began: float | None = None,
     ) -> None:
         """Note one more failure; the next attempt waits twice as long, capped and jittered.
 
-        `asked`: whether a borrower is waiting for the outcome. `kind`: when not the error tells.
-        `began`: when the attempt did; of several at the same time only one counts.
+        `kind`, `heals`: what it is, and whether time may do away with it. `asked`: whether a
+        borrower is waiting for the outcome. `began`: when the attempt did; of several at the same
+        time only one counts.
         """
         self.error = error
-        self.kind = kind or kind_of(error)
-        self.heals = heals(error)
+        self.kind = kind
+        self.heals = heals
         if self.attempts and began is not None and began < self.failed_at:
             return
         if now > self.failed_at + FORGOTTEN:

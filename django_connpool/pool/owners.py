@@ -21,10 +21,9 @@ class _Owner:
         self.loans = loans
 
     def __del__(self) -> None:
-        # A finalizer: it may run inside any lock, so it takes none. See `orphaned`.
+        # A finalizer: it may run inside any lock, so it takes none. See `Core.orphaned`.
         for slot in tuple(self.loans):
-            if (pool := slot.pool()) is not None:
-                pool.orphaned(slot, self.loans)
+            slot.thread_ended(self.loans)
 
 
 class _ThisThread(threading.local):

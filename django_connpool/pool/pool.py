@@ -1,432 +1,464 @@
-"""The connection pool, as its users see it. How it works inside: see core.py."""
+"""Lending connections and taking them back, first come, first served."""
 
 from __future__ import annotations
 
-import itertools
 import logging
 import threading
-from collections.abc import Callable, Iterable
-from functools import partial
-from time import monotonic
-from types import TracebackType
-from typing import Any
+from typing import Any, cast
 
-import psycopg
-from psycopg import OperationalError
-
-from django_connpool.process import ending
-from django_connpool.process.background import AT_ONCE, NEVER
 from django_connpool.redaction import one_line, public
-from django_connpool.session.closing import await_end, bury, say_goodbye
-from django_connpool.session.liveness import ping
-from django_connpool.session.returning import returning
-from django_connpool.session.statements import Judge
 
-from . import explain
-from .abc import (
-    CT,
-    CheckParam,
-    ConnectFailedCB,
-    ConnectionCB,
-    ConninfoParam,
-    KwargsParam,
-    ResetParam,
+from . import explain, view
+from .core import AUDIT_EVERY, CLEAN_TIMEOUT, Core
+from .crew import FRESH, Crew
+from .line import Waiter, expect_free
+from .outage import UNFIT, again
+from .owners import this_thread
+from .prospects import is_hopeless, note_refusal
+from .slot import (
+    CLOSING,
+    EXPIRED,
+    GONE,
+    HANDED,
+    IDLE,
+    LOAN,
+    LOST,
+    RETURNING,
+    UNCLEAN,
+    Loans,
+    Slot,
 )
-from .errors import PoolClosed, PoolTimeout
-from .lending import Lending
-from .locking import LOCKED_AFTER
-from .settings import checked_sizes, checked_times
-from .slot import DRAINED, IDLE, LOAN, POOL_CLOSED, RETURNING, SURPLUS, Slot
-from .stats import Stats
+from .upkeep import Upkeep
 
 logger = logging.getLogger("django_connpool.pool")
 
-PING_AFTER = 30.0  # seconds of idleness after which the socket's silence is not believed
-
-_CONNECTION: Any = psycopg.Connection
-_numbers = itertools.count(1)
+HASTIEST_ANSWER = 0.1  # seconds a server may take, however little time its borrower has
+PING_TIMEOUT = 5.0  # seconds
 
 
-class ConnectionPool(Lending[CT]):
-    """A bounded pool of psycopg connections, first come, first served.
+class Pool:
+    """From the moment somebody asks for a connection to the moment it is given back.
 
-    The arguments are those of `psycopg_pool.ConnectionPool`, with the same meaning, and:
-
-    `check`: "auto" looks at the socket at each borrow and asks the server only after
-    `ping_after` seconds of idleness (30); "always" asks each time; False or None never; or
-    a callable that is given the connection before each loan, its first one included, and
-    raises when it is not to be served: then another is tried, as long as its borrower has time.
-    `reset`: "auto" gives a session that was changed, on the server or on the connection
-    object, the state it was born with (`configure` included); "always" every session, for
-    what cannot be seen from outside; False or None only rolls back; or a callable.
-    `reset_functions`: names of functions on the server that give state to the session, beside
-    those that the pool finds by itself.
-    `strict`: giving back in a transaction raises ProgrammingError instead of a warning.
-    `max_uses`: loans after which a connection is replaced; 0 is no limit.
-    `max_connecting`: attempts to connect under way at once.
-    `jitter`: the share of `max_lifetime` by which lives are shortened at random, 0 to 1.
-    `leak_after`: seconds after which a loan is reported in the log; 0 is never.
-    `command_timeout`: longest a statement may run, given to the server at connect.
-    `outage_patience`: how long borrowers wait for a server that has just gone to come back;
-    later they get its error at once.
-    `keep_min`: False opens `min_size` only once `warm` is called.
-    `describe`: called at each borrow; what it returns tells in reports, by its str(), what
-    the loan is for.
-
-    `locked_after`: how long nothing moves before it is looked whether all of those for whom
-    `describe` knows a name wait for each other, which is told at once.
-
-    All times are seconds. Raises ValueError for sizes and times that make no sense.
+    Where every loan comes by, the lock is taken by hand, inside the block whose end releases
+    it: `with` costs 0.3 µs more. Between `acquire` and the rest of the block, or its end and
+    `release`, no interrupt strikes: the interpreter looks for signals when a call has returned.
+    One that keeps `acquire` from succeeding goes on, once `release` has found the lock free.
+    (The `try` before `release` is there for Python 3.10 too, which looks for signals at the
+    beginning of a `finally` clause, but for one that begins with it.)
     """
 
-    def __init__(
-        self,
-        conninfo: ConninfoParam = "",
-        *,
-        connection_class: type[CT] = _CONNECTION,
-        kwargs: KwargsParam | None = None,
-        min_size: int = 4,
-        max_size: int | None = None,
-        open: bool | None = None,
-        configure: ConnectionCB | None = None,
-        check: CheckParam = "auto",
-        reset: ResetParam = "auto",
-        reset_functions: Iterable[str] = (),
-        strict: bool = False,
-        name: str | None = None,
-        close_returns: bool = False,
-        timeout: float = 30.0,
-        max_waiting: int = 0,
-        max_lifetime: float = 3600.0,
-        max_idle: float = 600.0,
-        reconnect_timeout: float = 300.0,
-        reconnect_failed: ConnectFailedCB | None = None,
-        num_workers: int = 3,
-        max_uses: int = 0,
-        max_connecting: int = 8,
-        jitter: float = 0.1,
-        leak_after: float = 0.0,
-        command_timeout: float | None = None,
-        outage_patience: float = 3.0,
-        ping_after: float = PING_AFTER,
-        locked_after: float = LOCKED_AFTER,
-        keep_min: bool = True,
-        describe: Callable[[], object] | None = None,
-    ) -> None:
-        self.conninfo = conninfo
-        self.kwargs = kwargs
-        self.connection_class: Any = connection_class
-        if close_returns:
-            self.connection_class = returning(connection_class)
-        self.name = name or f"pool-{next(_numbers)}"
-        self.close_returns = close_returns
-        self.timeout = timeout
-        self.max_waiting = max_waiting
-        self.max_lifetime = max_lifetime
-        self.max_idle = max_idle
-        self.reconnect_timeout = reconnect_timeout
-        self.num_workers = num_workers
-        self.max_uses = max_uses
-        self.max_connecting = max_connecting
-        self.jitter = jitter
-        self.leak_after = leak_after
-        self.command_timeout = command_timeout
-        self.outage_patience = outage_patience
-        self._min_size, self._max_size = checked_sizes(min_size, max_size)
-        checked_times(self)
-        self._configure = configure
-        self._check = check
-        self._asks_each = bool(check) and check != "auto"
-        self._reset = reset
-        self._reconnect_failed = reconnect_failed
-        self._describe = describe
-        self._ping_after = ping_after if check == "auto" else (0.0 if check else NEVER)
-        self._locked_after = locked_after
-        self._restores = reset in ("auto", "always") or reset is True
-        self._tidies_always = reset in ("always", True) or callable(reset)
-        self._strict = strict
-        self._dirt_of = Judge(reset_functions)
-        self._clock = monotonic
-        self._keep_min = keep_min
-        self._warmed = False
-        self._opened = False
-        self._start_empty()
-        ending.enrol(self)
-        if open or open is None:
-            self.open()
+    def __init__(self, core: Core, crew: Crew, upkeep: Upkeep) -> None:
+        self._core = core
+        self._crew = crew
+        self._upkeep = upkeep
 
-    @property
-    def min_size(self) -> int:
-        return self._min_size
+    # -- Borrowing ------------------------------------------------------------------------
 
-    @property
-    def max_size(self) -> int:
-        return self._max_size
+    def getconn(self, timeout: float | None = None) -> Any:
+        """Borrow a connection, waiting at most `timeout` seconds (the pool's by default).
 
-    @property
-    def closed(self) -> bool:
-        """Whether the pool is closed, or was not opened yet."""
-        return self._closed
+        Give it back with `putconn`, or better use `connection()`. A connection that is
+        dropped, or whose thread ends, comes back by itself, at the price of a new one.
 
-    def open(self, wait: bool = False, timeout: float = 30.0) -> None:
-        """Begin to serve; with `wait`, return once `min_size` connections are open.
-
-        Opening an open pool does nothing. Raises PoolClosed when it was closed before.
+        Raises PoolTimeout, TooManyRequests, PoolClosed, and when there is nothing to wait
+        for the server's own OperationalError at once.
         """
-        with self._lock:
-            if self._closed:
-                if self._opened:
-                    raise PoolClosed(f"pool {self.name!r} was closed and cannot be opened again")
-                self._opened = True
-                self._closed = False
-                self._serving = True
-        self._staff()
-        if wait:
-            self.wait(timeout)
-
-    def warm(self) -> None:
-        """Have `min_size` connections opened, in the background, and kept from now on."""
-        self._keep_min = self._warmed = True
-        self._staff()
-
-    @property
-    def is_awaited(self) -> bool:
-        """Whether somebody stands in line for a connection, at this moment."""
-        return bool(self._queue)
-
-    def rest_if_unused(self) -> None:
-        """Undo `warm` in a process that has forked and never borrowed itself.
-
-        Such is the master of a server that loads the application before it forks its
-        workers (gunicorn's --preload). The workers fill up at their first use.
-        """
-        with self._lock:
-            used = self._stats.mean_hold() is not None or self._on_loan() or self._queue
-            if used or not self._warmed or self._opening:
-                return
-            self._keep_min = self._warmed = False
-            self._retire_all(SURPLUS)
-        self._staff()
-
-    def wait(self, timeout: float = 30.0) -> None:
-        """Wait until `min_size` connections are open.
-
-        Raises PoolTimeout, and closes the pool, when that takes more than `timeout` seconds;
-        PoolClosed when it is closed meanwhile.
-        """
-        done = threading.Event()
-        with self._lock:
-            self._check_open()
-            self._full.append(done)
-            self._tell_if_full()
-        self._staff()
-        if done.wait(timeout):
-            self._check_open()
-            return
-        self.close()
-        error = PoolTimeout(
-            f"pool {self.name!r}: {self._min_size} connections were not open within {timeout:.2f} s"
-            + (
-                f"; connecting last failed with: {one_line(self._last_error)}"
-                if self._last_error
-                else ""
-            )
-        )
-        raise error from (self._last_error and public(self._last_error))
-
-    def close(self, timeout: float = 5.0) -> None:
-        """Close the pool: waiters get PoolClosed, idle connections are closed.
-
-        Loans finish in peace and are closed when given back. Waits at most `timeout`
-        seconds for the closing of what was idle. Closing twice does nothing.
-        """
-        if self._is_put_off(partial(self.close, timeout)):
-            return
-        with self._lock:
-            if self._closed and not self._winding_up:  # not open yet
-                return
-            # Again, when it was closed before: an interrupt may have struck in the middle.
-            self._closed = self._winding_up = True
-            self._serving = self._suspended = False
-            for waiter in list(self._queue):
-                waiter.error = PoolClosed(f"pool {self.name!r} was closed while waiting")
-                self._queue.let_go(waiter)
-            self._end_waits()
-            self._dismiss_if_done()
-        self._close_idle(timeout)
-
-    def _close_idle(self, timeout: float) -> None:
-        """Close what is idle, here and now: say goodbye to all, then wait for all."""
-        slots: list[Slot] = []
+        core = self._core
+        slot = None
         try:
-            with self._lock:
-                self._retire_all(POOL_CLOSED)
-                slots += self._to_close
-                self._to_close.clear()
-            deadline = self._clock() + timeout
-            for slot in slots:
-                self._say_goodbye(slot.conn, slot.pgconn)
-            for slot in slots:
-                await_end(slot.end, deadline - self._clock())
-                self._free(slot)
-        except BaseException:
-            self._dropped.append(slots)  # as in `_staff`
-            self._pick_up()
-            raise
-
-    def _say_goodbye(self, conn: Any, pgconn: Any) -> None:
-        """The user's own `close` may fail; that is no reason to leave the others open."""
-        try:
-            say_goodbye(conn, pgconn)
-        except Exception as error:
-            logger.info("%s: closing a connection failed: %s", self.name, one_line(error))
-
-    def leave(self) -> None:
-        """The process is ending: close what is idle, and what comes back from now on."""
-        self._winding_up = True
-        self._close_idle(timeout=0.0)
-        self._close_for_daemons()
-
-    def _close_for_daemons(self) -> None:
-        """Say goodbye for threads that nobody waits for: they will not come to do it."""
-        main = threading.main_thread().ident
-        for slot in list(self._slots):
-            conn = slot.ref() if slot.state is LOAN and slot.ref is not None else None
-            if conn is None or slot.thread == main or not conn.lock.acquire(blocking=False):
-                continue
-            try:
-                self._say_goodbye(conn, slot.pgconn)
+            idle = core.slots.idle
+            # Whoever stands in line looks again, under the lock. And a signal handler must not
+            # take a slot that the code it interrupted has in hand.
+            if not idle or core.lock._is_owned():
+                return self._acquire_slowly(timeout, None)
+            lock = core.lock
+            try:  # see the class
+                lock.acquire()
+                if core.serving and idle and (last := idle[-1]).state is IDLE:
+                    if last.session.cleaning is not None:
+                        last = core.slots.prefer_ready()
+                    # The order matters to an interrupt between the lines: from the first
+                    # on the slot is ours to put back, and nobody else takes it.
+                    slot, last.state = last, LOAN
+                    del idle[-1]
+                    core.stats.requests_num += 1
             finally:
-                conn.lock.release()
-
-    def drain(self) -> None:
-        """Replace every connection: idle ones now, loans when they are given back."""
-        if self._is_put_off(self.drain):
-            return
-        with self._lock:
-            self._check_open()
-            self._generation += 1
-            for slot in self._slots:
-                slot.retire_at = AT_ONCE
-            self._retire_all(DRAINED)
-        self._staff()
-
-    def check(self) -> None:
-        """Try every idle connection with a round trip; replace those that fail."""
-        if self._is_put_off(self.check):
-            return
-        with self._lock:
-            slots = list(self._idle)
-        for slot in slots:
-            self._try(slot)
-        self._staff()
-
-    def _try(self, slot: Slot) -> None:
-        """Ping one that is idle; replace it when it does not answer."""
-        taken = over = False
-        try:
-            with self._lock:
-                if slot.state is not IDLE:
-                    return
-                taken, slot.state = True, LOAN
-                self._idle.remove(slot)
-                idle_since = slot.idle_since
-            alive = self._came_clean(slot, None) if slot.cleaning else ping(slot.pgconn)
-            if not alive:
-                if slot.state is LOAN:
-                    self._discard_dead(slot)
-                return
-            with self._lock:
-                over, slot.state = True, RETURNING
-                self._settle(slot, slot.conn, self._clock())
-                if slot.state is IDLE:  # or the surplus of a pool often checked would never age
-                    slot.idle_since = idle_since
+                try:
+                    lock.release()
+                except RuntimeError as error:
+                    expect_free(error)
+            if slot is not None:
+                now = core.clock()
+                if (now < slot.vet_at and slot.session.is_alive()) or self._is_fit(
+                    slot, now, timeout
+                ):
+                    return self._lend(slot, now, this_thread.loans)
+            return self._acquire_slowly(timeout, None if slot is None else now)
         except BaseException:
-            if taken:  # noted first, as in `getconn`
-                if slot.state is LOAN and not over:
+            if slot is not None:
+                if slot.state is LOAN:
                     slot.state = RETURNING
-                self._strays.append(slot)
-                self._put_back(slot)
+                core.inbox.append((Core.audit,))
+                core.ticket.now()
             raise
 
-    @staticmethod
-    def check_connection(conn: CT) -> None:
-        """A `check` callback: one round trip. Raises OperationalError when that fails."""
-        if not ping(conn.pgconn):
-            raise OperationalError("the connection did not answer")
+    def _lend(self, slot: Slot, now: float, loans: Loans) -> Any:
+        """Make the slot's connection its borrower's. The session forgets it."""
+        slot.since = now
+        slot.loans = loans
+        loans.add(slot)
+        core = self._core
+        if core.describe is not None:
+            slot.note = core.describe()
+        if core.limits.leak_after or core.limits.command_timeout:
+            self._upkeep.attend_loan(slot)
+        session = slot.session
+        conn = session.conn
+        conn.__dict__["_pool"] = self
+        session.conn = None
+        return conn
 
-    def resize(self, min_size: int, max_size: int | None = None) -> None:
-        """Change the bounds while running; what is too much closes as it becomes idle."""
-        sizes = checked_sizes(min_size, max_size)
-        if self._is_put_off(partial(self.resize, *sizes)):
+    def _is_fit(self, slot: Slot, now: float, timeout: float | None) -> bool:
+        """Whether an idle connection may be served; when not, it is on its way out."""
+        cleaned = slot.session.cleaning is not None
+        if cleaned and not self._came_clean(slot, timeout):
+            return False
+        if now >= slot.retire_at:
+            self._discard(slot, EXPIRED)
+            return False
+        if not slot.session.is_alive():
+            self._discard_dead(slot)
+            return False
+        if cleaned:  # which was as good as a ping
+            return not self._core.limits.has_check or self._passes_check(slot, timeout)
+        return now < slot.vet_at or self._passes_check(slot, timeout)
+
+    def _came_clean(self, slot: Slot, timeout: float | None) -> bool:
+        """Take the outcome of a clean-up, which is a proof of life; False when it is out."""
+        patience = self._patience(CLEAN_TIMEOUT, timeout)
+        outcome = slot.session.cleaned(patience)
+        self._upkeep.read_answers()
+        if outcome:
+            slot.vet_at = min(self._core.clock() + FRESH, slot.retire_at)
+            return True
+        if slot.session.is_lost:
+            self._discard_dead(slot)
+            return False
+        if slot.session.cleaning is not None:  # else it has done its last
+            logger.warning(
+                "%s: a session could not be cleaned, closing it%s",
+                self._core.name,
+                "" if outcome is False else f": it took more than {patience:.1f} s",
+            )
+        self._discard(slot, UNCLEAN)
+        return False
+
+    def _passes_check(self, slot: Slot, timeout: float | None) -> bool:
+        core = self._core
+        if not core.limits.has_check:
+            fits = slot.session.answers(self._patience(PING_TIMEOUT, timeout))
+            if not fits:
+                self._discard_dead(slot)
+            return fits
+        asked_at = core.clock()
+        try:
+            slot.session.check()
+        except Exception as error:
+            self._discard_unfit(slot, error, asked_at)
+            return False
+        self._note_passed_check()
+        return True
+
+    def _patience(self, longest: float, timeout: float | None) -> float:
+        """How many seconds a server may take to answer a borrower with so much time left."""
+        seconds = self._core.limits.timeout if timeout is None else timeout
+        return min(longest, max(HASTIEST_ANSWER, seconds))
+
+    # -- Waiting --------------------------------------------------------------------------
+
+    def _acquire_slowly(self, timeout: float | None, since: float | None) -> Any:
+        """Borrow when there was nothing fit at hand: try the next, or wait in line."""
+        core = self._core
+        if core.is_inside():
+            raise core.errors.failed(
+                f"pool {core.name!r}: a finalizer or signal handler that interrupted the pool "
+                "itself cannot wait for a connection"
+            )
+        seconds = core.limits.timeout if timeout is None else timeout
+        now = core.clock()
+        began = now if since is None else since
+        note = core.describe() if core.describe is not None else None
+        waiter = Waiter(began, since is not None, note)
+        try:
+            while True:
+                with core.lock:
+                    queued = self._stand_in_line(waiter, seconds)
+                if core.news:
+                    core.publish()
+                    now = core.clock()  # a log handler may have taken its time
+                if queued:
+                    self._upkeep.expect_lock(waiter.since)
+                    if len(core.slots) < core.limits.max_size or core.slots.to_close:
+                        self._crew.staff()
+                    if not waiter.wait(began + seconds - now):
+                        self._leave_line(waiter, seconds)
+                slot = waiter.slot
+                if slot is None:
+                    raise cast(BaseException, waiter.error)
+                slot.waiter, slot.state = None, LOAN  # from here on it is ours
+                now = core.clock()
+                session = slot.session
+                # Given back a moment ago, it needs no ping. But it may have died unnoticed by
+                # a borrower that did not use it.
+                is_fresh = queued and session.cleaning is None and now < slot.idle_since + FRESH
+                if (is_fresh and not core.limits.asks_each and session.is_alive()) or self._is_fit(
+                    slot, now, began + seconds - now
+                ):
+                    return self._lend(slot, now, this_thread.loans)
+                waiter = waiter.again()
+                now = core.clock()
+        except BaseException as error:
+            # In this order: what it has accepted is its own, and what it accepts no more is not.
+            if waiter.slot is not None and waiter.slot.state is LOAN:
+                waiter.slot.state = RETURNING
+            waiter.left = True
+            core.inbox.append((_gave_up, waiter, error.__class__))
+            self._read_notes(error)
+            raise
+
+    def _read_notes(self, error: BaseException) -> None:
+        """Do what the notes say, but not when an interrupt has just struck."""
+        core = self._core
+        if not isinstance(error, Exception):
+            core.ticket.now()
             return
-        with self._lock:
-            self._min_size, self._max_size = sizes
-            excess = len(self._slots) - len(self._closing) - self._max_size
-            for slot in self._idle[: max(0, excess)]:
-                self._retire(slot, SURPLUS)
-                self._idle.remove(slot)
-            self._tell_if_full()
-        self._staff()
+        with core.lock:
+            core.catch_up()
+        if core.slots.to_close:
+            self._crew.staff()
 
-    def suspend(self) -> None:
-        """Lend nothing more until `resume`; borrowers wait in line, loans go on."""
-        if self._is_put_off(self.suspend):
+    def _stand_in_line(self, waiter: Waiter, seconds: float) -> bool:
+        """Under the lock: serve the waiter at once (False), queue it (True), or refuse it."""
+        core, slots, line = self._core, self._core.slots, self._core.line
+        if core.closed:
+            core.check_open()
+        if core.inbox:
+            core.catch_up()
+        if slots.idle and slots.idle[-1].state is not IDLE:
+            core.audit()
+        if core.serving and slots.idle:
+            last = slots.prefer_ready() if slots.idle[-1].session.cleaning else slots.idle[-1]
+            waiter.slot, last.waiter, last.state = last, waiter, HANDED
+            del slots.idle[-1]
+            core.stats.requests_num += not waiter.tries
+            waiter.tries += 1
+            return False
+        outage = core.outage
+        if outage is not None and is_hopeless(core):
+            now = core.clock()
+            if now < outage.hurry(now):
+                raise again(outage.error)
+        if seconds <= 0:
+            raise view.timeout(core, seconds)
+        most = core.limits.max_waiting
+        if most and len(line) >= most and not waiter.tries:
+            raise core.errors.full(
+                f"pool {core.name!r}: {len(line)} waiting already, and no more than "
+                f"max_waiting ({most}) may; {slots.on_loan()} of at most "
+                f"{core.limits.max_size} connections are on loan"
+            )
+        if not line:
+            core.line_since = core.clock()
+            core.ticket.attend()
+            core.schedule(core.line_since + AUDIT_EVERY)
+        if waiter.tries:
+            line.rejoin(waiter)
+        else:
+            core.stats.requests_queued += 1
+            core.stats.requests_num += 1
+            waiter.tries = 1
+            line.append(waiter)
+        return True
+
+    def _leave_line(self, waiter: Waiter, seconds: float) -> None:
+        """Give up waiting, unless served at the last moment. Raises PoolTimeout."""
+        core = self._core
+        with core.lock:
+            core.line.leave(waiter)
+            if waiter.slot is None and waiter.error is None:
+                error = view.timeout(core, seconds)
+                if core.outage and core.last_error:
+                    error.__cause__ = public(core.last_error)
+                raise error
+
+    # -- Giving back ----------------------------------------------------------------------
+
+    def putconn(self, conn: Any) -> None:
+        """Give a connection back.
+
+        Rolls back what was left open, with a warning. Raises ValueError when the
+        connection is not on loan from this pool (another pool's, or given back before);
+        in `strict` mode ProgrammingError, when it has been rolled back and is with the pool.
+        """
+        core = self._core
+        try:
+            slot: Slot | None = conn._slot
+        except AttributeError:
+            slot = None
+        if slot is None or slot.state is not LOAN or slot.core is not core.ref:
+            self._refuse(conn, slot)
             return
-        with self._lock:
-            self._check_open()
-            self._suspended, self._serving = True, False
-
-    def resume(self) -> None:
-        """End `suspend`: serve those in line, in order."""
-        if self._is_put_off(self.resume):
+        session = slot.session
+        over, loan = False, session.loan
+        if core.lock._is_owned():
+            core.put(Core.take_back, slot, conn, loan)
             return
-        with self._lock:
-            self._check_open()
-            self._suspended, self._serving = False, True
-            self._serve_line()
-        self._staff()
+        complaint = unfit = ""
+        try:
+            if not session.is_unchanged(conn):
+                complaint = self._complaint(slot)
+                unfit = session.make_fit(conn)
+            if core.closed:
+                conn.close()  # at once; that the server has let go is waited for by a worker
+            if unfit:
+                self._discard(slot, unfit, conn)
+            else:
+                now, lock = core.clock(), core.lock
+                try:  # see the class
+                    lock.acquire()
+                    if slot.state is LOAN:  # or another thread has been faster
+                        # One line, so that no interrupt finds a loan that is half over.
+                        over, slot.state = True, RETURNING
+                        core.moved_at = now
+                        core.settle(slot, conn, now)
+                finally:
+                    try:
+                        lock.release()
+                    except RuntimeError as error:
+                        expect_free(error)
+        except BaseException:
+            core.inbox.append((Core.take_back, slot, conn, None if over else loan))
+            core.ticket.now()
+            raise
+        if not over and not unfit:
+            self._refuse(conn, slot)
+        if core.inbox or core.news or core.slots.to_close:
+            self._upkeep.look_around()
+            core.publish()
+        if complaint:
+            raise core.errors.misuse(f"pool {core.name!r}: {complaint}")
 
-    def __enter__(self) -> ConnectionPool[CT]:
-        self.open()
-        return self
+    def _complaint(self, slot: Slot) -> str:
+        """What is wrong with the way a connection is given back; logged, unless `strict`."""
+        core, session = self._core, slot.session
+        left = session.in_the_middle_of()
+        if not left:
+            if session.is_broken:
+                with core.lock:
+                    core.condemn()
+            return ""
+        in_transaction = left == "a transaction"
+        if in_transaction:
+            now = core.clock()
+            slot.rolling_back = now, session.loan
+            self._upkeep.come_by(now + CLEAN_TIMEOUT)
+        last = session.last_statement()
+        text = (
+            f"a connection was given back in {left if in_transaction else f'the middle of {left}'} "
+            f"by {explain.thread_name(threading.get_ident())}{slot.purpose()}"
+            f"{last and f', after: {last}'}; {'rolling back' if in_transaction else 'closing it'}"
+        )
+        if core.limits.strict:
+            return text
+        logger.warning("%s: %s", core.name, text)
+        return ""
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc_val: BaseException | None,
-        exc_tb: TracebackType | None,
-    ) -> None:
-        self.close()
+    def _refuse(self, conn: Any, slot: Slot | None) -> None:
+        """What cannot be given back: an error, unless the pool has given it up itself."""
+        owner = slot.core() if slot is not None else getattr(conn, "_pool", None)
+        mine = owner is self._core or owner is self
+        if mine and slot is not None and slot.state in (CLOSING, GONE):
+            return
+        if mine:
+            why = "it was given back already"
+        elif owner is not None:
+            why = f"it comes from pool {owner.name!r}"
+        else:
+            why = "it doesn't come from any pool"
+        name = self._core.name
+        raise ValueError(f"can't return connection to pool {name!r}, {why}: {conn}")
 
-    def abandon(self, grave: Any) -> None:
-        """In a forked child: forget the parent's connections without touching its sockets."""
-        slots, was_open, suspended = list(self._slots), not self._closed, self._suspended
-        self._start_empty()
-        self._closed, self._suspended = not was_open, suspended
-        self._serving = was_open and not suspended
-        for slot in slots:
-            slot.bury()
-            if slot.pgconn is not None:
-                bury(slot.pgconn, grave)
+    def outlive_thread(self, conn: Any) -> None:
+        """Let a loan go on when the thread that borrowed it ends.
 
-    def get_stats(self) -> dict[str, int]:
-        """Counters since the pool was made, and sizes now; psycopg_pool's keys and ours."""
-        with self._lock:
-            return self._stats.as_dict() | self._measures()
+        For a connection that several threads share: from then on it comes back by
+        `putconn`, or when nobody can reach it any more.
+        """
+        slot: Slot | None = getattr(conn, "_slot", None)
+        with self._core.lock:
+            if slot in self._core.slots.all and slot.state is LOAN and slot.loans:
+                slot.loans.discard(slot)
+                slot.loans = Loans(slot.loans.thread, [slot])
 
-    def pop_stats(self) -> dict[str, int]:
-        """As `get_stats`, and start counting anew."""
-        with self._lock:
-            stats, self._stats = self._stats, Stats(self._stats.mean_hold())
-            return stats.as_dict() | self._measures()
+    def reborn(self, conn: Any) -> None:
+        """What this connection, which is on loan, is like now belongs to it from its birth."""
+        conn._slot.session.reborn(conn)
 
-    def snapshot(self) -> dict[str, Any]:
-        """Everything there is to see, at one moment; opens nothing. Times are seconds."""
-        with self._lock:
-            seen = self._snapshot()
-            seen["histograms"] = self._stats.histograms()
-            seen["closed_for"] = dict(self._stats.closed)
-        # Without the lock: what other threads' frames let go of meanwhile dies here.
-        explain.locate(seen["loans"])
-        return seen
+    # -- What is not served ---------------------------------------------------------------
+
+    def _discard(self, slot: Slot, reason: str, conn: Any = None) -> None:
+        """End a loan by closing the connection; its place is filled again when needed."""
+        core = self._core
+        with core.lock:
+            if slot.state is not LOAN:  # another thread has given it back meanwhile
+                return
+            core.stats.returns_bad += conn is not None  # else it was not lent yet
+            kept = slot.session.conn if conn is None else conn
+            core.settle(slot, kept, core.clock(), reason)
+        self._crew.staff()
+
+    def _discard_dead(self, slot: Slot) -> None:
+        """A connection was found dead: its generation goes with it."""
+        with self._core.lock:
+            self._crew.lose(slot)
+        self._crew.staff()
+
+    def _discard_unfit(self, slot: Slot, error: Exception, asked_at: float) -> None:
+        """The user's check refuses a connection; those that come after may be as bad.
+
+        What dies of old age is replaced at once. But what is refused when it has just been
+        opened counts as a failed attempt to connect, so that the next one waits a little.
+        """
+        core = self._core
+        logger.info("%s: a connection failed its check: %s", core.name, one_line(error))
+        with core.lock:
+            core.slots.retire(slot, LOST)
+            core.stats.connections_lost += 1
+            if isinstance(error, core.errors.failed):
+                core.condemn()
+            if asked_at < slot.opened_at + FRESH:
+                note_refusal(core, error, core.clock(), UNFIT)
+            core.last_error = error
+        self._crew.staff()
+
+    def _note_passed_check(self) -> None:
+        """What the user's check had refused, if anything, is over."""
+        core, outage = self._core, self._core.outage
+        if outage is not None and outage.kind == UNFIT:
+            with core.lock:
+                if core.outage is outage:
+                    core.outage = None
+            self._crew.staff()
+
+
+def _gave_up(core: Core, waiter: Waiter, error: type[BaseException]) -> None:
+    """Under the lock: somebody does not wait any more; what he was given goes to the next."""
+    core.line.leave(waiter)
+    if waiter.slot is not None:
+        core.audit()
+    stats = core.stats
+    stats.requests_num += not waiter.tries
+    stats.requests_errors += 1
+    stats.requests_timeouts += issubclass(error, core.errors.timeout)
+    stats.wait.note(core.clock() - waiter.since)
+    stats.count()

@@ -1,31 +1,21 @@
-"""One place of `max_size`, with the physical connection in it."""
+"""One place of `max_size`, with the session in it and its loan."""
 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from types import CodeType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from django_connpool.process.background import NEVER
-from django_connpool.session.objects import Birth, reported
-from django_connpool.session.statements import RENAMED, ROLES, SETTINGS
 
 if TYPE_CHECKING:
-    import psycopg
-
-    from django_connpool.session.cleaning import Cleaning
-    from django_connpool.session.closing import End
-    from django_connpool.session.liveness import LastWords
-    from django_connpool.session.roles import Role
-    from django_connpool.session.watch import Watch
-
-    from .pool import ConnectionPool
-    from .queue import Waiter
+    from .line import Waiter
+    from .protocols import Session
 
 # The states of a slot. A slot is in exactly one of them; every count of the pool is
 # derived from them.
-IDLE = "idle"  # waiting for a borrower; `conn` holds the connection
+IDLE = "idle"  # waiting for a borrower
 HANDED = "handed"  # given to a waiter that has not woken up yet; counts as on loan
 LOAN = "on loan"
 RETURNING = "returning"  # the loan is over, the slot not yet at rest
@@ -51,7 +41,15 @@ BURST = "a burst of statements"
 RECALLED = "recalled, about to be given back"
 NOT_THE_THREADS = (BURST, RECALLED)
 
-_REPORTED = SETTINGS | ROLES  # what the server reports is of these kinds
+
+class Keeper(Protocol):
+    """What a slot tells of what happens to its loan: the pool's core."""
+
+    name: str
+
+    def orphaned(self, slot: Slot, loans: Loans | None) -> None: ...
+
+    def write_was_refused(self, slot: Slot) -> None: ...
 
 
 class Loans(set["Slot"]):
@@ -64,78 +62,62 @@ class Loans(set["Slot"]):
         self.thread = thread  # its identifier
 
 
+class Job:
+    """What a worker has in hand. `over` says that it has nothing in hand any more."""
+
+    __slots__ = ("over",)
+
+    def __init__(self) -> None:
+        self.over = False
+
+
 class Slot:
     """A place in the pool. Its loan is kept in the same object, but can die on its own.
 
-    While the connection is lent, `conn` is None: the borrower's reference is the only
-    strong one, so that a connection nobody can reach any more is noticed (`ref` calls
-    back) instead of being lost. `pgconn` stays, to close what the borrower forgot.
-
-    Fields are written by whoever has the slot (the borrower while on loan, a worker while
-    opening or closing) except `state`, `conn` and `waiter`, which need the pool's lock.
+    `state` and `waiter` are written under the pool's lock, but for two plain steps: a waiter
+    accepts what it was handed, and whoever is interrupted with a loan in hand says by RETURNING
+    that it is nobody's any more. All else is written by whoever has the slot: the borrower while
+    it is on loan, a worker while it is opened or closed.
     """
 
     __slots__ = (
         "__weakref__",
-        "backend_pid",
-        "birth",
-        "cleaning",
         "code",
-        "conn",
-        "consume_input",
-        "end",
+        "core",
         "generation",
-        "get_result",
         "idle_since",
-        "last_words",
+        "job",
         "line",
         "loans",
         "note",
         "opened_at",
-        "pgconn",
         "pinned",
-        "pool",
         "reason",
-        "ref",
         "reported",
         "retire_at",
-        "role",
+        "rolling_back",
+        "session",
         "since",
         "state",
         "uses",
         "vet_at",
         "waiter",
-        "watch",
     )
 
-    conn: Any  # the psycopg connection; None while lent, opening or gone
-    pgconn: Any
-    consume_input: Callable[[], object]  # of pgconn; see probe.is_alive
-    get_result: Callable[[], object]
-    last_words: LastWords
-    end: End | None  # see closing.py
-    ref: weakref.ref[psycopg.Connection[Any]] | None
-    role: Role  # what the server was when the session began
-    birth: Birth  # the connection object as it was when new
-    watch: Watch  # what is known of the session
-    cleaning: Cleaning | None  # the session's clean-up, while its outcome is not known
+    session: Session  # None while it is opened
 
-    def __init__(self, pool: weakref.ref[ConnectionPool[Any]], generation: int) -> None:
-        self.pool = pool
+    def __init__(self, core: weakref.ref[Any], generation: int) -> None:
+        self.core = core  # a weak reference to the pool's: a Keeper
         self.state = OPENING
+        self.session = None  # type: ignore[assignment]
         self.generation = generation
-        self.conn = None
-        self.pgconn = None
-        self.end = None
-        self.ref = None
-        self.cleaning = None
-        self.backend_pid = 0
         self.opened_at = 0.0
         self.retire_at = NEVER  # past this it is replaced, idle or not
         self.vet_at = NEVER  # past this a borrower looks closer than the socket
         self.idle_since = 0.0
         self.uses = 0
         self.reason = ""  # why it is being closed
+        self.job: Job | None = None  # of the worker that opens or closes it
         self.waiter: Waiter | None = None  # the one it is being handed to
         # The loan:
         self.since = 0.0
@@ -145,41 +127,54 @@ class Slot:
         self.code: CodeType | None = None  # where it was borrowed
         self.line = 0
         self.reported = False  # held longer than `leak_after`, and said so
+        # Since when its transaction is being rolled back, and which loan of the session it is.
+        self.rolling_back: tuple[float, int] | None = None
 
-    def connection_died(self, ref: weakref.ref[psycopg.Connection[Any]]) -> None:
+    # -- What happens to a loan -----------------------------------------------------------
+
+    def connection_died(self, ref: weakref.ref[Any]) -> None:
         """The connection was collected: called by the interpreter, at any instruction."""
-        if (pool := self.pool()) is not None:
-            pool.orphaned(self, None)
+        if (core := self.core()) is not None:
+            core.orphaned(self, None)
 
-    def dirt(self) -> int:
-        """What its borrower may have left in the session, as far as can be told from outside."""
-        watch = self.watch
-        if watch.called and reported(self.pgconn) != self.birth.reported:
-            return watch.dirt | _REPORTED | RENAMED
-        return watch.dirt
+    def thread_ended(self, loans: Loans) -> None:
+        """The thread that borrowed it has ended: called by a finalizer, at any instruction."""
+        if (core := self.core()) is not None:
+            core.orphaned(self, loans)
+
+    def write_was_refused(self) -> None:
+        """A borrower could not write, because the server is read-only."""
+        if (core := self.core()) is not None:
+            core.write_was_refused(self)
+
+    @property
+    def watch(self) -> Any:
+        return self.session.watch  # type: ignore[attr-defined]
+
+    @property
+    def birth(self) -> Any:
+        return self.session.birth  # type: ignore[attr-defined]
+
+    def dirt(self) -> Any:
+        return self.session.dirt()  # type: ignore[attr-defined]
+
+    # -- What there is to say of it -------------------------------------------------------
+
+    @property
+    def is_nobodys(self) -> bool:
+        """Of one that is opened or closed: whether no worker is at it."""
+        return self.job is None or self.job.over
+
+    @property
+    def is_somebodys(self) -> bool:
+        """Whether it is on loan, and not just being looked at."""
+        return self.state in ON_LOAN and (self.loans is not None or self.waiter is not None)
 
     @property
     def thread(self) -> int:
         """The thread whose loan it is; 0 when it is none."""
         loans = self.loans  # looked at once: it may end at this moment
         return 0 if loans is None else loans.thread
-
-    def came_clean(self) -> None:
-        """Its clean-up has succeeded."""
-        cleaning, self.cleaning = self.cleaning, None
-        if (
-            cleaning is not None
-            and cleaning.undoes & _REPORTED == _REPORTED
-            and self.birth.reported  # a driver of another kind does not tell
-        ):
-            # Else a setting that changed with the server's configuration would have every
-            # loan cleaned from then on.
-            self.birth.reported = reported(self.pgconn)
-
-    def bury(self) -> None:
-        """The place is free and this object of no more use."""
-        self.state = GONE
-        self.conn = self.end = self.ref = self.waiter = self.loans = self.cleaning = None
 
     def site(self) -> str:
         """Where it was borrowed; empty when not known."""
@@ -196,4 +191,4 @@ class Slot:
         return f" ({note})" if note else ""
 
     def __repr__(self) -> str:
-        return f"<Slot {self.state} backend {self.backend_pid or '-'}>"
+        return f"<Slot {self.state}>"

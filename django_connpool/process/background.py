@@ -15,12 +15,9 @@ import time
 import weakref
 from collections.abc import Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from . import uwsgi
-
-if TYPE_CHECKING:
-    from django_connpool.pool.pool import ConnectionPool
 
 logger = logging.getLogger("django_connpool.pool")
 
@@ -55,7 +52,7 @@ class Maintenance:
     def _begin(self) -> None:
         # Reentrant: a signal handler may use a pool in the middle of a section below.
         self._lock = threading.RLock()
-        self._deadlines: dict[weakref.ref[ConnectionPool[Any]], float] = {}
+        self._deadlines: dict[weakref.ref[Any], float] = {}
         self._watches: dict[Any, Callable[[], None]] = {}
         self._thread: threading.Thread | None = None
         self._stopping = False
@@ -63,7 +60,7 @@ class Maintenance:
         self._sleeps_until = AT_ONCE  # the thread; or it is awake, and will look at the deadlines
         self._wake_up: tuple[int, int] | None = None  # read and write end of a pipe
 
-    def schedule(self, pool: weakref.ref[ConnectionPool[Any]], at: float) -> None:
+    def schedule(self, pool: weakref.ref[Any], at: float) -> None:
         """Have the pool's `tick` called once at the moment `at` of the monotonic clock."""
         with self._lock:
             # In this order: no signal handler comes between the comparison and what follows.
@@ -83,7 +80,7 @@ class Maintenance:
             self._start()
         self.poke()
 
-    def dismiss(self, pool: weakref.ref[ConnectionPool[Any]]) -> None:
+    def dismiss(self, pool: weakref.ref[Any]) -> None:
         """Forget a pool that is closed and empty; the thread ends with the last of them."""
         with self._lock:
             self._deadlines.pop(pool, None)
@@ -94,7 +91,7 @@ class Maintenance:
             self._watches.pop(fileobj, None)
         self.poke()
 
-    def attend(self, pool: weakref.ref[ConnectionPool[Any]]) -> None:
+    def attend(self, pool: weakref.ref[Any]) -> None:
         """See that the thread is there for a pool whose borrowers may die while others wait."""
         thread = self._thread
         if thread is None or not thread.is_alive() or pool not in self._deadlines:
@@ -223,7 +220,7 @@ class Maintenance:
         for ref, pool in due:
             self._serve(ref, pool)
 
-    def _serve(self, ref: weakref.ref[ConnectionPool[Any]], pool: ConnectionPool[Any]) -> None:
+    def _serve(self, ref: weakref.ref[Any], pool: Any) -> None:
         with self._lock:
             if ref not in self._deadlines:  # dismissed meanwhile
                 return
@@ -279,3 +276,43 @@ def _log_failure(text: str, *args: object) -> None:
 
 
 maintenance = Maintenance()
+
+
+class Ticket:
+    """By which a task has itself run. (Until the thread knows tasks itself.)"""
+
+    def __init__(self, task: Any) -> None:
+        self._task = weakref.ref(task, lambda _: maintenance.poke())
+        self._called = False
+        self._ref: weakref.ref[Any] = weakref.ref(self)
+
+    @property
+    def has_orphans(self) -> bool:
+        return self._called
+
+    def tick(self) -> None:
+        self._called = False
+        if (task := self._task()) is not None:
+            at = task.run(time.monotonic())
+            maintenance.schedule(self._ref, at)
+
+    def by(self, at: float) -> None:
+        maintenance.schedule(self._ref, at)
+
+    def now(self) -> None:
+        self._called = True
+        maintenance.poke()
+
+    def attend(self) -> None:
+        maintenance.attend(self._ref)
+
+    def leave(self) -> None:
+        maintenance.dismiss(self._ref)
+
+
+class _Background:
+    def join(self, task: Any) -> Ticket:
+        return Ticket(task)
+
+
+background = _Background()

@@ -10,22 +10,19 @@ import sys
 import threading
 import weakref
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from . import forks, uwsgi
 from .background import maintenance
 
-if TYPE_CHECKING:
-    from django_connpool.pool.pool import ConnectionPool
-
 LAST = -100  # among multiprocessing's finalizers: those of the user may query
 
 _lock = threading.Lock()
-_pools: list[weakref.ref[ConnectionPool[Any]]] = []
+_pools: list[weakref.ref[Any]] = []
 _parked = False  # the main thread has stopped the maintenance thread, to fork
 
 
-def enrol(pool: ConnectionPool[Any]) -> None:
+def enrol(pool: Any) -> None:
     """Have the pool emptied in forked children and its idle connections closed at exit."""
     with _lock:
         _pools[:] = [ref for ref in _pools if ref() is not None]
@@ -34,7 +31,7 @@ def enrol(pool: ConnectionPool[Any]) -> None:
     uwsgi.warn()
 
 
-def living() -> list[ConnectionPool[Any]]:
+def living() -> list[Any]:
     return [pool for ref in list(_pools) if (pool := ref()) is not None]
 
 

@@ -11,13 +11,10 @@ from __future__ import annotations
 import select
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from psycopg import OperationalError
 from psycopg.pq import DiagnosticField, ExecStatus, TransactionStatus
-
-if TYPE_CHECKING:
-    from django_connpool.pool.slot import Slot
 
 PING_TIMEOUT = 5.0  # seconds
 
@@ -45,22 +42,6 @@ class LastWords:
             self.heard = True
         if self._forward is not None:
             self._forward(result)
-
-
-def is_alive(slot: Slot) -> bool:
-    """Read what is waiting on an idle connection; False when it was the end of it.
-
-    Two calls that never block. Chosen because psycopg does not let go of the interpreter's
-    lock in them, as it does in is_busy() and notifies(), and Python in poll() and select():
-    with busy threads around, getting that back costs more than the whole loan.
-    """
-    try:
-        slot.consume_input()
-        # Has libpq look at what it read. A result that nobody asked for is a session out of step.
-        unasked = slot.get_result()
-    except OperationalError:
-        return False
-    return unasked is None and not slot.last_words.heard
 
 
 class Answer:

@@ -6,12 +6,9 @@ Servers from PostgreSQL 14 on tell of both by themselves, with the answer to wha
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .statements import SETTINGS
-
-if TYPE_CHECKING:
-    from django_connpool.pool.slot import Slot
 
 READ_ONLY = b"25006"  # what a write in a read-only transaction fails with
 
@@ -42,10 +39,9 @@ def _wanted(pgconn: Any) -> bytes:
     return next((o.val or b"" for o in options if o.keyword == b"target_session_attrs"), b"")
 
 
-def has_turned(slot: Slot) -> bool:
+def has_turned(born: Role, pgconn: Any) -> bool:
     """Whether the server is known to be another than the one that was asked for."""
-    born = slot.role
-    read_only, standby = _told(slot.pgconn)
+    read_only, standby = _told(pgconn)
     if standby == b"on" and born.standby == b"off":
         return True
     if standby == b"off" and born.standby == b"on" and born.wanted in _READ_ONLY:
@@ -53,23 +49,22 @@ def has_turned(slot: Slot) -> bool:
     return read_only == b"on" and born.read_only == b"off"
 
 
-def after_refused_write(slot: Slot) -> tuple[bool, bool]:
+def after_refused_write(born: Role, pgconn: Any, dirt: int) -> tuple[bool, bool]:
     """What to think of a write that failed because of a read-only transaction.
 
     Return whether this connection is to be replaced, and whether every other of its time is.
     A borrower who has asked for a read-only transaction has himself to blame, and one who has
     changed settings may have.
     """
-    if None in _told(slot.pgconn):  # an older server, or a pooler that does not pass it on
-        return True, slot.role.wanted in _WRITABLE
-    turned = has_turned(slot)
-    return turned, turned and not slot.watch.dirt & SETTINGS
+    if None in _told(pgconn):  # an older server, or a pooler that does not pass it on
+        return True, born.wanted in _WRITABLE
+    turned = has_turned(born, pgconn)
+    return turned, turned and not dirt & SETTINGS
 
 
 def met_error(conn: Any, state: bytes | None) -> None:
     """A statement of a borrower has failed: called by its cursor, with the SQLSTATE."""
     if state == READ_ONLY:
         slot = getattr(conn, "_slot", None)
-        pool = None if slot is None else slot.pool()
-        if pool is not None:
-            pool.write_was_refused(slot)
+        if slot is not None:
+            slot.write_was_refused()

@@ -10,17 +10,14 @@ from __future__ import annotations
 import socket
 import struct
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from psycopg import Error
 from psycopg.pq import TransactionStatus
 
-if TYPE_CHECKING:
-    from django_connpool.pool.slot import Slot
+from .closing import End
 
-GRACE = 1.0  # seconds past `command_timeout` for the server's own answer to arrive
 ANSWER_TIMEOUT = 2.0  # seconds for it to say that it is alive
-LOOK_AGAIN = 0.5  # seconds
 
 _SSL_REQUEST = struct.pack("!II", 8, 80877103)  # PostgreSQL docs, "Message Formats"
 # Of `struct tcp_info` in <linux/tcp.h>: tcpi_backoff, tcpi_rto (microseconds), and, in
@@ -28,20 +25,20 @@ _SSL_REQUEST = struct.pack("!II", 8, 80877103)  # PostgreSQL docs, "Message Form
 _TCP_INFO = struct.Struct("=4xB3xI32xIII")
 
 
-def is_busy(slot: Slot) -> bool:
+def is_busy(pgconn: Any) -> bool:
     """Whether a statement is under way, as far as can be seen from another thread."""
     with suppress(Error):
-        return bool(slot.pgconn.transaction_status == TransactionStatus.ACTIVE)
+        return bool(pgconn.transaction_status == TransactionStatus.ACTIVE)
     return False
 
 
-def silence(slot: Slot) -> float:
+def silence(end: End | None) -> float:
     """For how many seconds nothing was sent nor came; 0 where the system does not tell."""
     tcp_info = getattr(socket, "TCP_INFO", None)
-    if slot.end is None or tcp_info is None:
+    if end is None or tcp_info is None:
         return 0.0
     try:
-        told = slot.end.getsockopt(socket.IPPROTO_TCP, tcp_info, _TCP_INFO.size)
+        told = end.getsockopt(socket.IPPROTO_TCP, tcp_info, _TCP_INFO.size)
         backoff, rto, sent, _, came = _TCP_INFO.unpack(told)
     except (OSError, struct.error):  # a Unix socket: its other end does not vanish
         return 0.0
@@ -62,9 +59,8 @@ def answers(pgconn: Any, timeout: float = ANSWER_TIMEOUT) -> bool:
         return False
 
 
-def give_up(slot: Slot) -> None:
+def give_up(end: End | None) -> None:
     """End the connection on our side, so that who waits for its answer gets an error."""
-    end = slot.end
     if end is not None:
         with suppress(OSError):
             end.shutdown(socket.SHUT_RDWR)

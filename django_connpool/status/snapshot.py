@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from django_connpool import registry
-from django_connpool.pool import ConnectionPool
+from django_connpool.connection_pool import ConnectionPool
 from django_connpool.status import origin
 from django_connpool.status.document import VERSION, Pool, Process
 

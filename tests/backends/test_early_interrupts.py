@@ -12,7 +12,7 @@ import pytest
 from django.db import DatabaseError, transaction
 
 import django_connpool
-from django_connpool.pool import ConnectionPool
+from django_connpool import ConnectionPool
 from tests import inside
 from tests.databases import Databases, in_hand, in_thread, value
 from tests.interrupter import Interrupter, is_safe

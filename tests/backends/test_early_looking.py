@@ -13,7 +13,7 @@ from django.db.utils import OperationalError
 from psycopg.pq import TransactionStatus
 
 import django_connpool
-from django_connpool.pool import PoolTimeout
+from django_connpool import PoolTimeout
 from tests.databases import Databases, in_hand, in_thread, on_loan, pid, value
 
 IDLE = TransactionStatus.IDLE

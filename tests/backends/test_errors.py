@@ -12,7 +12,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.management import call_command
 from django.db import OperationalError, connections
 
-from django_connpool.pool import PoolTimeout, TooManyRequests
+from django_connpool import PoolTimeout, TooManyRequests
 from tests.cluster import Cluster, Server
 from tests.databases import Databases, in_thread, in_threads, on_loan, pid, value
 

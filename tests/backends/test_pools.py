@@ -11,7 +11,7 @@ from psycopg import ClientCursor, IsolationLevel
 
 import django_connpool
 from django_connpool import registry
-from django_connpool.pool import ConnectionPool
+from django_connpool import ConnectionPool
 from tests.cluster import Cluster, Server
 from tests.databases import (
     Databases,

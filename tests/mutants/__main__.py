@@ -67,7 +67,11 @@ def _hunt(mutant: Mutant, marks: str) -> str:
         command = [sys.executable, "-m", "pytest", "-q", "-x", "-m", marks, "-n", "auto"]
         command += ["--timeout=120", "-p", "no:cacheprovider", "-p", "no:randomly"]
         # Those that find it soonest first.
-        rooms = [*POOL, *DJANGO] if mutant.file.startswith(("pool/", "session/", "process/")) else [*DJANGO, *POOL]
+        rooms = (
+            [*POOL, *DJANGO]
+            if mutant.file.startswith(("pool/", "session/", "process/"))
+            else [*DJANGO, *POOL]
+        )
         for places in (*rooms, REST):
             out = _run([*command, *places], copy)
             if found := re.search(r"^(?:FAILED|ERROR) (\S.*?)(?: - |$)", out, re.MULTILINE):

@@ -24,7 +24,7 @@ from psycopg.pq import (
     TransactionStatus,
 )
 
-from django_connpool.pool import ConnectionPool
+from django_connpool import ConnectionPool
 from tests import inside
 
 REFUSALS = {

@@ -15,7 +15,7 @@ import pytest
 from psycopg import OperationalError
 from psycopg.pq import TransactionStatus
 
-from django_connpool.pool import ConnectionPool
+from django_connpool import ConnectionPool
 from tests import inside
 from tests.pool.real.helpers import until
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from django_connpool.pool import PoolTimeout
+from django_connpool import PoolTimeout
 from tests.inside import explain, userline
 
 from .fake import FakeServer, working_pool

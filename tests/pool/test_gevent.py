@@ -12,7 +12,7 @@ from gevent import monkey
 monkey.patch_all()
 import logging, random, sys
 import gevent
-from django_connpool.pool import ConnectionPool
+from django_connpool import ConnectionPool
 
 logging.disable(logging.CRITICAL)
 dsn, name = sys.argv[1:]

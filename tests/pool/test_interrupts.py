@@ -24,7 +24,7 @@ import pytest
 from psycopg import OperationalError, ProgrammingError
 from psycopg.pq import ExecStatus, TransactionStatus
 
-from django_connpool.pool import ConnectionPool, PoolClosed, PoolTimeout, TooManyRequests
+from django_connpool import ConnectionPool, PoolClosed, PoolTimeout, TooManyRequests
 from tests import inside
 from tests.interrupter import Interrupter, is_safe, trail
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from psycopg import OperationalError
 
-from django_connpool.pool import ConnectionPool, PoolTimeout
+from django_connpool import ConnectionPool, PoolTimeout
 from tests import inside
 from tests.pool.real.helpers import counts, until, until_waiting
 

@@ -14,7 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from psycopg import OperationalError
 from psycopg.pq import ExecStatus
 
-from django_connpool.pool import PoolClosed, PoolTimeout, TooManyRequests
+from django_connpool import PoolClosed, PoolTimeout, TooManyRequests
 from tests import inside
 from tests.inside import LAST_RETRY, NEVER
 

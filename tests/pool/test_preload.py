@@ -9,7 +9,7 @@ from tests.cluster import Server
 
 SCRIPT = """
 import os, sys, time
-from django_connpool.pool import ConnectionPool
+from django_connpool import ConnectionPool
 
 dsn, borrows_first = sys.argv[1], sys.argv[2] == "yes"
 

@@ -9,7 +9,7 @@ import psycopg
 import pytest
 from psycopg import OperationalError, sql
 
-from django_connpool.pool import ConnectionPool
+from django_connpool import ConnectionPool
 from tests.inside import LONGEST, again, named, one_line, public, without_values
 
 SECRET = "s3cret"  # stands wherever a value may

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from django_connpool.pool import PoolTimeout
+from django_connpool import PoolTimeout
 from tests import inside
 from tests.inside import (
     BOUNDS,

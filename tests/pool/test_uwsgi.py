@@ -11,7 +11,7 @@ import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
-from django_connpool.pool import ConnectionPool, PoolTimeout
+from django_connpool import ConnectionPool, PoolTimeout
 from tests import inside
 from tests.inside import uwsgi
 from tests.pool.real.helpers import run_python
@@ -115,7 +115,7 @@ LOADED = """
     host = sys.modules["uwsgi"] = types.ModuleType("uwsgi")
     host.opt, host.has_threads, worker = {}, 1, 0
     host.worker_id, host.mule_id, host.i_am_the_spooler = lambda: worker, lambda: 0, lambda: None
-    from django_connpool.pool import ConnectionPool
+    from django_connpool import ConnectionPool
 
     pool = ConnectionPool(sys.argv[1], min_size=2, max_size=3, kwargs={"autocommit": True})
     assert pool.snapshot()["size"] == 0

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from django_connpool import registry
-from django_connpool.pool import ConnectionPool
+from django_connpool import ConnectionPool
 from django_connpool.status import document, snapshot
 
 

@@ -185,7 +185,7 @@ def set_up(log: Log) -> None:
 
 def use_alone(agent: Agent) -> None:
     """The pool without Django."""
-    from django_connpool.pool import ConnectionPool
+    from django_connpool import ConnectionPool
 
     with ConnectionPool(os.environ["DATABASE_URL"], min_size=0, max_size=2) as pool:
         _use_pool(agent, pool)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from django_connpool.pool import ConnectionPool
+from django_connpool import ConnectionPool
 from tests.cluster import Server
 from tests.pool.real.fake_server import FakeServer
 from tests.pool.real.helpers import LOGGER

@@ -14,7 +14,7 @@ from typing import Any
 
 import psycopg
 
-from django_connpool.pool import ConnectionPool
+from django_connpool import ConnectionPool
 from tests import inside
 
 LOGGER = "django_connpool.pool"

@@ -7,7 +7,7 @@ import psycopg
 import pytest
 from psycopg.pq import TransactionStatus
 
-from django_connpool.pool import PoolTimeout
+from django_connpool import PoolTimeout
 from tests import inside
 from tests.pool.real.conftest import MakePool
 from tests.pool.real.fake_server import FakeServer

@@ -24,7 +24,7 @@ def talkative_cluster() -> Iterator[Cluster]:
 
 COMMON = """
     import os, sys, threading, time
-    from django_connpool.pool import ConnectionPool
+    from django_connpool import ConnectionPool
     pool = ConnectionPool(sys.argv[1], min_size=0, max_size=4, kwargs={"autocommit": True})
     conns = [pool.getconn() for _ in range(4)]
     for conn in conns:
@@ -100,7 +100,7 @@ def test_a_child_of_multiprocessing_says_goodbye(
     script.write_text(
         f"""
 import multiprocessing, sys
-from django_connpool.pool import ConnectionPool
+from django_connpool import ConnectionPool
 
 pool = ConnectionPool(sys.argv[1], min_size=0, max_size=4, kwargs={{"autocommit": True}})
 
@@ -152,7 +152,7 @@ def test_a_process_that_ends_while_connections_are_being_opened_ends_at_once(
     run_python(
         """
     import sys
-    from django_connpool.pool import ConnectionPool
+    from django_connpool import ConnectionPool
     pool = ConnectionPool(sys.argv[1], min_size=4, max_size=4)
     """,
         talkative_cluster.dsn(),
@@ -167,7 +167,7 @@ def test_a_thread_that_ends_with_the_process_is_no_leak(dsn: str, ends: str) -> 
     script = """
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from django_connpool.pool import ConnectionPool
+from django_connpool import ConnectionPool
 
 pool = ConnectionPool(sys.argv[1], min_size=0, max_size=2, open=True, name="shop")
 executor = ThreadPoolExecutor(1)

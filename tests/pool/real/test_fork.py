@@ -17,7 +17,7 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no for
 
 COMMON = """
     import os, signal, sys, threading, time
-    from django_connpool.pool import ConnectionPool
+    from django_connpool import ConnectionPool
 
     def ask(pool, times=30):
         pids = set()
@@ -364,7 +364,7 @@ def test_a_child_of_a_suspended_pool_lends_nothing_until_it_resumes(dsn: str) ->
         COMMON
         + """
     def work():
-        from django_connpool.pool import PoolTimeout
+        from django_connpool import PoolTimeout
         try:
             pool.getconn(timeout=0.05)
         except PoolTimeout as error:

@@ -8,7 +8,7 @@ import psycopg
 import pytest
 from psycopg.pq import TransactionStatus
 
-from django_connpool.pool import PoolTimeout
+from django_connpool import PoolTimeout
 from tests import inside
 from tests.cluster import Server
 from tests.pool.real.conftest import MakePool
@@ -127,7 +127,7 @@ def test_ctrl_c_in_the_middle_of_a_query_costs_no_place(dsn: str) -> None:
         """
     import os, signal, sys, threading, time
     import psycopg
-    from django_connpool.pool import ConnectionPool
+    from django_connpool import ConnectionPool
 
     signal.signal(signal.SIGINT, signal.default_int_handler)
     pool = ConnectionPool(sys.argv[1], min_size=0, max_size=1)

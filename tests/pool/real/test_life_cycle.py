@@ -10,7 +10,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from django_connpool.pool import ConnectionPool, PoolClosed, PoolTimeout
+from django_connpool import ConnectionPool, PoolClosed, PoolTimeout
 from tests import inside
 from tests.pool.real.conftest import MakePool
 from tests.pool.real.helpers import (

@@ -25,7 +25,7 @@ LONGEST = 60  # seconds; TCP by itself goes on for a quarter of an hour
 SCRIPT = """
 import json, sys, time
 import psycopg
-from django_connpool.pool import ConnectionPool
+from django_connpool import ConnectionPool
 
 pool = ConnectionPool(
     sys.argv[1], min_size=0, max_size=1, kwargs={"autocommit": True}, **json.loads(sys.argv[2])

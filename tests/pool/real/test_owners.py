@@ -5,7 +5,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from django_connpool.pool import ConnectionPool
+from django_connpool import ConnectionPool
 from tests import inside
 from tests.pool.real.conftest import MakePool
 from tests.pool.real.helpers import (

@@ -8,7 +8,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from django_connpool.pool import PoolTimeout
+from django_connpool import PoolTimeout
 from tests import inside
 from tests.cluster import Cluster, Server
 from tests.pool.real.conftest import MakePool

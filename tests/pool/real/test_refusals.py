@@ -11,7 +11,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from django_connpool.pool import PoolClosed, PoolTimeout
+from django_connpool import PoolClosed, PoolTimeout
 from tests import inside
 from tests.cluster import Cluster, Server
 from tests.pool.real.conftest import MakePool

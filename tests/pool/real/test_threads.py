@@ -6,7 +6,7 @@ from tests.pool.real.helpers import run_python
 
 COMMON = """
     import sys, threading, time
-    from django_connpool.pool import ConnectionPool
+    from django_connpool import ConnectionPool
 
     def until(condition):
         give_up = time.monotonic() + 20

@@ -9,7 +9,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from django_connpool.pool import PoolTimeout, TooManyRequests
+from django_connpool import PoolTimeout, TooManyRequests
 from tests import inside
 from tests.cluster import Server
 from tests.pool.real.conftest import MakePool

@@ -10,29 +10,39 @@ moment is one.
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from weakref import WeakSet
 
-from django_connpool.session import hidden
-from django_connpool.session.cleaning import Cleaning
-from django_connpool.session.statements import Judge
-
-from .slot import ON_LOAN, Slot
+from . import hidden
+from .cleaning import Cleaning
+from .statements import Judge
 
 if TYPE_CHECKING:
-    from django_connpool.session.watch import Watch
+    from .watch import Watch
 
 ASK_AGAIN = 60.0  # seconds after which a connection that is opened is a reason to ask once more
 Key = tuple[bytes | None, ...]  # which database it is: a pool may be given others as it goes
 _COLUMNS = range(7)
 
 
+class Asked(Protocol):
+    """What is looked at of a session."""
+
+    pgconn: Any
+    watch: Watch
+    cleaning: Cleaning | None
+
+    @property
+    def is_lent(self) -> bool: ...
+
+
 class Question(NamedTuple):
     """One that is under way, in which session, and how many definitions its answer knows of."""
 
-    slot: Slot
+    session: Asked
     cleaning: Cleaning
     key: Key
     number: int
@@ -74,15 +84,15 @@ class Trust:
         self._refused: set[Key] = set()  # those that did not tell, when they were last asked
         self._asking: Question | None = None
         self._defining: WeakSet[Watch] = WeakSet()  # sessions that may not have committed theirs
-        self._doubted: dict[Slot, int] = {}  # loans that began before something was found
+        self._doubted: dict[Asked, int] = {}  # loans that began before something was found
 
-    def opened(self, slot: Slot, now: float) -> None:
+    def opened(self, session: Asked) -> None:
         """A connection was opened."""
-        key = _key(slot)
+        key = _key(session)
         with self._lock:
             if key not in self._known:
                 self._known[key] = 0
-            elif now >= self._asked_at.get(key, now) + ASK_AGAIN:
+            elif (now := time.monotonic()) >= self._asked_at.get(key, now) + ASK_AGAIN:
                 self._due.add(key)
             self._look()
 
@@ -93,9 +103,9 @@ class Trust:
             self._number += 1
             self._defining.add(watch)
 
-    def ends(self, slot: Slot) -> bool:
+    def ends(self, session: Asked) -> bool:
         """A loan ends. Return whether it may have changed its session without being seen."""
-        watch = slot.watch
+        watch = session.watch
         with self._lock:
             if watch in self._defining:  # committed by now: what was told before does not count
                 self._number += 1
@@ -103,27 +113,27 @@ class Trust:
             self._look()
             return watch.last is not None and (
                 bool(self._defining)
-                or self._known.get(_key(slot)) != self._number
-                or self._doubted.get(slot) == watch.loan
+                or self._known.get(_key(session)) != self._number
+                or self._doubted.get(session) == watch.loan
             )
 
-    def question(self, slot: Slot, now: float) -> bytes:
+    def question(self, session: Asked) -> bytes:
         """What is to be asked in this session; nothing when it is known, or asked elsewhere."""
-        key = _key(slot)
+        key = _key(session)
         with self._lock:
             wanted = key in self._due or self._known.get(key) != self._number
             if not wanted or self._defining or self._is_asking():
                 return b""
-            if key in self._refused and now < self._asked_at[key] + ASK_AGAIN:
+            if key in self._refused and time.monotonic() < self._asked_at[key] + ASK_AGAIN:
                 return b""
-            return hidden.query(slot.pgconn.server_version)
+            return hidden.query(session.pgconn.server_version)
 
-    def asked(self, slot: Slot, cleaning: Cleaning, now: float) -> None:
+    def asked(self, session: Asked, cleaning: Cleaning) -> None:
         """The question is under way."""
-        key = _key(slot)
+        key = _key(session)
         with self._lock:
-            self._asking = Question(slot, cleaning, key, self._number)
-            self._asked_at[key] = now
+            self._asking = Question(session, cleaning, key, self._number)
+            self._asked_at[key] = time.monotonic()
 
     def answered(self, cleaning: Cleaning) -> None:
         """A clean-up has ended well. What it was told, if anything, is there to be read."""
@@ -149,11 +159,11 @@ class Trust:
                 self._judge.learn(after)
         return after is not None and (before is None or not after.names <= before.names)
 
-    def learned(self, question: Question, doubted: Iterable[Slot]) -> None:
+    def learned(self, question: Question, doubted: Iterable[Asked]) -> None:
         """What was read counts from now on. But loans that are out have not gone by it."""
         with self._lock:
             self._known[question.key] = question.number
-            self._doubted.update({slot: slot.watch.loan for slot in doubted})
+            self._doubted.update({session: session.watch.loan for session in doubted})
             self._refused.discard(question.key)
             self._is_over(question)
 
@@ -175,15 +185,15 @@ class Trust:
         asking = self._asking
         if asking is None:
             return False
-        if asking.slot.cleaning is not asking.cleaning and asking not in self.answers:
+        if asking.session.cleaning is not asking.cleaning and asking not in self.answers:
             self._asking = None  # the connection was closed meanwhile
             return False
         return True
 
     def _look(self) -> None:
-        for slot, loan in list(self._doubted.items()):
-            if slot.state not in ON_LOAN or slot.watch.loan != loan:
-                del self._doubted[slot]
+        for session, loan in list(self._doubted.items()):
+            if not session.is_lent or session.watch.loan != loan:
+                del self._doubted[session]
         self.lost = bool(
             self._due
             or self._defining
@@ -192,8 +202,8 @@ class Trust:
         )
 
 
-def _key(slot: Slot) -> Key:
-    pgconn = slot.pgconn
+def _key(session: Asked) -> Key:
+    pgconn = session.pgconn
     return pgconn.db, pgconn.host, pgconn.port
 
 

@@ -1,0 +1,208 @@
+"""What is done to a pool as a whole: open, close, drain, resize, suspend; and at a fork."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from django_connpool.redaction import one_line, public
+
+from . import explain, view
+from .core import Core
+from .crew import Crew
+from .slot import DRAINED, GONE, LOAN, POOL_CLOSED, SURPLUS
+from .stats import Stats
+
+
+class Control:
+    """The verbs of a pool. See ConnectionPool, whose methods of these names call them."""
+
+    def __init__(self, core: Core, crew: Crew) -> None:
+        self._core = core
+        self._crew = crew
+
+    def _act(self, act: Callable[[Core], None]) -> None:
+        """Do this under the lock, and have done what follows from it.
+
+        What a signal handler did inside the lock would happen under the hands of the code it
+        interrupted, which has looked already at what there is: so that is left to others.
+        """
+        core = self._core
+        if core.is_inside():
+            core.put(act)
+            return
+        with core.lock:
+            act(core)
+        self._crew.staff()
+
+    def open(self) -> None:
+        core = self._core
+        with core.lock:
+            if core.closed:
+                if core.opened:
+                    text = f"pool {core.name!r} was closed and cannot be opened again"
+                    raise core.errors.closed(text)
+                core.opened = True
+                core.closed = False
+                core.serving = True
+        self._crew.staff()
+
+    def warm(self) -> None:
+        self._core.keep_min = self._core.warmed = True
+        self._crew.staff()
+
+    def wait(self, timeout: float) -> None:
+        core = self._core
+        done = threading.Event()
+        with core.lock:
+            core.check_open()
+            core.full.append(done)
+            core.tell_if_full()
+        self._crew.staff()
+        if done.wait(timeout):
+            core.check_open()
+            return
+        self.close(5.0)
+        text = (
+            f"pool {core.name!r}: {core.limits.min_size} connections were not open within "
+            f"{timeout:.2f} s"
+        )
+        if core.last_error is None:
+            raise core.errors.timeout(text)
+        text += f"; connecting last failed with: {one_line(core.last_error)}"
+        raise core.errors.timeout(text) from public(core.last_error)
+
+    def close(self, timeout: float) -> None:
+        core = self._core
+        if core.closed and not core.winding_up:  # not open yet
+            return
+        # Again, when it was closed before: an interrupt may have struck in the middle.
+        if core.is_inside():
+            core.put(_close)
+            return
+        with core.lock:
+            _close(core)
+        self._crew.close_all(timeout)
+
+    def drain(self) -> None:
+        self._core.check_open()
+        self._act(_drain)
+
+    def resize(self, min_size: int, max_size: int) -> None:
+        limits = self._core.limits
+        limits.check_sizes(min_size, max_size)
+
+        def act(core: Core) -> None:
+            limits.min_size, limits.max_size = min_size, max_size
+            excess = core.slots.staying() - max_size
+            for slot in core.slots.idle[: max(0, excess)]:
+                core.slots.retire(slot, SURPLUS)
+                core.slots.idle.remove(slot)
+            core.tell_if_full()
+
+        self._act(act)
+
+    def suspend(self) -> None:
+        self._core.check_open()
+        self._act(_suspend)
+
+    def resume(self) -> None:
+        self._core.check_open()
+        self._act(_resume)
+
+    def check(self) -> None:
+        if self._core.is_inside():
+            self._core.put(lambda core: self._crew.in_a_thread(self.check, "check"))
+            return
+        self._crew.check_idle()
+        self._crew.staff()
+
+    # -- The process ----------------------------------------------------------------------
+
+    def rest_if_unused(self) -> None:
+        """Undo `warm` in a process that has forked and never borrowed itself.
+
+        Such is the master of a server that loads the application before it forks its
+        workers (gunicorn's --preload). The workers fill up at their first use.
+        """
+        core = self._core
+        with core.lock:
+            used = core.stats.mean_hold() is not None or core.slots.on_loan() or core.line
+            if used or not core.warmed or core.slots.opening:
+                return
+            core.keep_min = core.warmed = False
+            core.slots.retire_all(SURPLUS)
+        self._crew.staff()
+
+    def leave(self) -> None:
+        """The process is ending: close what is idle, and what comes back from now on."""
+        core = self._core
+        core.winding_up = True
+        with core.lock:
+            core.slots.retire_all(POOL_CLOSED)
+        self._crew.close_all(0.0)
+        # For threads that nobody waits for: they will not come to do it.
+        main = threading.main_thread().ident
+        for slot in list(core.slots.all):
+            if slot.state is LOAN and slot.thread != main:
+                self._crew.say_goodbye_for_borrower(slot)
+
+    def abandon(self, grave: Any) -> None:
+        """In a forked child: forget the parent's connections without touching its sockets."""
+        core = self._core
+        slots, was_open, suspended = list(core.slots.all), not core.closed, core.suspended
+        core.start_empty()
+        core.opener.forget()
+        self._crew.forget()
+        core.closed, core.suspended = not was_open, suspended
+        core.serving = was_open and not suspended
+        for slot in slots:
+            if slot.session is not None:
+                slot.session.bury(grave)
+            slot.state = GONE
+            slot.waiter = slot.loans = None
+
+    # -- What there is to see -------------------------------------------------------------
+
+    def stats(self, anew: bool = False) -> dict[str, int]:
+        """The counters, and sizes now; with `anew` counting starts anew."""
+        core = self._core
+        with core.lock:
+            stats = core.stats
+            if anew:
+                core.stats = Stats(stats.mean_hold())
+            return stats.as_dict() | view.measures(core)
+
+    def snapshot(self) -> dict[str, Any]:
+        core = self._core
+        with core.lock:
+            seen = view.snapshot(core)
+            seen["histograms"] = core.stats.histograms()
+            seen["closed_for"] = dict(core.stats.closed)
+        # Without the lock: what other threads' frames let go of meanwhile dies here.
+        explain.locate(seen["loans"])
+        return seen
+
+
+def _close(core: Core) -> None:
+    core.closed = core.winding_up = True
+    core.serving = core.suspended = False
+    text = f"pool {core.name!r} was closed while waiting"
+    core.refuse_all(lambda: core.errors.closed(text))
+    core.end_waits()
+    core.dismiss_if_done()
+    core.slots.retire_all(POOL_CLOSED)
+
+
+def _drain(core: Core) -> None:
+    core.renew(DRAINED)
+
+
+def _suspend(core: Core) -> None:
+    core.suspended, core.serving = True, False
+
+
+def _resume(core: Core) -> None:
+    core.suspended, core.serving = False, True
+    core.serve_line()

@@ -1,0 +1,131 @@
+"""What a pool needs of what it lends, and of who opens it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol, TypeAlias
+
+Interrupt: TypeAlias = Callable[[float], None]  # is given a deadline of the monotonic clock
+
+
+class Session(Protocol):
+    """A connection to a server. `django_connpool.session.session.Session` is one.
+
+    What is said of the server costs no round trip unless it is said.
+    """
+
+    conn: Any  # what is lent; None while it is
+    cleaning: Any  # not None while it is not known whether it is clean
+    pgconn: Any
+    backend_pid: int
+    loan: int  # which loan it is, or was: a number that each has of its own
+
+    def is_alive(self) -> bool:
+        """Of an idle one: whether anything says that it is dead. Never blocks."""
+
+    def answers(self, patience: float = ...) -> bool:
+        """Of an idle one: one round trip."""
+
+    def check(self) -> None:
+        """Have the user's own check look at it; raises what that raises."""
+
+    def is_unchanged(self, conn: Any) -> bool:
+        """Whether others may get what comes back as it is."""
+
+    def make_fit(self, conn: Any) -> str:
+        """Have it so; or say why it must be closed."""
+
+    def is_clean(self, conn: Any) -> bool:
+        """As `is_unchanged`, under the lock."""
+
+    def rest(self, conn: Any) -> None:
+        """Under the lock: the loan is over."""
+
+    def reborn(self, conn: Any) -> None:
+        """What it is like now belongs to it from its birth."""
+
+    def cleaned(self, patience: float = ...) -> bool | None:
+        """Whether it has become clean; None when that is not known after so many seconds."""
+
+    def is_ready(self) -> bool:
+        """Whether `cleaned` would know."""
+
+    def in_the_middle_of(self) -> str:
+        """ "a transaction", "a statement", or nothing."""
+
+    def transaction(self) -> str:
+        """The state it is in, in one word."""
+
+    def last_statement(self) -> str:
+        """The last one of this loan, for a message."""
+
+    def reachable(self) -> Any:
+        """What is lent, or to be lent; None when its borrower has dropped it."""
+
+    def in_use(self) -> bool:
+        """Whether a thread works with it at this moment."""
+
+    def is_busy(self) -> bool:
+        """Whether a statement is under way."""
+
+    def silence(self) -> float:
+        """For how many seconds nothing went to and fro."""
+
+    def has_vanished(self) -> bool:
+        """Whether its server answers nobody. Takes seconds."""
+
+    def give_up(self) -> None:
+        """Have whoever waits for its answer get an error."""
+
+    def after_refused_write(self) -> tuple[bool, bool]:
+        """Whether it is to be replaced, and whether every other of its time is."""
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether it is known that the connection is gone."""
+
+    @property
+    def is_broken(self) -> bool:
+        """Whether it is, and its borrower has not closed it."""
+
+    def say_goodbye(self) -> Interrupt | None:
+        """Close it; return how to interrupt what its server is busy with."""
+
+    def say_goodbye_for_borrower(self) -> None:
+        """Close it in the stead of its borrower, unless he uses it."""
+
+    def await_end(self, seconds: float, interrupt: Interrupt | None = None) -> None:
+        """Wait, at most so long, until the server has let go of it."""
+
+    def bury(self, grave: Any) -> None:
+        """In a forked child: make it harmless."""
+
+
+class Opener(Protocol):
+    """Opens what a pool lends. `django_connpool.session.opening.Opening` is one."""
+
+    def open(self, keeper: Any, hurry: bool) -> Session:
+        """Return a new one. Blocks; raises what there is to say to who waits for it."""
+
+    def meaning(self, error: BaseException) -> tuple[str, bool]:
+        """Of an error of `open`: its kind (see outage.py), and whether time may heal it."""
+
+    @property
+    def has_answers(self) -> bool:
+        """Whether there is something for `read_answers` to do."""
+
+    def read_answers(self) -> None:
+        """What it does when it has the time. Blocks."""
+
+    def forget(self) -> None:
+        """In a forked child: start anew."""
+
+
+class Errors(NamedTuple):
+    """What a pool raises."""
+
+    closed: type[Exception]
+    timeout: type[Exception]
+    full: type[Exception]  # `max_waiting` are in line already
+    failed: type[Exception]  # anything else; also what the driver raises
+    misuse: type[Exception]  # what is given back in a transaction, where that is an error

@@ -1,0 +1,143 @@
+"""Opening a connection, and knowing what it was like when it was new."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+from weakref import WeakSet
+
+import psycopg
+from psycopg.pq import TransactionStatus
+
+from django_connpool.redaction import named, one_line
+
+from . import parameters, refusals, rest, watch
+from .closing import await_end, end_of, say_goodbye
+from .objects import noticing
+from .policy import Policy
+from .session import Keeper, Session
+
+logger = logging.getLogger("django_connpool.pool")
+
+
+class Opening:
+    """Opens a pool's connections with psycopg; what a pool calls its `Opener`.
+
+    `conninfo`, `kwargs`, `connection_class` and `configure` are ConnectionPool's.
+    `command_timeout`: seconds that a statement may run, or None.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        conninfo: str | Callable[[], str],
+        kwargs: dict[str, Any] | Callable[[], dict[str, Any]] | None,
+        connection_class: Any,
+        configure: Callable[[Any], None] | None,
+        command_timeout: float | None,
+    ) -> None:
+        self.policy = policy
+        self.conninfo = conninfo
+        self.kwargs = kwargs
+        self.connection_class = connection_class
+        self._configure = configure
+        self._command_timeout = command_timeout
+        self.forget()
+
+    def forget(self) -> None:
+        """Start anew: when new, and in a forked child."""
+        self.policy.forget()
+        self._lock = threading.Lock()  # guards the next; no other is taken inside
+        self._sessions: WeakSet[Session] = WeakSet()
+
+    def meaning(self, error: BaseException) -> tuple[str, bool]:
+        """What kind of refusal an error of `open` is, and whether time may do away with it."""
+        return refusals.meaning(error)
+
+    def open(self, keeper: Keeper, hurry: bool) -> Session:
+        """Return a new session, configured. Blocks; raises what the driver or the user raises.
+
+        `keeper` is what it is kept in, and found again by as `_slot` of the connection. `hurry`:
+        somebody waits for it.
+        """
+        conn = self._connect()
+        try:
+            watch.set_watch(conn, self.policy.judge)
+            with watch.recording(conn):
+                self._set_up(conn)
+            watch.set_watch(conn, self.policy.judge)  # the user may have chosen other cursors
+            conn._slot = keeper
+            session = Session(conn, self.policy, keeper.connection_died)
+            with self._lock:
+                self._sessions.add(session)
+            # Not by one that was made to open it; and by what was learned meanwhile.
+            watch.judge_by(conn, self.policy.judge)
+            if self.policy.restores and isinstance(conn, psycopg.Connection):
+                trust = self.policy.trust
+                trust.opened(session)
+                if trust.lost and not hurry:
+                    session.ask()
+            return session
+        except BaseException:
+            end = end_of(conn.pgconn)
+            await_end(end, interrupt=say_goodbye(conn, conn.pgconn))
+            raise
+
+    def _connect(self) -> Any:
+        conninfo = self.conninfo() if callable(self.conninfo) else self.conninfo
+        kwargs = self.kwargs() if callable(self.kwargs) else self.kwargs or {}
+        kwargs = parameters.completed(
+            conninfo, kwargs, self._command_timeout, parameters.CONNECT_TIMEOUT
+        )
+        conn = noticing(self.connection_class).connect(conninfo, **kwargs)
+        conn.__dict__["_pool"] = None
+        return conn
+
+    def _set_up(self, conn: Any) -> None:
+        """Have the user configure the session; ProgrammingError when that leaves a transaction."""
+        if self._configure is None:
+            return
+        self._configure(conn)
+        status = conn.pgconn.transaction_status
+        if status != rest.IDLE:
+            raise psycopg.ProgrammingError(
+                f"the configure callback {named(self._configure)} left the connection in status "
+                f"{TransactionStatus(status).name}: closed"
+            )
+
+    # -- What servers tell of their functions ---------------------------------------------
+
+    @property
+    def has_answers(self) -> bool:
+        """Whether there is something for `read_answers` to read."""
+        return bool(self.policy.trust.answers)
+
+    def read_answers(self) -> None:
+        """Learn what servers have told of their functions. Takes milliseconds to seconds."""
+        trust, judge = self.policy.trust, self.policy.judge
+        while trust.answers:
+            question = trust.answers[0]
+            try:
+                grown = trust.read(question)
+                with self._lock:
+                    sessions = list(self._sessions)
+                doubted = []
+                for session in sessions:
+                    session.watch.use(judge)
+                    if grown and session.is_lent:
+                        doubted.append(session)
+                trust.learned(question, doubted)
+            except Exception as error:
+                if trust.refused(question):
+                    logger.warning(
+                        "%s: every session is cleaned, for the server does not tell which of its "
+                        "functions change one: %s",
+                        self.policy.name,
+                        one_line(error),
+                    )
+            finally:
+                with suppress(ValueError):
+                    trust.answers.remove(question)

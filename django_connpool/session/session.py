@@ -1,0 +1,358 @@
+"""One connection to the server, from a pool's point of view: lend it, see that it is as it was."""
+
+from __future__ import annotations
+
+import logging
+import weakref
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol
+
+from psycopg import OperationalError
+from psycopg.pq import ConnStatus, TransactionStatus
+
+from django_connpool.redaction import named, one_line
+
+from . import cleaning, foreign, liveness, rest, roles, vanished, watch
+from .closing import Interrupt, await_end, bury, end_of, say_goodbye
+from .objects import Birth, reported
+from .statements import ANYTHING, CHANNELS, RENAMED, ROLES, SETTINGS
+
+if TYPE_CHECKING:
+    from .policy import Policy
+
+logger = logging.getLogger("django_connpool.pool")
+
+# Why a session is not kept.
+UNUSABLE = "unusable"
+UNCLEAN = "unclean"
+
+_REPORTED = SETTINGS | ROLES  # what the server reports is of these kinds
+
+
+def _nothing() -> None:
+    """What a pool that does not check reads from its sockets."""
+
+
+class Keeper(Protocol):
+    """Where a session is kept."""
+
+    def connection_died(self, ref: weakref.ref[Any]) -> None:
+        """What was lent was collected. The interpreter calls it, at any instruction."""
+
+    def write_was_refused(self) -> None:
+        """A borrower could not write, for the server is read-only."""
+
+
+class Session:
+    """A connection, what is known of it, and how to make it as it was when it was new.
+
+    While it is lent, `conn` is None: the borrower's reference is the only strong one, so that
+    a connection nobody can reach any more is noticed (`ref` calls back) instead of being lost.
+    `pgconn` stays, to close what the borrower forgot.
+
+    Used by one thread at a time: the borrower, or who makes it fit for the next. `rest` and
+    `is_clean` are called under the pool's lock, so they send nothing.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_consume_input",
+        "_end",
+        "_get_result",
+        "_last_words",
+        "_over",
+        "_policy",
+        "backend_pid",
+        "birth",
+        "cleaning",
+        "conn",
+        "loan",
+        "pgconn",
+        "ref",
+        "role",
+        "watch",
+    )
+
+    conn: Any
+    cleaning: cleaning.Cleaning | None  # the clean-up, while its outcome is not known
+    birth: Birth  # the connection object as it was when new
+    watch: watch.Watch  # what was done to the session
+
+    def __init__(self, conn: Any, policy: Policy, lost: Callable[[Any], None]) -> None:
+        """`lost` is called by the interpreter when a borrower has dropped the connection."""
+        self._policy = policy
+        self.conn = conn
+        self.cleaning = None
+        self._over = False
+        self.pgconn = pgconn = conn.pgconn
+        self._end = end_of(pgconn)
+        self.backend_pid: int = pgconn.backend_pid
+        self._consume_input = pgconn.consume_input if policy.looks else _nothing
+        self._get_result = pgconn.get_result if policy.looks else _nothing
+        self._last_words = pgconn.notice_handler = liveness.LastWords(pgconn.notice_handler)
+        # Not to a proxy of an agent's: cursors know only what is behind it.
+        self.ref: weakref.ref[Any] | None = weakref.ref(foreign.behind(conn), lost)
+        self.watch = watch.of(conn)
+        # Which loan of the connection this is, or was; cursors of earlier ones are stale.
+        self.loan = self.watch.loan
+        self.birth = Birth(conn, self.watch.listens)
+        self.role = roles.Role(pgconn)
+
+    # -- Lending --------------------------------------------------------------------------
+
+    @property
+    def is_lent(self) -> bool:
+        return self.conn is None and not self._over
+
+    def reachable(self) -> Any:
+        """The connection, if it is here or a borrower still has it; else None."""
+        return self.conn or (self.ref() if self.ref is not None else None)
+
+    def rest(self, conn: Any) -> None:
+        """The loan is over, if it was one, and the session as it was."""
+        self.conn = conn
+        known = self.watch
+        self.loan = known.loan = known.loan + 1
+        known.last, known.called = None, False
+        if known.dirt or self.birth.touch.touched:
+            known.forget()
+            self.birth.loan_begins()
+
+    def reborn(self, conn: Any) -> None:
+        """What this connection is like now, in its present loan, belongs to it from its birth."""
+        self.birth = self.birth.again(conn, self.watch.listens)
+
+    # -- Does it live? --------------------------------------------------------------------
+
+    def is_alive(self) -> bool:
+        """Read what is waiting on an idle connection; False when it was the end of it.
+
+        Two calls that never block. Chosen because psycopg does not let go of the interpreter's
+        lock in them, as it does in is_busy() and notifies(), and Python in poll() and select():
+        with busy threads around, getting that back costs more than the whole loan.
+        """
+        try:
+            self._consume_input()
+            # Has libpq look at what it read. A result that nobody asked for is a session out of
+            # step.
+            unasked = self._get_result()
+        except OperationalError:
+            return False
+        return unasked is None and not self._last_words.heard
+
+    def answers(self, patience: float = liveness.PING_TIMEOUT) -> bool:
+        """Whether the server answers within so many seconds, and is what it was."""
+        return liveness.ping(self.pgconn, patience) and not roles.has_turned(self.role, self.pgconn)
+
+    def check(self) -> None:
+        """Have the user's own check look at it. Raises what that raises."""
+        self._policy.check(self.conn)
+        if not rest.leave_transaction(self.conn):
+            raise OperationalError("the check has left the connection unusable")
+
+    def is_busy(self) -> bool:
+        """Whether a statement is under way, as far as can be seen from another thread."""
+        return vanished.is_busy(self.pgconn)
+
+    def silence(self) -> float:
+        """For how many seconds nothing was sent nor came; 0 where the system does not tell."""
+        return vanished.silence(self._end)
+
+    def has_vanished(self) -> bool:
+        """Whether its server answers nobody any more. Takes seconds."""
+        return not vanished.answers(self.pgconn)
+
+    def give_up(self) -> None:
+        """End the connection on our side, so that who waits for its answer gets an error."""
+        vanished.give_up(self._end)
+
+    # -- Is it as it was? -----------------------------------------------------------------
+
+    def dirt(self) -> int:
+        """What its borrower may have left in the session, as far as can be told from outside."""
+        known = self.watch
+        if known.called and reported(self.pgconn) != self.birth.reported:
+            return known.dirt | _REPORTED | RENAMED
+        return known.dirt
+
+    def is_unchanged(self, conn: Any) -> bool:
+        """Whether there is nothing to do before others get it. Every loan's end asks."""
+        conn.__dict__["_pool"] = None  # as it was when it was new
+        pgconn, policy = self.pgconn, self._policy
+        if pgconn.transaction_status or pgconn.pipeline_status:  # IDLE is 0
+            return False
+        if policy.cleans_each or policy.trust.lost:
+            return False
+        known, birth = self.watch, self.birth
+        return not policy.restores or not (
+            known.dirt
+            or (birth.touch.touched and birth.differs(conn))
+            or (known.called and reported(pgconn) != birth.reported)
+        )
+
+    def is_clean(self, conn: Any) -> bool:
+        """Whether it may be lent as it is. For under the lock, where nothing may be sent."""
+        policy = self._policy
+        try:
+            return bool(
+                self.cleaning is None
+                and rest.is_at_rest(conn)
+                and not self.dirt()
+                and not self.birth.differs(conn)
+                # It is here as long as it was not lent, and again once it was made fit.
+                and (self.conn is conn or not (policy.cleans_each or policy.trust.lost))
+            )
+        except Exception:  # what its borrower has set does not let itself be compared
+            return False
+
+    def in_the_middle_of(self) -> str:
+        """What it was left in the middle of: "a transaction", "a statement", or nothing."""
+        status = self.pgconn.transaction_status
+        if status in rest.IN_TRANSACTION:
+            return "a transaction"
+        in_pipeline = self.pgconn.pipeline_status and status != TransactionStatus.UNKNOWN
+        return "a statement" if in_pipeline or status == TransactionStatus.ACTIVE else ""
+
+    def last_statement(self) -> str:
+        """The last one of this loan, for a message: without its values."""
+        return self.watch.text_of_last()
+
+    def transaction(self) -> str:
+        """libpq's word for the state it is in, such as INTRANS."""
+        return TransactionStatus(self.pgconn.transaction_status).name
+
+    # -- Making it so ---------------------------------------------------------------------
+
+    def make_fit(self, conn: Any) -> str:
+        """Have the session as it was for the next borrower; why not, when it must be closed.
+
+        A changed session is cleaned: what does it is sent, and its outcome taken by `cleaned`.
+        """
+        policy = self._policy
+        if not rest.is_at_rest(conn) and not rest.leave_transaction(conn):
+            return UNUSABLE
+        try:
+            if policy.restores:
+                # Notifications gather on the object of whoever listens, without touching it.
+                if self.birth.touch.touched or self.watch.dirt & CHANNELS:
+                    self.birth.restore(conn)
+                return self._clean(conn)
+            if policy.reset is not None:
+                policy.reset(conn)
+                if conn.pgconn.transaction_status != rest.IDLE:
+                    raise OperationalError(
+                        f"the reset callback {named(policy.reset)} left a transaction open"
+                    )
+        except Exception as error:
+            text = "%s: cleaning a session failed, closing it: %s"
+            logger.warning(text, policy.name, one_line(error))
+            return UNCLEAN
+        return ""
+
+    def _clean(self, conn: Any) -> str:
+        """Send what undoes the changes; why that is not possible, or nothing."""
+        trust = self._policy.trust
+        doubtful = trust.lost and trust.ends(self)
+        dirt = self.dirt() | (ANYTHING if self._policy.cleans_each or doubtful else 0)
+        question = trust.question(self) if trust.lost else b""
+        if not dirt and not question:
+            return ""
+        if not doubtful:
+            self.watch.decide()
+        last_use = bool(question) and not cleaning.is_possible(dirt, self.watch.born)
+        if last_use:
+            self.cleaning = cleaning.begin(conn, 0, [], question)
+        else:
+            self.cleaning = cleaning.begin(conn, dirt, self.watch.born, question)
+        if self.cleaning is None:
+            return UNCLEAN
+        if question:
+            self.cleaning.is_last_use = last_use
+            trust.asked(self, self.cleaning)
+        return ""
+
+    def ask(self) -> None:
+        """As it is new: ask the server for the functions that change a session, if need be."""
+        trust = self._policy.trust
+        if question := trust.question(self):
+            self.cleaning = cleaning.begin(self.conn, 0, [], question)
+            if self.cleaning is None:
+                raise OperationalError("the connection was lost as it was opened")
+            trust.asked(self, self.cleaning)
+
+    def cleaned(self, patience: float = 0.0) -> bool | None:
+        """Take the outcome of the clean-up, a proof of life; None when it takes longer."""
+        cleaning = self.cleaning
+        if cleaning is None:
+            return True
+        outcome = cleaning.outcome(patience)
+        if not outcome:
+            return outcome
+        if self._policy.trust.lost:
+            self._policy.trust.answered(cleaning)
+        self.cleaning = None
+        if cleaning.undoes & _REPORTED == _REPORTED and self.birth.reported:
+            # (A driver of another kind does not tell.) Else a setting that changed with the
+            # server's configuration would have every loan cleaned from then on.
+            self.birth.reported = reported(self.pgconn)
+        return not cleaning.is_last_use
+
+    def is_ready(self) -> bool:
+        """Whether it can be lent without waiting for its clean-up."""
+        return self.cleaning is None or self.cleaning.outcome() is not None
+
+    # -- Its end --------------------------------------------------------------------------
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether libpq knows that the connection is gone."""
+        return bool(self.pgconn.status == ConnStatus.BAD)
+
+    @property
+    def is_broken(self) -> bool:
+        """Whether it was lost, and not closed by its borrower."""
+        return self.pgconn.transaction_status == TransactionStatus.UNKNOWN and bool(
+            getattr(self.reachable(), "broken", False)
+        )
+
+    def _end_it(self) -> None:
+        self._over, self.cleaning = True, None
+
+    def say_goodbye(self) -> Interrupt | None:
+        """Close it; return how to interrupt what its backend is busy with, for `await_end`."""
+        self._end_it()
+        return say_goodbye(self.conn, self.pgconn)
+
+    def say_goodbye_for_borrower(self) -> None:
+        """Close it in another thread's stead, which will not come to do it; unless it is busy."""
+        conn = self.ref() if self.ref is not None else None
+        if conn is None or not conn.lock.acquire(blocking=False):
+            return
+        try:
+            say_goodbye(conn, self.pgconn)
+        finally:
+            conn.lock.release()
+
+    def await_end(self, seconds: float, interrupt: Interrupt | None = None) -> None:
+        """Wait, at most so long, until the server has let go of it."""
+        await_end(self._end, seconds, interrupt)
+
+    def bury(self, grave: Any) -> None:
+        """In a forked child: make it harmless without a byte to the server."""
+        self._end_it()
+        self.ref = None
+        bury(self.pgconn, grave)
+
+    # -- A server that has changed --------------------------------------------------------
+
+    def after_refused_write(self) -> tuple[bool, bool]:
+        """What to think of a write that failed because of a read-only transaction.
+
+        Return whether this connection is to be replaced, and whether every other of its time is.
+        """
+        return roles.after_refused_write(self.role, self.pgconn, self.watch.dirt)
+
+    def in_use(self) -> bool:
+        """Whether a thread is in the middle of a statement on this connection."""
+        lock = getattr(self.reachable(), "lock", None)
+        return lock is not None and bool(lock.locked())
