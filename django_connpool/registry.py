@@ -5,19 +5,17 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 from weakref import WeakSet
 
 from django.db import connections
 
 from . import conf, identity, runners, scopes, signals
+from .borrower import Borrower
 from .connection_pool import PING_AFTER, ConnectionPool
 from .pool.locking import LOCKED_AFTER
 from .process import forks
 from .process.background import NEVER, maintenance
-
-if TYPE_CHECKING:
-    from .backends.mixin import PooledDatabaseWrapperMixin
 
 # CONN_HEALTH_CHECKS=True asks for more certainty: a ping after this many idle seconds.
 PING_AFTER_WITH_HEALTH_CHECKS = 1.0
@@ -30,7 +28,7 @@ class Binding:
     `wrappers` and `aliases` are guarded by the registry's lock.
     """
 
-    def __init__(self, wrapper: PooledDatabaseWrapperMixin) -> None:
+    def __init__(self, wrapper: Borrower) -> None:
         options = conf.parse(wrapper.settings_dict)
         assert options is not None
         self.key = identity.key(wrapper)
@@ -40,13 +38,13 @@ class Binding:
         # Whether every loan begins with the connection's attributes as they were at its birth.
         self.restores = options.reset in ("auto", "always")
         self.releases_early = options.release == "transaction"
-        self.wrappers: WeakSet[PooledDatabaseWrapperMixin] = WeakSet()
+        self.wrappers: WeakSet[Borrower] = WeakSet()
         self.aliases: set[str] = set()
         self.configured: set[str] = set()  # those of them that DATABASES had, and had like this
         self.announced = False  # `pool_created` was sent in this process
         self.pool = self._make_pool(wrapper)
 
-    def _make_pool(self, wrapper: PooledDatabaseWrapperMixin) -> ConnectionPool[Any]:
+    def _make_pool(self, wrapper: Borrower) -> ConnectionPool[Any]:
         arguments = self.options.pool_kwargs()
         arguments["name"] = arguments["name"] or wrapper.alias
         health_checks = self.settings.get("CONN_HEALTH_CHECKS")
@@ -62,20 +60,20 @@ class Binding:
             **arguments,
         )
 
-    def suits(self, wrapper: PooledDatabaseWrapperMixin) -> bool:
+    def suits(self, wrapper: Borrower) -> bool:
         """Whether the settings of a wrapper that was bound to this have not changed since."""
         return (
             wrapper.bound_settings == wrapper.settings_dict or self._means(wrapper)
         ) and self.timezone_name == wrapper.timezone_name
 
-    def _means(self, wrapper: PooledDatabaseWrapperMixin) -> bool:
+    def _means(self, wrapper: Borrower) -> bool:
         """Whether settings that have changed mean this pool all the same."""
         if identity.key(wrapper) != self.key:
             return False
         wrapper.bound_settings = identity.snapshot(wrapper.settings_dict)
         return True
 
-    def admit(self, wrapper: PooledDatabaseWrapperMixin) -> None:
+    def admit(self, wrapper: Borrower) -> None:
         """Under the registry's lock: count the wrapper among those that use the pool."""
         # The wrapper's own: what two aliases of one pool are used for may differ.
         wrapper.bound_settings = identity.snapshot(wrapper.settings_dict)
@@ -112,7 +110,7 @@ _lock = threading.RLock()
 _bindings: dict[tuple[Any, ...], Binding] = {}
 
 
-def bind(wrapper: PooledDatabaseWrapperMixin, old: Binding | None) -> Binding:
+def bind(wrapper: Borrower, old: Binding | None) -> Binding:
     """Return the binding that suits the wrapper, making a pool when there is none.
 
     `old` is what it was bound to; pools that nobody is left to want are closed.
@@ -135,13 +133,13 @@ def bind(wrapper: PooledDatabaseWrapperMixin, old: Binding | None) -> Binding:
     return binding
 
 
-def find(wrapper: PooledDatabaseWrapperMixin) -> Binding | None:
+def find(wrapper: Borrower) -> Binding | None:
     """The binding for the wrapper's settings as they are now, whoever has made it."""
     with _lock:
         return _bindings.get(identity.key(wrapper))
 
 
-def users(binding: Binding) -> list[PooledDatabaseWrapperMixin]:
+def users(binding: Binding) -> list[Borrower]:
     """The database wrappers, of all threads, that have borrowed through a binding."""
     with _lock:
         return list(binding.wrappers)

@@ -1063,12 +1063,13 @@ def burst_clock_by(monkeypatch: Any, clock: Callable[[], float]) -> None:
 
 def asking_whether_alive_by(monkeypatch: Any, ask: Callable[[Any], bool]) -> None:
     """Have what was set aside be asked by this whether it lives."""
-    monkeypatch.setattr(_module("backends.early"), "is_alive", ask)
+    loans = _module("backends.loans")
+    monkeypatch.setattr(loans, "is_alive", lambda conn: ask(loans.of(conn)))
 
 
 def whether_alive(one: Any) -> bool:
     """Ask the connection in a slot."""
-    return bool(_module("pool.probe").is_alive(one))
+    return bool(_module("session.liveness").is_alive(one))
 
 
 def looking_for_a_loop_by(monkeypatch: Any, look: Callable[[], Any]) -> None:

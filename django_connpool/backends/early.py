@@ -24,18 +24,14 @@ from psycopg import InterfaceError
 from psycopg.pq import TransactionStatus
 
 from django_connpool import scopes
-from django_connpool.pool.slot import BURST
-from django_connpool.session.liveness import is_alive
-from django_connpool.session.objects import reported
 from django_connpool.session.statements import DIRT, RENAMED, SEQUENCES, kinds
 
+from . import loans
 from .bursts import LONGEST, LOSS, PAUSES, SHORT, bursts, popped
 from .recall import end_between, leave_between, recaller
 
 if TYPE_CHECKING:
     from django.db.backends.postgresql.base import DatabaseWrapper as _Base
-
-    from .mixin import PooledDatabaseWrapperMixin
 else:
     _Base = object
 
@@ -100,7 +96,7 @@ class EarlyReleaseMixin(_Base):
                 self.resume(binding)
                 return
             if self.is_between:
-                end_between(cast("PooledDatabaseWrapperMixin", self))
+                end_between(cast(Any, self))
             hooks = self.run_on_commit
             self.is_for_a_statement = True
             try:
@@ -214,23 +210,21 @@ class EarlyReleaseMixin(_Base):
             or connection.lock.locked()
         ):
             return
-        slot = connection._slot
         if self._thread_sharing_count:  # another thread may be about to use it
             self._pin("shared by threads")
         elif status == _DEAD:
             # Without autocommit it was in a transaction, and the next statement has to fail too.
             if connection._autocommit:
                 self._let_go(connection)
-        elif dirt := slot.watch.dirt & PINNING:
+        elif dirt := loans.dirt(connection) & PINNING:
             self._pin(", ".join(kinds(dirt)))
-        elif slot.birth.touch.touched and slot.birth.differs(connection, "_autocommit"):
+        elif loans.is_changed(connection, "_autocommit"):
             self._pin("the connection object was changed")
-        elif slot.watch.called and reported(connection.pgconn) != slot.birth.reported:
-            self._pin("settings")  # set by a function; the server tells of some
+        elif loans.settings_were_called(connection):
+            self._pin("settings")
         else:
             self.pauses += 1
-            slot.watch.called = False  # which says that there is nothing left to ask the server
-            self._pause(connection, slot)
+            self._pause(connection)
 
     def _let_go(self, connection: Any) -> None:
         if self.tells:
@@ -238,26 +232,26 @@ class EarlyReleaseMixin(_Base):
             self.close()
             self.run_on_commit = hooks
             self._will_resume()
-            leave_between(cast("PooledDatabaseWrapperMixin", self))
+            leave_between(cast(Any, self))
             return
         if self.resumes is None:
             self._will_resume()
         # With no call in between: a finalizer or signal handler may have come by with a statement
         # of its own, and given back. What it gave back is somebody else's by now.
         if not self.is_between and self.connection is connection:
-            loan = connection._slot.watch.loan
+            loan = loans.epoch(connection)
             try:
                 self.connection = None
                 self._hand_back(connection)
             except BaseException:
                 self.connection = None
-                if connection._slot.watch.loan == loan:  # an interrupt, before it was over
+                if loans.epoch(connection) == loan:  # an interrupt, before it was over
                     with suppress(ValueError):
                         self._binding.pool.putconn(connection)
                 raise
-            leave_between(cast("PooledDatabaseWrapperMixin", self))
+            leave_between(cast(Any, self))
 
-    def _pause(self, connection: Any, slot: Any) -> None:
+    def _pause(self, connection: Any) -> None:
         """Between two statements: give back; in a burst, while others wait, set aside."""
         if self.tells or not connection._pool.is_awaited:
             self._let_go(connection)
@@ -265,20 +259,25 @@ class EarlyReleaseMixin(_Base):
         now = monotonic()
         work = scopes.current.get()
         is_in_haste = self.haste[self.pauses % PAUSES] > 0
-        if not is_in_haste or now - slot.since >= LONGEST or work is None or work.ended:
+        if (
+            not is_in_haste
+            or now - loans.since(connection) >= LONGEST
+            or work is None
+            or work.ended
+        ):
             self.released_at = now
             self._let_go(connection)
             return
         if self.resumes is None:
             self.resumes = self._binding
-        aside = [connection]
+        aside, loan = [connection], loans.of(connection)
         if self.is_between or self.connection is not connection:
             return  # as in `_let_go`
         try:
             # Before anything is called, so that such a handler finds it; `pinned` before others do.
             self.connection = None
             self.released_at = now
-            slot.pinned = BURST
+            loan.pinned = loans.BURST
             self.aside = aside
             work.borrowers.discard(self)
             work.resumers.add(self)
@@ -291,7 +290,7 @@ class EarlyReleaseMixin(_Base):
             for left in popped(aside):
                 left._pool.putconn(left)
             raise
-        leave_between(cast("PooledDatabaseWrapperMixin", self))
+        leave_between(cast(Any, self))
 
     def _goes_on(self) -> bool:
         """Take up again what was set aside, unless somebody else has, or it has died."""
@@ -305,12 +304,11 @@ class EarlyReleaseMixin(_Base):
         except (AttributeError, IndexError):  # somebody has taken it, or ended the work meanwhile
             return False
         try:
-            slot = connection._slot
             work = scopes.current.get()
             # A moment ago it answered, and while a connection is held nobody asks either.
-            alive = was_short or is_alive(slot)
+            alive = was_short or loans.is_alive(connection)
             if alive:
-                slot.pinned = None
+                loans.pin(connection, None)
                 if work is not None:
                     work.borrowers.add(self)
                 self.errors_occurred = False
@@ -323,7 +321,7 @@ class EarlyReleaseMixin(_Base):
             self._hand_back(connection)
             return False
         if work is not None and work.ended:
-            recaller.soon(cast("PooledDatabaseWrapperMixin", self))
+            recaller.soon(cast(Any, self))
         binding = self._binding
         if binding is not None and binding.options.max_hold_idle:
             recaller.watch(binding)
@@ -359,7 +357,7 @@ class EarlyReleaseMixin(_Base):
         """Some work has ended: what comes next looks at the settings, and borrows anew."""
         self.resumes = None
         if self.is_between:
-            end_between(cast("PooledDatabaseWrapperMixin", self))
+            end_between(cast(Any, self))
         if self.aside is not None:
             self.end_burst()
         elif self.released_at:
@@ -375,9 +373,8 @@ class EarlyReleaseMixin(_Base):
 
     def _pin(self, why: str) -> None:
         """Note for the status why this loan lasts longer than a transaction."""
-        slot = None if self.is_between else getattr(self.connection, "_slot", None)
-        if slot is not None:
-            slot.pinned = why
+        if not self.is_between:
+            loans.pin(self.connection, why)
 
     def _hand_back(self, connection: Any) -> None:
         raise NotImplementedError
@@ -433,7 +430,7 @@ class EarlyCursor:
         # What was lent; an agent may have put a proxy before what the cursor knows.
         self._lent = wrapper.connection
         # Of its connection, which may have been lent to others and come back.
-        self._loan = self._lent._slot.watch.loan
+        self._loan = loans.epoch(self._lent)
         self._name = name
 
     def _present(self) -> Any:
@@ -446,12 +443,12 @@ class EarlyCursor:
             wrapper.connect_for_a_statement()
             connection = wrapper.connection
         cursor = self._cursor
-        if self._lent is not connection or self._loan != connection._slot.watch.loan:
+        if self._lent is not connection or self._loan != loans.epoch(connection):
             cursor = wrapper.plain_cursor(self._name)
             for name, value in self._set.items():
                 setattr(cursor, name, value)
             self._cursor, self._lent = cursor, connection
-            self._loan = connection._slot.watch.loan
+            self._loan = loans.epoch(connection)
         return cursor
 
     def execute(self, *args: Any, **kwargs: Any) -> EarlyCursor:
@@ -461,7 +458,7 @@ class EarlyCursor:
             wrapper.is_between
             or connection is not wrapper.connection
             or self._closed
-            or self._loan != connection._slot.watch.loan
+            or self._loan != loans.epoch(connection)
         ):
             cursor = self._present()
         try:

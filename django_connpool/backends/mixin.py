@@ -23,7 +23,7 @@ from django_connpool.errors import PoolClosed, PoolTimeout
 from django_connpool.process import forks
 from django_connpool.session import rest, watch
 
-from . import creation, in_vain, recall, schema, stacked
+from . import creation, in_vain, loans, recall, schema, stacked
 from .bursts import PAUSES, bursts
 from .early import CONNECTING, EarlyCursor, EarlyReleaseMixin
 from .opener import Opener
@@ -400,8 +400,7 @@ class PooledDatabaseWrapperMixin(WorkMixin, EarlyReleaseMixin):
         return None
 
     def _hand_back(self, connection: Any) -> None:
-        pool, session = connection._pool, connection._slot.watch
-        loan = session.loan
+        pool, loan = connection._pool, loans.epoch(connection)
         try:
             # Forgotten first: whatever happens below, this wrapper cannot use it again.
             self.connection = None
@@ -418,7 +417,7 @@ class PooledDatabaseWrapperMixin(WorkMixin, EarlyReleaseMixin):
             # An interrupt. A cursor that is still open would keep the loan alive. It can be
             # over, and the connection somebody else's.
             self.connection = None
-            if session.loan == loan:
+            if loans.epoch(connection) == loan:
                 with suppress(ValueError):
                     pool.putconn(connection)
             raise

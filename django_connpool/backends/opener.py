@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MethodType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from django_connpool import conf, identity, signals
 from django_connpool.session import watch
@@ -15,9 +15,6 @@ from django_connpool.session.parameters import CONNECT_TIMEOUT, completed
 from django_connpool.session.statements import Judge
 
 from .closed_cursors import letting_go
-
-if TYPE_CHECKING:
-    from .mixin import PooledDatabaseWrapperMixin
 
 
 def _connected() -> None:
@@ -57,7 +54,7 @@ class Opener:
 
     def __init__(
         self,
-        wrapper_class: type[PooledDatabaseWrapperMixin],
+        wrapper_class: type[Any],
         settings_dict: Mapping[str, Any],
         alias: str,
         options: conf.PoolOptions,
@@ -105,23 +102,23 @@ class Opener:
         connection.connpool_isolation_level = wrapper.isolation_level
         return connection
 
-    def _wrapper(self) -> PooledDatabaseWrapperMixin:
+    def _wrapper(self) -> Any:
         settings = identity.Recording(identity.snapshot(self.settings_dict), self.wrapper_class)
         wrapper = self.wrapper_class(settings, self.alias)
         wrapper.is_opener = True
-        wrapper.Database = _Driver(wrapper.Database)  # type: ignore[assignment]
+        wrapper.Database = _Driver(wrapper.Database)
         vars(wrapper).update(self.zone)
         return wrapper
 
-    def _initialize(self, wrapper: PooledDatabaseWrapperMixin, connection: Any) -> None:
+    def _initialize(self, wrapper: Any, connection: Any) -> None:
         wrapper.connection = connection
         # It is connected. Test tools patch the class's method to forbid what tests may
         # not do, and would forbid a pool to fill up at the wrong moment.
-        wrapper.ensure_connection = _connected  # type: ignore[method-assign]
+        wrapper.ensure_connection = _connected
         wrapper.set_autocommit(True)
         wrapper.init_connection_state()
         wrapper.connection = None
 
-    def _parameters(self, wrapper: PooledDatabaseWrapperMixin) -> dict[str, Any]:
+    def _parameters(self, wrapper: Any) -> dict[str, Any]:
         asked = wrapper.get_connection_params()
         return completed("", asked, self.options.command_timeout, CONNECT_TIMEOUT)

@@ -29,19 +29,17 @@ import threading
 import weakref
 from collections import deque
 from time import monotonic
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from django_connpool import registry
-from django_connpool.pool.slot import RECALLED
+from django_connpool.borrower import Borrower
 from django_connpool.process import forks
 from django_connpool.process.background import NEVER, maintenance
+from django_connpool.registry import Binding
 from django_connpool.session.foreign import Connection
 from django_connpool.session.rest import IDLE
 
-if TYPE_CHECKING:
-    from django_connpool.registry import Binding
-
-    from .mixin import PooledDatabaseWrapperMixin
+from . import loans
 
 logger = logging.getLogger("django_connpool.pool")
 
@@ -63,7 +61,7 @@ class Lent:
     Not a data descriptor, so that a connection in the wrapper's `__dict__` is found first.
     """
 
-    def __get__(self, wrapper: PooledDatabaseWrapperMixin | None, owner: type) -> Any:
+    def __get__(self, wrapper: Borrower | None, owner: type) -> Any:
         if wrapper is None:
             return self
         found = _unparked(wrapper)
@@ -72,7 +70,7 @@ class Lent:
         return wrapper.borrow_to_look() if wrapper.is_between else wrapper.borrow_again()
 
 
-def held(wrapper: PooledDatabaseWrapperMixin) -> Any:
+def held(wrapper: Borrower) -> Any:
     """The connection in hand, or None, also when it was recalled. For the owner's thread."""
     found = _unparked(wrapper)
     if found is _MISSING:
@@ -82,7 +80,7 @@ def held(wrapper: PooledDatabaseWrapperMixin) -> Any:
     return found
 
 
-def leave_between(wrapper: PooledDatabaseWrapperMixin) -> None:
+def leave_between(wrapper: Borrower) -> None:
     """Have reading `connection` end in `Lent.__get__`, unless something is at hand by now.
 
     For the owner's thread. Under the lock, or it could be parked and put back meanwhile.
@@ -95,7 +93,7 @@ def leave_between(wrapper: PooledDatabaseWrapperMixin) -> None:
             del own["connection"]
 
 
-def end_between(wrapper: PooledDatabaseWrapperMixin) -> None:
+def end_between(wrapper: Borrower) -> None:
     """There is no connection from here on, as when Django has closed it. In whichever thread."""
     with _lock:
         if wrapper.is_between:
@@ -103,7 +101,7 @@ def end_between(wrapper: PooledDatabaseWrapperMixin) -> None:
             wrapper.is_between = False
 
 
-def _unparked(wrapper: PooledDatabaseWrapperMixin) -> Any:
+def _unparked(wrapper: Borrower) -> Any:
     with _lock:
         own = vars(wrapper)
         found = own.get("connection", _MISSING)
@@ -146,7 +144,7 @@ def _is_alone_behind(connection: Any) -> bool:
     return True
 
 
-def _park(wrapper: PooledDatabaseWrapperMixin, now: float) -> None:
+def _park(wrapper: Borrower, now: float) -> None:
     """Under the lock: put the connection where its owner has to ask for it, if it is at rest."""
     own = vars(wrapper)
     connection = own.pop("connection", _MISSING)
@@ -167,7 +165,7 @@ def _park(wrapper: PooledDatabaseWrapperMixin, now: float) -> None:
             own.setdefault("connection", connection)
 
 
-def is_at_rest(wrapper: PooledDatabaseWrapperMixin) -> bool:
+def is_at_rest(wrapper: Borrower) -> bool:
     """Whether nobody is in the middle of anything. For the owner's thread; others get a hint."""
     connection = vars(wrapper).get("connection")
     return bool(
@@ -180,15 +178,14 @@ def is_at_rest(wrapper: PooledDatabaseWrapperMixin) -> bool:
     )
 
 
-def _is_at_rest(wrapper: PooledDatabaseWrapperMixin, connection: Any) -> bool:
+def _is_at_rest(wrapper: Borrower, connection: Any) -> bool:
     pgconn = connection.pgconn
-    slot = connection._slot
     return bool(
         pgconn.transaction_status == IDLE
         and not pgconn.pipeline_status
         # What it has set is for this thread to keep: a lock, a LISTEN, a temporary table.
-        and not slot.dirt()
-        and not (slot.birth.touch.touched and _is_changed(slot, connection))
+        and not loans.all_dirt(connection)
+        and not _is_changed(connection)
         and connection.autocommit
         and not wrapper.in_atomic_block
         and not wrapper.run_on_commit
@@ -197,9 +194,9 @@ def _is_at_rest(wrapper: PooledDatabaseWrapperMixin, connection: Any) -> bool:
     )
 
 
-def _is_changed(slot: Any, connection: Any) -> bool:
+def _is_changed(connection: Any) -> bool:
     try:
-        return bool(slot.birth.differs(connection))
+        return loans.is_changed(connection)
     except Exception:  # what its borrower has set does not let itself be compared
         return True
 
@@ -207,17 +204,15 @@ def _is_changed(slot: Any, connection: Any) -> bool:
 class Leftover(NamedTuple):
     """A loan that nobody will give back; another one of the same wrapper is not meant."""
 
-    wrapper: weakref.ref[PooledDatabaseWrapperMixin]
-    slot: Any
-    since: float  # when it was lent
+    wrapper: weakref.ref[Borrower]
+    loan: Any
     noted: float  # when it was left over
 
-    def is_over(self, wrapper: PooledDatabaseWrapperMixin | None) -> bool:
-        slot = None if wrapper is None else getattr(_in_hand(wrapper), "_slot", None)
-        return slot is not self.slot or slot.since != self.since
+    def is_over(self, wrapper: Borrower | None) -> bool:
+        return wrapper is None or loans.identity(_in_hand(wrapper)) != self.loan
 
 
-def _in_hand(wrapper: PooledDatabaseWrapperMixin) -> Any:
+def _in_hand(wrapper: Borrower) -> Any:
     """The connection, parked or not. For other threads than the owner's."""
     return vars(wrapper).get("connection") or wrapper.parked
 
@@ -237,16 +232,16 @@ class Recaller:
         self._watched: set[Binding] = set()
         self._noted: deque[weakref.ref[Any]] = deque()
 
-    def soon(self, wrapper: PooledDatabaseWrapperMixin) -> None:
+    def soon(self, wrapper: Borrower) -> None:
         """Have the wrapper's loan given back as soon as its thread is not using it."""
         if not COUNTS:
             return
         now = monotonic()
         with _lock:  # or it may be on its way to the parking place, and not be found
-            slot = getattr(_in_hand(wrapper), "_slot", None)
-            if slot is None:
+            loan = loans.identity(_in_hand(wrapper))
+            if loan is None:
                 return
-            self._leftovers.add(Leftover(weakref.ref(wrapper), slot, slot.since, now))
+            self._leftovers.add(Leftover(weakref.ref(wrapper), loan, now))
             maintenance.schedule(self._self, now + SOON)
 
     def used_elsewhere(self, wrapper: Any) -> None:
@@ -315,18 +310,17 @@ class Recaller:
         return due
 
 
-def _take(
-    wrapper: PooledDatabaseWrapperMixin, seconds: float, now: float, taken: list[Any]
-) -> bool:
+def _take(wrapper: Borrower, seconds: float, now: float, taken: list[Any]) -> bool:
     """Under the lock: take what has been parked for so long; else see that it is parked."""
     if wrapper.parked is None:
         _park(wrapper, now)
         return False
     if now - wrapper.parked_at < seconds:
         return False
+    loan = loans.of(wrapper.parked)
     # From here on the owner borrows another one, or its thread ends. There is no call in between,
     # so no interrupt: it is either still parked or taken.
-    wrapper.parked._slot.pinned = RECALLED
+    loan.pinned = loans.RECALLED
     connection, wrapper.parked = wrapper.parked, None
     taken += [connection]
     return True

@@ -21,6 +21,7 @@ from django_connpool import scopes
 from django_connpool.pool import explain
 from django_connpool.session.statements import HELD, kinds
 
+from . import loans
 from .early import PINNING
 from .recall import COUNTS, ONE_VARIABLE, count, held
 
@@ -76,7 +77,7 @@ class WorkMixin(_Base):
 
         A wrapper that is told of that does it again.
         """
-        dirt = self.connection._slot.watch.dirt
+        dirt = loans.dirt(self.connection)
         if dirt & PINNING and not self.tells:
             logger.warning(
                 "%s: what was done to a session (%s) ends where other work begins: put that in the "
@@ -93,7 +94,7 @@ class WorkMixin(_Base):
             self.kept
             or pgconn.transaction_status not in _AT_REST
             or pgconn.pipeline_status
-            or connection._slot.watch.dirt & HELD  # a named cursor is open
+            or loans.dirt(connection) & HELD  # a named cursor is open
         ):
             return True
         if self.autocommit != self.settings_dict["AUTOCOMMIT"]:

@@ -147,17 +147,6 @@ class Slot:
         if (core := self.core()) is not None:
             core.write_was_refused(self)
 
-    @property
-    def watch(self) -> Any:
-        return self.session.watch  # type: ignore[attr-defined]
-
-    @property
-    def birth(self) -> Any:
-        return self.session.birth  # type: ignore[attr-defined]
-
-    def dirt(self) -> Any:
-        return self.session.dirt()  # type: ignore[attr-defined]
-
     # -- What there is to say of it -------------------------------------------------------
 
     @property

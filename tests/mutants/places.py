@@ -191,7 +191,7 @@ MUTANTS = [
     ),
     Mutant(
         "backends/early.py",
-        "elif dirt := slot.watch.dirt & PINNING:",
+        "elif dirt := loans.dirt(connection) & PINNING:",
         "elif dirt := 0:",
         "state that a request may need stays with it",
     ),
@@ -209,7 +209,7 @@ MUTANTS = [
     ),
     Mutant(
         "backends/recall.py",
-        "        and not slot.dirt()\n",
+        "        and not loans.all_dirt(connection)\n",
         "",
         "what a thread has set stays with it",
     ),
