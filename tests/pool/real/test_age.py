@@ -115,3 +115,14 @@ def test_an_idle_connection_past_its_life_is_never_served(
     inside.expire(slot, inside.clock(pool)())
     inside.vet(slot)
     assert served(pool) not in (0, before)
+
+
+def test_what_grows_too_old_before_its_time_to_be_checked_is_not_lent(make_pool: MakePool) -> None:
+    pool = make_pool(max_size=1, max_lifetime=600, jitter=0.0)  # checked when idle for 30 s
+    before = served(pool)
+    (slot,) = inside.idle(pool)
+    now = inside.retires_at(slot)
+    inside.set_clock(pool, lambda: now - 10)
+    assert served(pool) == before
+    inside.set_clock(pool, lambda: now)  # and nobody has looked at the idle ones
+    assert served(pool) not in (0, before)
