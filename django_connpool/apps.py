@@ -1,3 +1,5 @@
+"""Django's entry: what is set up when the project has loaded its apps."""
+
 from __future__ import annotations
 
 import sys

@@ -1,3 +1,5 @@
+"""Asking every running process of this project for its document, all at once."""
+
 from __future__ import annotations
 
 import os

@@ -1,3 +1,5 @@
+"""Where the sockets of the running processes lie, and which belong to this project."""
+
 from __future__ import annotations
 
 import os

@@ -1,3 +1,5 @@
+"""The numbers of one pool, or of several added together."""
+
 from __future__ import annotations
 
 from collections.abc import Iterable

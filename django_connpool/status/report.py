@@ -1,3 +1,5 @@
+"""What was collected, as one thing: for a table, for JSON, for Prometheus."""
+
 from __future__ import annotations
 
 import json

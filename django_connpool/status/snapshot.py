@@ -1,3 +1,5 @@
+"""What this process says of itself when it is asked."""
+
 from __future__ import annotations
 
 import os

@@ -1,3 +1,5 @@
+"""`manage.py poolstatus`: the pools of the running processes, shown once or again and again."""
+
 from __future__ import annotations
 
 import argparse
