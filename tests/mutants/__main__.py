@@ -24,8 +24,15 @@ from .places import MUTANTS, Mutant
 ROOT = Path(__file__).parents[2]
 COPIED = ("django_connpool", "tests", "testproject", "bench", "docs", "pyproject.toml", "tox.ini")
 QUICK = "not e2e and not stress"
-POOL = (["tests/pool", "--ignore=tests/pool/real"], ["tests/pool/real"])
-DJANGO = (["tests/backends"], ["tests/sessions"])
+POOL, REAL = ["tests/pool", "--ignore=tests/pool/real"], ["tests/pool/real"]
+BACKENDS, SESSIONS = ["tests/backends"], ["tests/sessions"]
+# Where a mutant is looked for first, by the room that it is in.
+FIRST = {
+    "pool": (POOL, REAL, BACKENDS, SESSIONS),
+    "process": (POOL, REAL, BACKENDS, SESSIONS),
+    "session": (SESSIONS, POOL, REAL, BACKENDS),
+}
+ELSE = (BACKENDS, SESSIONS, POOL, REAL)
 # Not tests/project: its test of this list sees each mutant, and proves nothing.
 REST = [
     "tests",
@@ -66,12 +73,7 @@ def _hunt(mutant: Mutant, marks: str) -> str:
         broken.write_text(apply(mutant, broken.read_text()))
         command = [sys.executable, "-m", "pytest", "-q", "-x", "-m", marks, "-n", "auto"]
         command += ["--timeout=120", "-p", "no:cacheprovider", "-p", "no:randomly"]
-        # Those that find it soonest first.
-        rooms = (
-            [*POOL, *DJANGO]
-            if mutant.file.startswith(("pool/", "session/", "process/"))
-            else [*DJANGO, *POOL]
-        )
+        rooms = FIRST.get(mutant.file.partition("/")[0], ELSE)
         for places in (*rooms, REST):
             out = _run([*command, *places], copy)
             if found := re.search(r"^(?:FAILED|ERROR) (\S.*?)(?: - |$)", out, re.MULTILINE):
