@@ -213,6 +213,23 @@ def test_a_wake_up_that_comes_late_is_not_for_who_stands_in_line_again() -> None
         pool.putconn(served.pop())
 
 
+def test_who_was_served_and_kept_in_line_by_an_interrupt_is_passed_over(
+    nobody_comes_by: None,
+) -> None:
+    with working_pool(FakeServer(), max_size=2) as pool:
+        first, second = pool.getconn(), pool.getconn()
+        served: list[Any] = []
+        borrower = threading.Thread(target=lambda: served.append(pool.getconn(DEADLINE / 3)))
+        borrower.start()
+        until_waiting(pool, 1)
+        inside.stands_first(pool, inside.slot_of(first))
+        pool.putconn(second)
+        borrower.join(DEADLINE)
+        assert served == [second]
+        pool.putconn(first)
+        pool.putconn(second)
+
+
 def test_a_job_that_two_interrupts_took_from_its_worker_is_done_by_another() -> None:
     server = FakeServer()
     with working_pool(server, max_size=1) as pool:
