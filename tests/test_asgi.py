@@ -38,7 +38,7 @@ def test_the_minimum_is_open_before_the_first_request(
         wait_until(lambda: connected(cluster, spare) == 2, "min_size connections are open")
 
     # The process goes on, with the pools of other tests.
-    with mock.patch.object(asgi.process, "leave") as leave:
+    with mock.patch.object(asgi.ending, "leave") as leave:
         answers = asyncio.run(lives(asgi.saying_goodbye(mock.Mock()), is_warm))
 
     assert answers == ["lifespan.startup.complete", "lifespan.shutdown.complete"]

@@ -1157,11 +1157,12 @@ def visited(scene: Any) -> set[tuple[str, int]]:
 
     pool = fake_pool(FakeServer())
     with scene(pool) as step:
+        before = sys.gettrace()
         sys.settrace(trace)
         try:
             step(pool)
         finally:
-            sys.settrace(None)
+            sys.settrace(before)
     del step
     pool.close()
     return seen

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import sys
 import textwrap
 from collections import deque
 from contextlib import suppress
@@ -157,3 +158,17 @@ def test_it_strikes_where_an_interrupt_can(name: str, tmp_path: Path) -> None:
         code, _, comment = line.partition("#")
         if code.strip() not in UNREACHED or number in struck:
             assert (number in struck) == comment.startswith(" strikes"), line
+
+
+def test_who_traced_before_goes_on_afterwards() -> None:
+    def trace(*_: object) -> None:
+        pass
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        with Interrupter(1, KeyboardInterrupt, lambda frame: False, is_safe):
+            pass
+        assert sys.gettrace() is trace, "nobody measures the coverage of the tests that follow"
+    finally:
+        sys.settrace(before)

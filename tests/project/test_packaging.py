@@ -121,12 +121,3 @@ def test_the_package_imports_only_what_it_requires() -> None:
         if "contrib" not in path.parts and (unknown := imported(path) - allowed)
     }
     assert strangers == {}
-
-
-def test_the_pool_imports_nothing_above_it() -> None:
-    allowed = set(sys.stdlib_module_names) | {"psycopg", "django_connpool"}
-    for path in (PACKAGE / "pool").rglob("*.py"):
-        assert imported(path) <= allowed, path
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("django_conn"):
-                assert (node.module or "").startswith("django_connpool.pool"), path
