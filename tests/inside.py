@@ -19,10 +19,11 @@ from unittest import mock
 
 # Also, for the tests of one part of the pool each, what that is made of.
 from django_connpool import connection_pool
-from django_connpool.pool import explain, locking  # noqa: F401
-from django_connpool.pool import control, core, crew, line, slot, upkeep
-from django_connpool.pool import pool as lending
-from django_connpool.pool.growth import PATIENCE, patience, worth_opening  # noqa: F401
+from django_connpool.pool import core, explain, growth, line, locking, outage, slot  # noqa: F401
+from django_connpool.pool import pool as pool_module
+from django_connpool.pool import slots as slots_module
+from django_connpool.pool.growth import PATIENCE, worth_opening  # noqa: F401
+from django_connpool.pool.line import Waiter  # noqa: F401
 from django_connpool.pool.outage import (  # noqa: F401
     FIRST_RETRY,
     FORGOTTEN,
@@ -32,12 +33,8 @@ from django_connpool.pool.outage import (  # noqa: F401
     REFUSED,
     STARTING,
     YOUNG_RETRY,
-    Outage,
     again,
-    heals,
-    kind_of,
 )
-from django_connpool.pool.queue import Waiter, WaitQueue  # noqa: F401
 from django_connpool.pool.stats import BOUNDS, Histogram, Stats  # noqa: F401
 from django_connpool.process import background as maintenance_module
 from django_connpool.process import (
@@ -52,10 +49,18 @@ from django_connpool.redaction import (  # noqa: F401
     public,
     without_values,
 )
-from django_connpool.session import cleaning, foreign, roles, statements, watch  # noqa: F401
+from django_connpool.session import (  # noqa: F401
+    cleaning,
+    foreign,
+    roles,
+    session,
+    statements,
+    watch,
+)
 from django_connpool.session.closing import await_end, end_of, say_goodbye  # noqa: F401
 from django_connpool.session.hidden import find, query  # noqa: F401
 from django_connpool.session.parameters import KEEPALIVES, completed  # noqa: F401
+from django_connpool.session.refusals import heals, kind_of, meaning  # noqa: F401
 from django_connpool.session.statements import (  # noqa: F401
     ANYTHING,
     CALLS,
@@ -78,109 +83,144 @@ from django_connpool.session.statements import (  # noqa: F401
     kinds,
 )
 
+
+class Outage(outage.Outage):
+    """An outage, told only the errors: what they mean is found out."""
+
+    def __init__(  # type: ignore[no-untyped-def]
+        self, error: BaseException, now: float, kind: str = "", **young: float
+    ):
+        meant, may_heal = meaning(error)
+        super().__init__(error, now, kind or meant, may_heal, **young)
+
+    def another(  # type: ignore[override]
+        self, error: BaseException, now: float, *meant: Any, asked: bool, **began: float
+    ) -> None:
+        super().another(error, now, *(meant or meaning(error)), asked=asked, **began)
+
+
+patience = growth.patience
+WaitQueue = line.Line
+
 NEVER = math.inf  # as a moment of the monotonic clock
-COUNT_AT = line.COUNT_AT  # loans of a connection, after which those noted are counted
+COUNT_AT = core.COUNT_AT  # loans of a connection, after which those noted are counted
 
 # -- A pool -------------------------------------------------------------------------------
 
 
 def lock(pool: Any) -> Any:
     """The pool's lock, to do something inside it as a finalizer or a signal handler does."""
-    return pool._lock
+    return pool._core.lock
 
 
 def set_lock(pool: Any, lock: Any) -> None:
     """Give the pool another lock."""
-    pool._lock = lock
+    pool._core.lock = lock
 
 
 def is_locked(pool: Any) -> bool:
     """Whether this thread has the pool's lock."""
-    return bool(pool._lock._is_owned())
+    return bool(pool._core.lock._is_owned())
 
 
 def clock(pool: Any) -> Callable[[], float]:
     """The pool's clock: call it for the time."""
-    return pool._clock  # type: ignore[no-any-return]
+    return pool._core.clock  # type: ignore[no-any-return]
 
 
 def set_clock(pool: Any, clock: Callable[[], float]) -> None:
     """Give the pool another clock."""
-    pool._clock = clock
+    pool._core.clock = clock
 
 
-OPTIONS = {
-    "check": "_check",  # what the option `check` says, when it is a callable
-    "ping_after": "_ping_after",  # seconds of idleness after which a connection is checked
-    "reset": "_reset",  # what the option `reset` says
-    "cleans_always": "_tidies_always",  # each session, not only one that looks changed
-    "restores": "_restores",  # sessions that were changed; else `reset` is called
-    "strict": "_strict",  # a transaction left open is an error
-    "describe": "_describe",  # what is noted of whoever borrows
-}
+def change(pool: Any, **options: Any) -> None:
+    """Change options of a pool that is there already.
 
-
-def change(pool: Any, **settings: Any) -> None:
-    """Change settings of a pool that is there already; see `OPTIONS`."""
-    for name, value in settings.items():
-        setattr(pool, OPTIONS[name], value)
+    `check`, `reset`: what the option says, when it is a callable. `ping_after`: seconds of
+    idleness after which a connection is checked. `cleans_always`: each session, not only one that
+    looks changed. `restores`: sessions that were changed; else `reset` is called. `strict`: a
+    transaction left open is an error. `describe`: what is noted of whoever borrows.
+    """
+    policy, limits = pool._opening.policy, pool._core.limits
+    for name, value in options.items():
+        if name == "check":
+            limits.has_check, policy.check = callable(value), value
+        elif name == "describe":
+            pool._core.describe = value
+        elif name in ("ping_after", "strict"):
+            setattr(limits, name, value)
+        elif name in ("reset", "restores"):
+            setattr(policy, name, value)
+        else:
+            assert name == "cleans_always"
+            policy.cleans_each = value
 
 
 def is_suspended(pool: Any) -> bool:
     """Whether `suspend` was called, and `resume` not yet."""
-    return bool(pool._suspended)
+    return bool(pool._core.suspended)
 
 
 def is_in_outage(pool: Any) -> bool:
     """Whether the last attempt to connect failed."""
-    return pool._outage is not None
+    return pool._core.outage is not None
 
 
 def age_of_outage(pool: Any) -> float:
     """For how many seconds connecting has failed."""
-    return float(pool._clock() - pool._outage.since)
+    return float(pool._core.clock() - pool._core.outage.since)
 
 
 def retries_at(pool: Any) -> float:
     """When the pool asks a server that is down again; never, when it is up."""
-    return NEVER if pool._outage is None else float(pool._outage.retry_at)
+    return NEVER if pool._core.outage is None else float(pool._core.outage.retry_at)
 
 
 def has_news(pool: Any) -> bool:
     """Whether there is something that the pool has to log, and has not logged yet."""
-    return bool(pool._news)
-
-
-def has_put_off(pool: Any) -> bool:
-    """Whether there is something left that a signal handler asked for inside the lock."""
-    return bool(pool._put_off)
+    return bool(pool._core.news)
 
 
 def has_leftovers(pool: Any) -> bool:
-    """Whether the pool knows of loans that ended without being given back, or half."""
-    return bool(pool.has_orphans)
+    """Whether the pool has notes of something half done, and nobody has read them yet."""
+    return bool(pool._core.inbox)
+
+
+has_put_off = has_leftovers  # what a signal handler asked for inside the lock is such a note
+
+
+def tick(pool: Any) -> None:
+    """Have the pool look around, as the background thread does now and then."""
+    pool._upkeep.run(0.0)
+
+
+def ticking_by(pool: Any, wrap: Callable[[Callable[[], float]], float]) -> Callable[[], None]:
+    """Have the background thread call `wrap` with what it would call; return what ends this."""
+    run = pool._upkeep.run
+    pool._upkeep.run = lambda now: wrap(partial(run, now))
+    return partial(delattr, pool._upkeep, "run")
 
 
 def is_waited_for(pool: Any) -> bool:
     """Whether somebody is in `wait`."""
-    return bool(pool._full)
+    return bool(pool._core.full)
 
 
 def uncounted(pool: Any) -> dict[str, int]:
     """How many durations of each kind were noted, and not counted yet."""
-    stats = pool._stats
+    stats = pool._core.stats
     return {kind: len(getattr(stats, kind)._noted) for kind in ("wait", "hold", "connect")}
 
 
 def mean_hold(pool: Any) -> float | None:
     """The seconds that loans last, as the pool believes when it asks whether to open one more."""
-    return pool._stats.mean_hold()  # type: ignore[no-any-return]
+    return pool._core.stats.mean_hold()  # type: ignore[no-any-return]
 
 
 def believes(pool: Any, *, hold: float, connect: float) -> None:
     """Have the pool believe that loans, and connecting, take so many seconds."""
-    pool._stats.hold.count()
-    pool._stats.hold.mean, pool._mean_connect = hold, connect
+    pool._core.stats.hold.count()
+    pool._core.stats.hold.mean, pool._core.mean_connect = hold, connect
 
 
 # -- Its slots ----------------------------------------------------------------------------
@@ -188,62 +228,64 @@ def believes(pool: Any, *, hold: float, connect: float) -> None:
 
 def slots(pool: Any) -> set[Any]:
     """Every place taken, in whatever state; a copy."""
-    return set(pool._slots)
+    return set(pool._core.slots.all)
 
 
 def idle(pool: Any) -> list[Any]:
     """The slots that wait to be lent: the last is lent first; a copy."""
-    return list(pool._idle)
+    return list(pool._core.slots.idle)
 
 
 def opening(pool: Any) -> set[Any]:
     """The slots whose connections are being opened; a copy."""
-    return set(pool._opening)
+    return set(pool._core.slots.opening)
 
 
 def closing(pool: Any) -> set[Any]:
     """The slots whose connections are being closed, or are to be; a copy."""
-    return set(pool._closing)
+    return set(pool._core.slots.closing)
 
 
 def to_close(pool: Any) -> list[Any]:
     """Those that are to be closed, and that no worker has taken up; a copy."""
-    return list(pool._to_close)
+    return list(pool._core.slots.to_close)
 
 
 def on_loan(pool: Any) -> set[Any]:
     """The slots that are lent, or handed to a waiter."""
-    return {one for one in pool._slots if one.state in slot.ON_LOAN}
+    return {one for one in pool._core.slots.all if one.state in slot.ON_LOAN}
 
 
 def lent(pool: Any) -> set[Any]:
     """The slots that somebody has accepted, and not given back."""
-    return {one for one in pool._slots if one.state is slot.LOAN}
+    return {one for one in pool._core.slots.all if one.state is slot.LOAN}
 
 
 def given_up(pool: Any) -> set[Any]:
     """The slots on loan of which the pool knows that they come back by themselves."""
-    return {one for one, *_ in [*pool._orphans, *pool._late]}
+    return {
+        note[1] for note in list(pool._core.inbox) if isinstance(note[1:2] and note[1], slot.Slot)
+    }
 
 
 def assert_states(pool: Any) -> None:
     """Each slot is in exactly one state, and wherever that is noted besides it is the same."""
     states = (slot.IDLE, slot.LOAN, slot.HANDED, slot.OPENING, slot.CLOSING)
-    found = {state: {one for one in pool._slots if one.state is state} for state in states}
-    assert set().union(*found.values()) == pool._slots
-    assert len(set(pool._idle)) == len(pool._idle)
-    assert set(pool._idle) == found[slot.IDLE]
-    assert pool._opening == found[slot.OPENING]
-    assert pool._closing == found[slot.CLOSING]
-    assert set(pool._to_close) <= pool._closing
-    assert all(one.conn is not None for one in pool._idle)
-    assert pool._on_loan() == len(found[slot.LOAN]) + len(found[slot.HANDED])
+    found = {state: {one for one in pool._core.slots.all if one.state is state} for state in states}
+    assert set().union(*found.values()) == pool._core.slots.all
+    assert len(set(pool._core.slots.idle)) == len(pool._core.slots.idle)
+    assert set(pool._core.slots.idle) == found[slot.IDLE]
+    assert pool._core.slots.opening == found[slot.OPENING]
+    assert pool._core.slots.closing == found[slot.CLOSING]
+    assert set(pool._core.slots.to_close) <= pool._core.slots.closing
+    assert all(one.session.conn is not None for one in pool._core.slots.idle)
+    assert pool._core.slots.on_loan() == len(found[slot.LOAN]) + len(found[slot.HANDED])
 
 
 def assert_all_idle(pool: Any) -> None:
     """Every slot is idle, and once among those that are lent next."""
-    assert {one.state for one in pool._slots} <= {slot.IDLE}
-    assert sorted(map(id, pool._idle)) == sorted(map(id, pool._slots))
+    assert {one.state for one in pool._core.slots.all} <= {slot.IDLE}
+    assert sorted(map(id, pool._core.slots.idle)) == sorted(map(id, pool._core.slots.all))
 
 
 def slot_of(conn: Any) -> Any:
@@ -258,12 +300,12 @@ def is_lent(conn: Any) -> bool:
 
 def pgconn_of(one: Any) -> Any:
     """The libpq connection in a slot."""
-    return one.pgconn
+    return one.session.pgconn
 
 
 def conn_of(one: Any) -> Any:
     """The connection in a slot, lent or not."""
-    return one.conn or (one.ref and one.ref())
+    return one.session.reachable()
 
 
 def retires_at(one: Any) -> float:
@@ -284,13 +326,13 @@ def vets_at(one: Any) -> float:
 def pings(monkeypatch: Any) -> list[Any]:
     """A list that becomes longer with each ping on behalf of a borrower."""
     asked: list[Any] = []
-    ping = lending.ping
+    answers = session.Session.answers
 
     def counted(*args: Any) -> bool:
         asked.append(args)
-        return ping(*args)
+        return answers(*args)
 
-    monkeypatch.setattr(lending, "ping", counted)
+    monkeypatch.setattr(session.Session, "answers", counted)
     return asked
 
 
@@ -316,17 +358,17 @@ def make_idle_longer(one: Any, seconds: float) -> None:
 
 def is_being_cleaned(one: Any) -> bool:
     """Whether what cleans the session in a slot was sent, and its outcome not looked at."""
-    return one.cleaning is not None
+    return one.session.cleaning is not None
 
 
 def is_forgotten(one: Any) -> bool:
     """Whether nothing is known of the session in a slot that its borrower did."""
-    return not one.watch.dirt and one.watch.last is None
+    return not one.session.watch.dirt and one.session.watch.last is None
 
 
 def change_session(conn: Any) -> None:
     """Have the session look as if its borrower had changed a setting."""
-    conn._slot.watch.dirt |= statements.SETTINGS
+    conn._slot.session.watch.dirt |= statements.SETTINGS
 
 
 def tell_of_no_role(monkeypatch: Any) -> None:
@@ -385,29 +427,29 @@ def be_a_child_of_python(monkeypatch: Any) -> None:
 
 def knows_functions(pool: Any) -> bool:
     """Whether the pool knows which functions on its server change a session."""
-    return not pool._trust.lost
+    return not pool._opening.policy.trust.lost
 
 
 def hidden(pool: Any) -> Any:
     """What the pool has found of such functions; None when there is none, or nothing known."""
-    return pool._dirt_of.hidden
+    return pool._opening.policy.judge.hidden
 
 
 def doubt_functions(pool: Any) -> None:
     """Have the pool not know which functions on its server change a session."""
-    for one in pool._slots:
-        pool._trust.opened(one, pool._clock())
+    for one in pool._core.slots.all:
+        pool._opening.policy.trust.opened(one.session)
 
 
 def make_of_no_more_use(conn: Any) -> None:
     """Have a session that was born in a way that cannot be told, so that it cannot be cleaned."""
-    conn._slot.watch = watch.Watch(statements.Judge())
-    conn._slot.watch.born = None
+    conn._slot.session.watch = watch.Watch(statements.Judge())
+    conn._slot.session.watch.born = None
 
 
 def unread_answers(pool: Any) -> list[Any]:
     """What servers have told of their functions, and nobody has read yet."""
-    return list(pool._trust.answers)
+    return list(pool._opening.policy.trust.answers)
 
 
 def ask_of_functions(monkeypatch: Any, text: bytes) -> None:
@@ -437,7 +479,7 @@ def watch_alone(conn: Any) -> None:
 
 def be_counted_next(one: Any) -> None:
     """Have the next loan of the connection in a slot be the one after which they are counted."""
-    one.watch.loan = COUNT_AT - 1
+    one.session.loan = one.session.watch.loan = COUNT_AT - 1
 
 
 def be_reported(conn: Any) -> None:
@@ -450,17 +492,17 @@ def be_reported(conn: Any) -> None:
 
 def waiters(pool: Any) -> list[Any]:
     """Those who stand in line and were not served, the first first; a copy."""
-    return list(pool._queue)
+    return list(pool._core.line)
 
 
 def has_waiters(pool: Any) -> bool:
     """Whether somebody stands in line."""
-    return bool(pool._queue)
+    return bool(pool._core.line)
 
 
 def serves(pool: Any) -> bool:
     """Whether whoever comes gets an idle connection, and those in line too."""
-    return bool(pool._serving)
+    return bool(pool._core.serving)
 
 
 def is_served(waiter: Any) -> bool:
@@ -470,9 +512,9 @@ def is_served(waiter: Any) -> bool:
 
 def stands_first(pool: Any, one: Any) -> None:
     """Have somebody stand first in line who was given this slot: an interrupt kept him there."""
-    served = queue.Waiter(0.0, 0)
+    served = line.Waiter(0.0, 0)
     served.slot = one
-    pool._queue.appendleft(served)
+    pool._core.line.appendleft(served)
 
 
 def accept_wake_up(waiter: Any) -> bool:
@@ -487,14 +529,14 @@ def wake(waiter: Any) -> None:
 
 def waiter_woken_by(release: Callable[[], None]) -> Any:
     """A waiter whose wake-up calls this."""
-    waiter = queue.Waiter(0.0, 0)
+    waiter = line.Waiter(0.0, 0)
     waiter.gate = mock.Mock(release=release)
     return waiter
 
 
 def waiting_by(wait: Callable[[Any, float], bool]) -> Any:
     """A block in which waiters wait by calling this with the waiter and the seconds."""
-    return mock.patch.object(queue.Waiter, "wait", lambda waiter, timeout: wait(waiter, timeout))
+    return mock.patch.object(line.Waiter, "wait", lambda waiter, timeout: wait(waiter, timeout))
 
 
 def wait(waiter: Any, timeout: float) -> bool:
@@ -502,25 +544,25 @@ def wait(waiter: Any, timeout: float) -> bool:
     return _WAIT(waiter, timeout)
 
 
-_WAIT = queue.Waiter.wait
+_WAIT = line.Waiter.wait
 
 
 @contextmanager
 def waking_then(act: Callable[[], None]) -> Iterator[None]:
     """A block in which whoever wakes a waiter does this as well."""
-    wake = queue.Waiter.wake
+    wake = line.Waiter.wake
 
     def wake_and_act(waiter: Any) -> None:
         wake(waiter)
         act()
 
-    with mock.patch.object(queue.Waiter, "wake", wake_and_act):
+    with mock.patch.object(line.Waiter, "wake", wake_and_act):
         yield
 
 
 def waking_nobody() -> Any:
     """A block in which nobody who is served wakes up."""
-    return mock.patch.object(queue.Waiter, "wake", lambda waiter: None)
+    return mock.patch.object(line.Waiter, "wake", lambda waiter: None)
 
 
 class _Accepting(slot.Slot):
@@ -546,8 +588,8 @@ class _Accepting(slot.Slot):
 def handed_over(pool: Any, looks: int) -> Any:
     """One idle slot of the pool, on its way to a waiter that accepts after so many looks."""
     _Accepting.looks = looks
-    one = pool._idle.pop()
-    one.waiter, one.state = queue.Waiter(pool._clock(), 0), slot.HANDED
+    one = pool._core.slots.idle.pop()
+    one.waiter, one.state = line.Waiter(pool._core.clock(), 0), slot.HANDED
     one.waiter.slot = one
     one.__class__ = _Accepting
     return one
@@ -568,7 +610,7 @@ def discard(pool: Any, one: Any) -> None:
 
 def note_of_an_interrupt(pool: Any, one: Any) -> None:
     """Leave the note about a slot that whoever is interrupted with it leaves."""
-    pool._strays.append(one)
+    pool._core.inbox.append((core.Core.audit,))
 
 
 def half_close(pool: Any, one: Any) -> None:
@@ -578,42 +620,57 @@ def half_close(pool: Any, one: Any) -> None:
 
 def looking_at_nothing(pool: Any) -> Any:
     """A block in which whoever gives back does not look at what else there is to do."""
-    return mock.patch.object(pool, "_look_around")
+    return mock.patch.object(pool._upkeep, "look_around")
 
 
 def asking_whether_open(ask: Callable[[], Any]) -> Any:
     """A block in which whoever borrows from a pool that is closed calls this."""
-    return mock.patch.object(lending.Lending, "_check_open", staticmethod(ask))
+    return mock.patch.object(core.Core, "check_open", staticmethod(ask))
 
 
 def hire_by(pool: Any, hire: Callable[[Any], None]) -> Callable[[Any], None]:
-    """Have workers hired by calling this with what they have to do; return what did it before."""
-    before = pool._hire
-    pool._hire = hire
+    """Have workers hired by calling this with the thread that begins nothing then; see `work`.
+
+    Return what did it before.
+    """
+    crew = pool._crew
+    before = crew._start
+
+    def start(thread: Any) -> bool:
+        hire(thread)
+        return True
+
+    crew._start = start
     return before  # type: ignore[no-any-return]
 
 
-def work(pool: Any, jobs: Any) -> None:
-    """Do what a worker that was hired with that has to do."""
-    pool._work(jobs)
+def work(pool: Any, hired: Any) -> None:
+    """Do what a worker does that was hired so."""
+    pool._crew._hired.pop(hired, None)
+    pool._crew.work()
+
+
+def hired(pool: Any) -> int:
+    """How many workers were hired that have not begun yet."""
+    return len(pool._crew._hired)
 
 
 @contextmanager
-def hiring_and_putting_back_by(pool: Any, act: Callable[..., None]) -> Iterator[None]:
-    """A block in which hiring a worker, and putting its work back, call this."""
-    with mock.patch.object(pool, "_hire", act), mock.patch.object(pool, "_put_back_jobs", act):
+def hiring_by(pool: Any, act: Callable[..., None]) -> Iterator[None]:
+    """A block in which hiring a worker calls this."""
+    with mock.patch.object(pool._crew, "_start", act):
         yield
 
 
 @contextmanager
 def closing_by(pool: Any, close: Callable[[Callable[[], None]], None]) -> Iterator[None]:
     """A block in which workers close a connection by calling this with what closes it."""
-    original = pool._close_slot
-    pool._close_slot = lambda one: close(lambda: original(one))
+    original = pool._crew._close
+    pool._crew._close = lambda *args: close(lambda: original(*args))
     try:
         yield
     finally:
-        del pool._close_slot
+        del pool._crew._close
 
 
 def catch_up_by(pool: Any, wrap: Callable[[Callable[[], None]], None]) -> Callable[[], None]:
@@ -621,17 +678,13 @@ def catch_up_by(pool: Any, wrap: Callable[[Callable[[], None]], None]) -> Callab
 
     Return what ends this.
     """
-    original = pool._catch_up
-    pool._catch_up = lambda: wrap(original)
-    return partial(delattr, pool, "_catch_up")
+    original = core.Core.catch_up
+    patch = mock.patch.object(core.Core, "catch_up", lambda self: wrap(partial(original, self)))
+    patch.start()
+    return patch.stop
 
 
 # -- What an interrupt may find half done --------------------------------------------------
-
-# The functions that are called when one has struck, with a slot or with a waiter: those that
-# give it to whoever comes next, and all.
-PUTTING_BACK = ("_put_back", "_give_up")
-CLEANING_UP = (*PUTTING_BACK, "_discard")
 
 CODE_OF_POOL = tuple(
     str(Path(core.__file__).parents[1] / room) for room in ("pool", "session", "process")
@@ -640,41 +693,44 @@ CODE_OF_POOL = tuple(
 # What the interpreter itself calls, so that what they raise goes nowhere.
 FINALIZERS = ("__del__", "connection_died", "_wake_maintenance")
 
-Pool = lending.Lending
+Pool, Core = pool_module.Pool, core.Core
 
 # The functions that an interrupted borrower may be in.
 BORROWING = (
-    *(Pool.getconn, Pool._lend, Pool._is_fit, Pool._passes_check),
-    *(Pool._getconn_slowly, Pool._stand_in_line, Pool._leave_line),
-    *(Pool._give_up, Pool._timeout),
-    *(Pool._came_clean, Pool._prefer_ready, Pool._clean),
-    *(Pool._hand_over, queue.WaitQueue.let_go, Pool._bury_orphans, Pool._is_orphan),
-    *(Pool.putconn, Pool._complaint, Pool._tidy, Pool._settle),
-    *(loan.Loan.__enter__, loan.Loan.__exit__),
+    *(Pool.getconn, Pool._lend, Pool._is_fit, Pool._passes_check, Pool._came_clean),
+    *(Pool._acquire_slowly, Pool._stand_in_line, Pool._leave_line),
+    *(Pool.putconn, Pool._complaint, Core.settle, Core.hand_over),
+    *(session.Session.make_fit, session.Session.is_unchanged),
+    *(line.Line.let_go, slots_module.Slots.prefer_ready),
+    *(connection_pool.Loan.__enter__, connection_pool.Loan.__exit__),
 )
-# Those that clean up behind him.
-CLEANING_UP_CODE = (
-    *(Pool._put_back, Pool._give_up, Pool._discard),
-    *(Pool._mend_strays, Pool._mend),
+# Those that bring to rest what he has left.
+MENDING = (
+    *(Core.catch_up, Core.audit, Core._settle_if_clean, Core.take_back),
+    *(slots_module.Slots.audit, line.Line.audit),
 )
 
 
-def slot_concerned(subject: Any) -> Any:
-    """The slot that one of `CLEANING_UP` is called for: itself, or that of a waiter, if any."""
-    return subject.slot if isinstance(subject, queue.Waiter) else subject
+def leaving_notes() -> Any:
+    """A block in which nobody is woken to read notes: what comes next finds them."""
+    return mock.patch.object(maintenance_module.Ticket, "now", lambda ticket: None)
 
 
-def situation(pool: Any, subject: Any) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-    """All that decides what one of `CLEANING_UP` has to do: of the pool, and of the slot."""
-    seen = (pool.closed, bool(pool._queue), subject in pool._queue)
-    one = slot_concerned(subject)
-    if one is None:
-        return seen, ()
-    conn = conn_of(one)
-    return seen, (
-        *(one.state, one in pool._idle, one in pool._to_close, one in pool._closing),
-        *(one.waiter is None, one.conn is None, one.loans is None),
-        *(one.cleaning is None, conn and str(conn.pgconn.transaction_status)),
+def situation(pool: Any) -> tuple[Any, ...]:
+    """All that decides what there is to mend."""
+    slots = pool._core.slots
+    return (
+        *(pool.closed, [note[0].__name__ for note in pool._core.inbox]),
+        [(one.left, one.slot is None) for one in pool._core.line],
+        sorted(
+            (
+                *(one.state, one in slots.idle, one in slots.to_close, one in slots.closing),
+                *(one in slots.opening, one.is_nobodys, one.waiter is not None),
+                *(one.waiter is not None and one.waiter.left, one.loans is None),
+                *(one.has_session and one.session.conn is None,),
+            )
+            for one in slots.all
+        ),
     )
 
 
@@ -699,10 +755,8 @@ def start_maintenance() -> None:
 
 @contextmanager
 def maintained_by(fake: Any) -> Iterator[None]:
-    """A block in which this does for all pools what the maintenance thread does."""
-    with ExitStack() as patches:
-        for room in (core, supply, upkeep, lending):
-            patches.enter_context(mock.patch.object(room, "maintenance", fake))
+    """A block in which this does for all new pools what the background thread does."""
+    with mock.patch.object(connection_pool.background, "join", lambda task: fake):
         yield
 
 
@@ -730,16 +784,16 @@ def fail_once_in_maintenance(failed: list[Any]) -> None:
 # All are seconds.
 TUNABLE: dict[str, tuple[str, ...]] = {
     # How long a borrower waits for a clean-up, and how long it may take if nobody comes for it.
-    "clean_patience": ("session.cleaning.CLEAN_TIMEOUT",),
-    "clean_timeout": ("pool.line.CLEAN_TIMEOUT", "pool.upkeep.CLEAN_TIMEOUT"),
+    "clean_patience": ("pool.pool.CLEAN_TIMEOUT",),
+    "clean_timeout": ("pool.core.CLEAN_TIMEOUT", "pool.upkeep.CLEAN_TIMEOUT"),
     # Between two attempts to connect in an outage: at first, at the most, if nobody waits.
     "first_retry": ("pool.outage.FIRST_RETRY",),
     "last_retry": ("pool.outage.LAST_RETRY",),
     "lazy_retry": ("pool.outage.LAZY_RETRY",),
     # After which an attempt to connect is not counted on.
-    "hanging": ("pool.supply.HANGING",),
+    "hanging": ("pool.prospects.HANGING",),
     # For the answer to a ping.
-    "ping_timeout": ("pool.lending.PING_TIMEOUT",),
+    "ping_timeout": ("pool.pool.PING_TIMEOUT",),
     # After which a connection that is opened is a reason to ask for functions anew.
     "ask_again": ("pool.trust.ASK_AGAIN",),
     # How long a fork waits for the maintenance thread, and this after a failure of its own.

@@ -11,9 +11,8 @@ from typing import Any
 import pytest
 from django.core.exceptions import ImproperlyConfigured
 
-from django_connpool import conf
+from django_connpool import ConnectionPool, conf
 from django_connpool.conf import ImpossibleValue, PoolOptions, UnknownOption, parse
-from django_connpool import ConnectionPool
 
 # Every argument of psycopg_pool.ConnectionPool in 3.2 and 3.3.
 PSYCOPG_POOL_OPTIONS = (

@@ -15,8 +15,8 @@ from django.http import HttpRequest, HttpResponse
 from django.test import RequestFactory
 
 import django_connpool
-from django_connpool.middleware import ConnectionPoolMiddleware
 from django_connpool import PoolTimeout
+from django_connpool.middleware import ConnectionPoolMiddleware
 from tests.databases import DEADLINE, Databases, in_thread, pid
 
 

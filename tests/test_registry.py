@@ -10,8 +10,7 @@ from django.db import connections
 from django.test import override_settings
 
 import django_connpool
-from django_connpool import identity, registry, signals
-from django_connpool import ConnectionPool
+from django_connpool import ConnectionPool, identity, registry, signals
 from tests import inside
 from tests.cluster import Server
 from tests.databases import Databases, connected, in_thread, in_threads, pid, value

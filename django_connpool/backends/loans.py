@@ -15,7 +15,7 @@ from django_connpool.session.objects import reported
 # Where no call of Python's is to be paid for, these are C's.
 epoch = attrgetter("_slot.session.loan")  # which loan of the connection it is: a number
 since = attrgetter("_slot.since")  # when it was lent, in monotonic seconds
-dirt = attrgetter("_slot.session.watch.dirt")  # what statements have done to the session, by their text
+dirt = attrgetter("_slot.session.watch.dirt")  # what its statements may have done
 of = attrgetter("_slot")  # what has `pinned`, to be set where nothing may be called; see `pin`
 
 

@@ -158,7 +158,7 @@ class Control:
         core.closed, core.suspended = not was_open, suspended
         core.serving = was_open and not suspended
         for slot in slots:
-            if slot.session is not None:
+            if slot.has_session:
                 slot.session.bury(grave)
             slot.state = GONE
             slot.waiter = slot.loans = None

@@ -42,6 +42,7 @@ from .slot import (
     IDLE,
     LOAN,
     NOT_THE_THREADS,
+    OPENING,
     POOL_CLOSED,
     RECLAIMED,
     RETURNING,
@@ -177,7 +178,11 @@ class Core:
     def write_was_refused(self, slot: Slot) -> None:
         """A borrower could not write: if the server has turned read-only, none of these can."""
         this, others = slot.session.after_refused_write()
-        if this:
+        if this and not self.is_inside():
+            with self.lock:
+                self.replace_read_only(slot, others)
+            self.ticket.now()  # to close what is out, and to log
+        elif this:
             self.put(Core.replace_read_only, slot, others)
 
     def tell(self, text: str, *args: object) -> None:
@@ -304,7 +309,11 @@ class Core:
         """Under the lock: bring to rest what an interrupt has left half done."""
         self.line.audit()
         for slot in self.slots.audit():
-            if slot.state is HANDED:
+            if slot.state is OPENING:  # its worker was interrupted
+                self.stats.connections_num += 1
+                self.stats.connections_errors += 1
+                self.slots.forget(slot)
+            elif slot.state is HANDED:
                 waiter = slot.waiter  # looked at once: it may accept at this moment
                 if waiter is not None and not waiter.left:
                     self.line.let_go(waiter)

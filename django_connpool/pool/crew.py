@@ -74,7 +74,9 @@ class Crew:
         """Under the lock: do not count on those whose start an interrupt has kept from us."""
         now = self.core.clock()
         for thread, since in list(self._hired.items()):
-            if not thread.is_alive() and (thread.ident or now >= since + LATE):
+            if thread.ident is None and now < since + LATE:
+                self.core.schedule(since + LATE)
+            elif not thread.is_alive():
                 del self._hired[thread]
 
     def _begin(self) -> None:

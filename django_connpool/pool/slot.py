@@ -150,6 +150,10 @@ class Slot:
     # -- What there is to say of it -------------------------------------------------------
 
     @property
+    def has_session(self) -> bool:
+        return self.session is not None
+
+    @property
     def is_nobodys(self) -> bool:
         """Of one that is opened or closed: whether no worker is at it."""
         return self.job is None or self.job.over

@@ -83,7 +83,7 @@ class Slots:
     def forget(self, slot: Slot) -> None:
         """The place is free, and this object of no more use."""
         slot.state = GONE
-        if slot.session is not None:
+        if slot.has_session:
             slot.session.conn = None
         for where in (self.all, self.opening, self.closing):
             where.discard(slot)
@@ -92,7 +92,7 @@ class Slots:
     # -- After an interrupt ---------------------------------------------------------------
 
     def audit(self) -> Iterator[Slot]:
-        """Have every slot stand where its state says; yield those whose loan is to be ended.
+        """Have every slot stand where its state says; yield those that are to be ended.
 
         A state is half done if it is no state of rest, and nobody is at it. The next of those
         that are yielded is asked for when the one before is at rest.
@@ -113,10 +113,11 @@ class Slots:
                     self.to_close.append(slot)
             elif state is OPENING:
                 self.opening.add(slot)
-                if slot.is_nobodys and slot.session is None:
-                    self.forget(slot)
-                elif slot.is_nobodys:
+                if slot.is_nobodys and slot.has_session:
+                    self.opening.discard(slot)
                     self.retire(slot, UNUSABLE)
+                elif slot.is_nobodys:
+                    yield slot
             elif state in ON_LOAN and slot.is_nobodys:
                 self.opening.discard(slot)
                 yield slot

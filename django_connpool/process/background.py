@@ -294,7 +294,8 @@ class Ticket:
         self._called = False
         if (task := self._task()) is not None:
             at = task.run(time.monotonic())
-            maintenance.schedule(self._ref, at)
+            if self._ref in maintenance._deadlines:
+                maintenance.schedule(self._ref, at)
 
     def by(self, at: float) -> None:
         maintenance.schedule(self._ref, at)

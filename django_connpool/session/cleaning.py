@@ -30,7 +30,6 @@ from .statements import (
     TEMP,
 )
 
-CLEAN_TIMEOUT = 5.0  # seconds
 _MARK = b"django_connpool_asks"
 # Several statements in one message are one transaction: the clean-up ends here, whatever becomes
 # of the question. What is left of the message is the next, in which SET LOCAL ends.

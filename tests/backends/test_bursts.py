@@ -21,8 +21,7 @@ from asgiref.sync import sync_to_async
 from django.core.exceptions import SynchronousOnlyOperation
 from django.db import DatabaseError, close_old_connections, connections, transaction
 
-from django_connpool import borrowing, hold, pinned, release, scope, scopes
-from django_connpool import ConnectionPool
+from django_connpool import ConnectionPool, borrowing, hold, pinned, release, scope, scopes
 from tests import inside
 from tests.cluster import Server
 from tests.databases import (

@@ -10,8 +10,7 @@ from django.db import OperationalError, close_old_connections, connections, tran
 from psycopg import ClientCursor, IsolationLevel
 
 import django_connpool
-from django_connpool import registry
-from django_connpool import ConnectionPool
+from django_connpool import ConnectionPool, registry
 from tests.cluster import Cluster, Server
 from tests.databases import (
     Databases,

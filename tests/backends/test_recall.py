@@ -379,7 +379,7 @@ def test_a_thread_that_ends_when_its_connection_was_just_taken_loses_nothing(
 
     in_thread(work)
     gc.collect()
-    calm.pool.tick()
+    inside.tick(calm.pool)
     assert on_loan(calm) == len(taken) == 1
     inside.give_back(taken)
     assert on_loan(calm) == 0

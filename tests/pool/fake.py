@@ -51,16 +51,16 @@ class FakeMaintenance:
         self.at = inside.NEVER
         self.watched = False
 
-    def schedule(self, pool: Any, at: float) -> None:
+    def by(self, at: float) -> None:
         self.at = min(self.at, at)
 
-    def attend(self, pool: Any) -> None:
+    def attend(self) -> None:
         self.watched = True
 
-    def poke(self) -> None:
+    def now(self) -> None:
         pass
 
-    def dismiss(self, pool: Any) -> None:
+    def leave(self) -> None:
         self.at = inside.NEVER
 
     def serve(self, pool: ConnectionPool[Any]) -> bool:
@@ -68,7 +68,7 @@ class FakeMaintenance:
         if self.at > inside.clock(pool)() and not inside.has_leftovers(pool):
             return False
         self.at = inside.NEVER
-        pool.tick()
+        inside.tick(pool)
         return True
 
 

@@ -134,7 +134,7 @@ def come_to_rest(pool: ConnectionPool[Any]) -> None:
     gc.collect()
 
     def is_at_rest() -> bool:
-        pool.tick()
+        inside.tick(pool)
         seen = pool.snapshot()
         return (
             seen["size"] == seen["idle"] and not seen["waiting"] and not inside.has_leftovers(pool)
@@ -160,7 +160,7 @@ def operate(pool: ConnectionPool[Any], server: FakeServer) -> Callable[[random.R
         elif what == 5:
             pool.snapshot()
         elif what == 6:
-            pool.tick()
+            inside.tick(pool)
         elif what == 7:
             server.state = choice.choice([*["up"] * 9, "down", "starting", "full"])
         else:

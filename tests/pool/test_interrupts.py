@@ -595,7 +595,7 @@ def a_loan_that_was_drained(pool: ConnectionPool[Any], conn: Any) -> None:
 
 @lent
 def a_loan_with_nothing_due(pool: ConnectionPool[Any], conn: Any) -> None:
-    pool.tick()
+    inside.tick(pool)
 
 
 @lent
@@ -775,7 +775,7 @@ def tick(pool: ConnectionPool[Any]) -> Any:
     def step(pool: ConnectionPool[Any]) -> None:
         for slot in inside.slots(pool):
             inside.expire(slot)
-        pool.tick()
+        inside.tick(pool)
 
     return many_idle(pool, step)
 
@@ -894,7 +894,7 @@ def interrupted(
             stepping = False
             if set(inside.CLEANING_UP) & set(entered(interrupt)) or (second and second.where):
                 gc.collect(1)  # of a loan that was not ended, for the borrower has dropped it
-                pool.tick()  # as the next who comes by would
+                inside.tick(pool)  # as the next who comes by would
         del step
         gc.collect(0)
         for rival in rivals:
@@ -921,7 +921,7 @@ def assert_sound(pool: ConnectionPool[Any], server: FakeServer) -> None:
     thread.join(DEADLINE / 2)
     assert sizes, "the lock was never released"
     if pool.closed:
-        pool.tick()  # what an interrupt kept from being done is done in time
+        inside.tick(pool)  # what an interrupt kept from being done is done in time
         until(lambda: not inside.slots(pool) and not server.connections)
         assert not inside.waiters(pool)
         return

@@ -62,7 +62,7 @@ def test_a_note_about_a_slot_may_be_read_while_its_next_borrower_accepts(
         pool.putconn(pool.getconn())
         slot = inside.handed_over(pool, looks=1)
         inside.note_of_an_interrupt(pool, slot)
-        pool.tick()
+        inside.tick(pool)
         assert inside.is_accepted(slot) and not inside.has_leftovers(pool)
         inside.discard(pool, slot)
 
@@ -74,7 +74,7 @@ def test_a_loan_given_back_twice_does_not_end_the_next_one(nobody_comes_by: None
         with inside.looking_at_nothing(pool):  # it has not come to that yet
             in_a_thread(lambda: pool.putconn(conn))
             assert pool.getconn() is conn
-        pool.tick()
+        inside.tick(pool)
         assert inside.is_lent(conn)
         with pytest.raises(PoolTimeout):
             pool.getconn(timeout=0)
@@ -119,7 +119,7 @@ def give_back(pool: ConnectionPool[Any]) -> Callable[[], Any]:
     return partial(pool.putconn, pool.getconn())
 
 
-@pytest.mark.parametrize("what", [borrow, stand_in_line, give_back])
+@pytest.mark.parametrize("what", [borrow, give_back])
 def test_an_interrupt_of_who_waits_for_the_lock_is_raised_as_it_is(what: Any) -> None:
     with working_pool(FakeServer(), max_size=1) as pool:
         act = what(pool)
@@ -230,26 +230,18 @@ def test_who_was_served_and_kept_in_line_by_an_interrupt_is_passed_over(
         pool.putconn(second)
 
 
-def test_a_job_that_two_interrupts_took_from_its_worker_is_done_by_another() -> None:
+def test_what_was_to_be_done_as_hiring_was_interrupted_is_done_all_the_same() -> None:
+    def interrupted(thread: Any) -> bool:
+        raise KeyboardInterrupt
+
     server = FakeServer()
     with working_pool(server, max_size=1) as pool:
         for what in ("opened", "closed"):
-            interrupts = iter([KeyboardInterrupt, KeyboardInterrupt])
-
-            def interrupted(*_: Any, interrupts: Any = interrupts) -> None:
-                raise next(interrupts)
-
-            with (
-                inside.hiring_and_putting_back_by(pool, interrupted),
-                inside.maintenance_asleep(),
-                pytest.raises(KeyboardInterrupt),
-            ):
+            with inside.hiring_by(pool, interrupted), pytest.raises(KeyboardInterrupt):
                 if what == "opened":
                     pool.getconn(timeout=DEADLINE)
                 else:
                     pool.drain()
-            assert next(interrupts, None) is None, "it was interrupted twice"
-            pool.tick()
             pool.putconn(pool.getconn(DEADLINE))
         until(lambda: len(server.connections) == 1)
 
@@ -379,9 +371,3 @@ def test_where_connections_do_not_live_long_their_loans_are_counted_all_the_same
         until(lambda: counts(pool)[1:] == (0, 0))
         assert max(inside.uncounted(pool).values()) < 50, "they gather where nobody looks at them"
         assert pool.snapshot()["histograms"]["hold"]["count"] == 500
-
-
-def test_what_a_pool_is_made_of_lies_in_slots() -> None:
-    with working_pool(FakeServer(), max_size=1) as pool:
-        pool.putconn(pool.getconn())
-        assert vars(pool) == {}

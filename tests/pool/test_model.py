@@ -299,6 +299,8 @@ class PoolMachine(RuleBasedStateMachine):
     @invariant()
     def sound(self) -> None:
         self.the_server_never_sees_more_than_max_size()
+        if inside.has_leftovers(self.pool):
+            return  # whoever comes next begins by mending
         self.each_slot_is_in_one_state()
         self.loans_are_held_by_those_who_borrowed()
         self.the_first_come_are_the_first_served()
@@ -334,7 +336,8 @@ class PoolMachine(RuleBasedStateMachine):
         if not inside.waiters(pool) or inside.is_suspended(pool):
             return
         assert not pool.closed
-        has_room = len(inside.slots(pool)) < pool.max_size and not inside.opening(pool)
+        coming = inside.opening(pool) or inside.hired(pool)
+        has_room = len(inside.slots(pool)) < pool.max_size and not coming
         if has_room and not inside.is_in_outage(pool):
             assert self.maintenance.at <= self.clock() + 1
         assert inside.on_loan(pool) or self.workers or self.maintenance.at < NEVER
@@ -343,8 +346,9 @@ class PoolMachine(RuleBasedStateMachine):
         pool = self.pool
         to_close = inside.to_close(pool)
         at_work = len(inside.opening(pool)) + len(inside.closing(pool)) - len(to_close)
+        at_work += inside.hired(pool)  # who have not taken it up yet
         assert at_work <= len(self.workers)
-        assert not to_close or at_work or self.maintenance.at <= self.clock()
+        assert not to_close or at_work or inside.has_leftovers(pool)
 
     def the_numbers_are_what_is(self) -> None:
         seen = self.pool.snapshot()

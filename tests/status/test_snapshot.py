@@ -5,8 +5,7 @@ from typing import Any
 
 import pytest
 
-from django_connpool import registry
-from django_connpool import ConnectionPool
+from django_connpool import ConnectionPool, registry
 from django_connpool.status import document, snapshot
 
 

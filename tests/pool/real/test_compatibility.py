@@ -9,7 +9,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from django_connpool import pool as ours
+import django_connpool as ours
 from tests.cluster import Server
 from tests.pool.real.helpers import pid, until
 

@@ -101,8 +101,8 @@ def test_a_connection_another_thread_works_with_is_not_taken_away(make_pool: Mak
         working.wait(DEADLINE)
 
     in_a_thread(lend_and_die)
-    pool.tick()
-    assert not pool.has_orphans
+    inside.tick(pool)
+    assert not inside.has_leftovers(pool)
     assert not kept[0].closed
     done.set()
     pool.putconn(kept.pop())
@@ -127,7 +127,7 @@ def test_a_loan_held_too_long_is_reported_once(make_pool: MakePool, logged: Logg
     assert holder.thread.name in line
     assert "GET /slow/" in line
     assert "now at" in line
-    pool.tick()
+    inside.tick(pool)
     holder.give_back()
     assert len(logged("on loan for")) == 1
     assert logged("was given back after")
@@ -182,7 +182,7 @@ def test_a_connection_that_is_being_looked_at_is_nobodys_loan(
 
     def check(conn: Any) -> None:
         seen.extend(pool.snapshot()["loans"])
-        pool.tick()
+        inside.tick(pool)
 
     pool = make_pool(max_size=1, leak_after=1e-9)
     assert served(pool)

@@ -92,7 +92,7 @@ def test_one_attempt_is_in_flight_however_many_wait(
     until_waiting(pool, 9)
     until(fake_server.has_unanswered)
     for _ in range(5):
-        pool.tick()
+        inside.tick(pool)
     assert pool.snapshot()["opening"] == 1
     pool.close()
     for borrower in (first, *others):

@@ -115,14 +115,16 @@ def test_a_pool_whose_turn_fails_or_ends_the_thread_gets_another(dsn: str, error
         + f"""
     import logging
 
+    from tests import inside
+
     logging.getLogger("django_connpool.pool").addHandler(logging.NullHandler())
     pool = ConnectionPool(dsn, min_size=0, max_size=1, max_idle=0.1)
-    tick, failed = pool.tick, []
-    def fail():
-        pool.tick = tick
+    failed = []
+    def fail(tick):
+        as_before()
         failed.append(True)
         raise {error}
-    pool.tick = fail
+    as_before = inside.ticking_by(pool, fail)
     use(pool)
     until(lambda: failed)
     until(lambda: pool.snapshot()["size"] == 0)
