@@ -978,6 +978,12 @@ def is_at_rest(wrapper: Any) -> bool:
     return bool(_module("backends.recall").is_at_rest(wrapper))
 
 
+def ties(wrapper: Any) -> list[str]:
+    """What keeps the session in the wrapper's hand from going to somebody else, in words."""
+    found: list[str] = _module("backends.loans").ties(wrapper.connection)
+    return found
+
+
 def counting_by(monkeypatch: Any, count: Callable[[Any], int]) -> None:
     """Have the references to a connection be counted by this."""
     monkeypatch.setattr(_module("backends.recall"), "count", count)

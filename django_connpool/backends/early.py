@@ -21,10 +21,8 @@ from typing import TYPE_CHECKING, Any, cast
 import django
 from django.db.backends.base.base import BaseDatabaseWrapper
 from psycopg import InterfaceError
-from psycopg.pq import TransactionStatus
 
 from django_connpool import scopes
-from django_connpool.session.statements import DIRT, RENAMED, SEQUENCES, kinds
 
 from . import loans
 from .bursts import LONGEST, LOSS, PAUSES, SHORT, bursts, popped
@@ -35,10 +33,6 @@ if TYPE_CHECKING:
 else:
     _Base = object
 
-# What is remembered of sequences is no reason to hold on: every INSERT with a serial key would be.
-# Nor is what psycopg has prepared, which it prepares again.
-PINNING = DIRT & ~(SEQUENCES | RENAMED)
-_IDLE, _DEAD = TransactionStatus.IDLE, TransactionStatus.UNKNOWN
 CONNECTING = frozenset({"_cursor", "close_if_health_check_failed", "ensure_connection"})
 _BY_ATOMIC = "force_begin_transaction_with_broken_autocommit"  # nobody else says so
 
@@ -203,27 +197,17 @@ class EarlyReleaseMixin(_Base):
             or self.kept
             or self.by_hand
             or connection._pool is None
-            or (status := connection.pgconn.transaction_status) not in (_IDLE, _DEAD)
-            or connection.pgconn.pipeline_status
-            or connection._autocommit != self.settings_dict["AUTOCOMMIT"]
-            # What is adapted for a statement, or collected meanwhile, may close a cursor.
-            or connection.lock.locked()
         ):
             return
         if self._thread_sharing_count:  # another thread may be about to use it
             self._pin("shared by threads")
-        elif status == _DEAD:
-            # Without autocommit it was in a transaction, and the next statement has to fail too.
-            if connection._autocommit:
-                self._let_go(connection)
-        elif dirt := loans.dirt(connection) & PINNING:
-            self._pin(", ".join(kinds(dirt)))
-        elif loans.is_changed(connection, "_autocommit"):
-            self._pin("the connection object was changed")
-        elif loans.settings_were_called(connection):
-            self._pin("settings")
+        elif ties := loans.ties(connection, self.settings_dict["AUTOCOMMIT"]):
+            self._pin(", ".join(ties))
+        elif connection.closed:
+            self._let_go(connection)
         else:
             self.pauses += 1
+            loans.is_as_it_was(connection)
             self._pause(connection)
 
     def _let_go(self, connection: Any) -> None:

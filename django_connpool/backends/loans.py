@@ -10,12 +10,11 @@ from typing import Any
 
 from django_connpool.pool.slot import BURST as BURST
 from django_connpool.pool.slot import RECALLED as RECALLED
-from django_connpool.session.objects import reported
+from django_connpool.session import ties as session_ties
 
 # Where no call of Python's is to be paid for, these are C's.
 epoch = attrgetter("_slot.session.loan")  # which loan of the connection it is: a number
 since = attrgetter("_slot.since")  # when it was lent, in monotonic seconds
-dirt = attrgetter("_slot.session.watch.dirt")  # what its statements may have done
 of = attrgetter("_slot")  # what has `pinned`, to be set where nothing may be called; see `pin`
 
 
@@ -25,29 +24,24 @@ def identity(connection: Any) -> tuple[Any, float] | None:
     return None if slot is None else (slot, slot.since)
 
 
-def all_dirt(connection: Any) -> int:
-    """As `dirt`, and what the server says that functions have done to its settings."""
-    return int(of(connection).session.dirt())
+def ties(connection: Any, autocommit: bool = True) -> list[str]:
+    """What keeps its session from going to somebody else; see `session.ties`."""
+    return session_ties.ties(of(connection).session, connection, autocommit)
 
 
-def settings_were_called(connection: Any) -> bool:
-    """Whether a function has changed a setting of those that the server tells of.
-
-    If not, it is not asked again before the next statement that may call one.
-    """
-    session = of(connection).session
-    if not session.watch.called:
-        return False
-    if reported(connection.pgconn) != session.birth.reported:
-        return True
-    session.watch.called = False
-    return False
+def under_way(connection: Any, autocommit: bool) -> list[str]:
+    """Only what somebody is in the middle of, whatever he has given to the session."""
+    return session_ties.under_way(of(connection).session, connection, autocommit)
 
 
-def is_changed(connection: Any, *but: str) -> bool:
-    """Whether the connection object is not as it was when it was new, but for some attributes."""
-    birth = of(connection).session.birth
-    return bool(birth.touch.touched and birth.differs(connection, *but))
+def given(connection: Any) -> list[str]:
+    """The kinds of state that statements have left in the session, by their text."""
+    return session_ties.given(of(connection).session)
+
+
+def is_as_it_was(connection: Any) -> None:
+    """Note that the session has no ties: until another function is called, none shows."""
+    of(connection).session.watch.called = False
 
 
 def is_alive(connection: Any) -> bool:

@@ -37,7 +37,6 @@ from django_connpool.process import forks
 from django_connpool.process.background import NEVER, maintenance
 from django_connpool.registry import Binding
 from django_connpool.session.foreign import Connection
-from django_connpool.session.rest import IDLE
 
 from . import loans
 
@@ -179,26 +178,13 @@ def is_at_rest(wrapper: Borrower) -> bool:
 
 
 def _is_at_rest(wrapper: Borrower, connection: Any) -> bool:
-    pgconn = connection.pgconn
-    return bool(
-        pgconn.transaction_status == IDLE
-        and not pgconn.pipeline_status
-        # What it has set is for this thread to keep: a lock, a LISTEN, a temporary table.
-        and not loans.all_dirt(connection)
-        and not _is_changed(connection)
-        and connection.autocommit
-        and not wrapper.in_atomic_block
-        and not wrapper.run_on_commit
-        and not wrapper.kept
-        and not wrapper.by_hand
+    return not (
+        wrapper.in_atomic_block
+        or wrapper.run_on_commit
+        or wrapper.kept
+        or wrapper.by_hand
+        or loans.ties(connection)
     )
-
-
-def _is_changed(connection: Any) -> bool:
-    try:
-        return loans.is_changed(connection)
-    except Exception:  # what its borrower has set does not let itself be compared
-        return True
 
 
 class Leftover(NamedTuple):

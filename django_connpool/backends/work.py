@@ -15,14 +15,10 @@ from collections.abc import Callable
 from contextlib import ContextDecorator, suppress
 from typing import TYPE_CHECKING, Any, cast
 
-from psycopg.pq import TransactionStatus
-
 from django_connpool import scopes
 from django_connpool.pool import explain
-from django_connpool.session.statements import HELD, kinds
 
 from . import loans
-from .early import PINNING
 from .recall import COUNTS, ONE_VARIABLE, count, held
 
 if TYPE_CHECKING:
@@ -32,7 +28,6 @@ else:
 
 logger = logging.getLogger("django_connpool.pool")
 
-_AT_REST = (TransactionStatus.IDLE, TransactionStatus.UNKNOWN)  # the latter is dead
 _ROOM = 32  # cursors remembered before those that are closed are forgotten
 
 
@@ -77,28 +72,20 @@ class WorkMixin(_Base):
 
         A wrapper that is told of that does it again.
         """
-        dirt = loans.dirt(self.connection)
-        if dirt & PINNING and not self.tells:
+        given = loans.given(self.connection)
+        if given and not self.tells:
             logger.warning(
                 "%s: what was done to a session (%s) ends where other work begins: put that in the "
                 "same scope(), or both in a block of pinned()",
                 self.alias,
-                ", ".join(kinds(dirt & PINNING)),
+                ", ".join(given),
             )
 
     def _is_needed(self) -> bool:
         """Whether a transaction, a cursor or a block has this very connection in use."""
         connection = self.connection
-        pgconn = connection.pgconn
-        if (
-            self.kept
-            or pgconn.transaction_status not in _AT_REST
-            or pgconn.pipeline_status
-            or loans.dirt(connection) & HELD  # a named cursor is open
-        ):
+        if self.kept or loans.under_way(connection, self.settings_dict["AUTOCOMMIT"]):
             return True
-        if self.autocommit != self.settings_dict["AUTOCOMMIT"]:
-            return True  # by hand
         if any(ref() is not None for ref in self.cursors):
             return bool(open_cursors(self.cursors))
         return COUNTS and count(connection) > ONE_VARIABLE + 1

@@ -191,8 +191,8 @@ MUTANTS = [
     ),
     Mutant(
         "backends/early.py",
-        "elif dirt := loans.dirt(connection) & PINNING:",
-        "elif dirt := 0:",
+        'elif ties := loans.ties(connection, self.settings_dict["AUTOCOMMIT"]):',
+        "elif ties := 0:",
         "state that a request may need stays with it",
     ),
     Mutant(
@@ -202,21 +202,21 @@ MUTANTS = [
         "what threads share is not given back early",
     ),
     Mutant(
-        "backends/early.py",
-        "            or connection._autocommit != self.settings",
-        "            or False != self.settings",
+        "session/ties.py",
+        "    if conn.autocommit != autocommit:\n",
+        "    if False:\n",
         "nothing is given back early without autocommit",
     ),
     Mutant(
         "backends/recall.py",
-        "        and not loans.all_dirt(connection)\n",
+        "        or loans.ties(connection)\n",
         "",
         "what a thread has set stays with it",
     ),
     Mutant(
         "backends/recall.py",
-        "        and not wrapper.in_atomic_block\n",
-        "",
+        "        wrapper.in_atomic_block\n        or wrapper.run",
+        "        wrapper.run",
         "what is in an atomic block is not recalled",
     ),
     Mutant(

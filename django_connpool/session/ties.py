@@ -1,0 +1,71 @@
+"""What keeps a session from going to somebody else: nothing, when it is *at rest*.
+
+At rest is a session in no transaction, in autocommit mode, with no state of its borrower's and no
+open cursor. Whoever would take or give back a session in the middle of some work asks here.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from psycopg.pq import TransactionStatus
+
+from .objects import reported
+from .statements import DIRT, HELD, RENAMED, SEQUENCES, kinds
+
+# What no borrower can see of another is no reason to keep a session. What it remembers of sequences
+# is forgotten before the next borrower asks, and every INSERT with a serial key would be a reason.
+# What psycopg has prepared, it prepares again.
+_GIVEN = DIRT & ~(SEQUENCES | RENAMED | HELD)
+
+_OPEN = (TransactionStatus.INTRANS, TransactionStatus.INERROR)
+_DEAD = TransactionStatus.UNKNOWN
+_QUIET = (TransactionStatus.IDLE, _DEAD)
+
+
+def ties(session: Any, conn: Any, autocommit: bool = True) -> list[str]:
+    """What keeps it, in words; empty when it is at rest. `conn`: its connection object.
+
+    `autocommit`: in which mode it may go; another than the settings ask for was set by hand.
+    """
+    if conn.pgconn.transaction_status == _DEAD:
+        # What it was given has died with it. But who may have been in a transaction has to be told.
+        return [] if conn.autocommit else ["in a transaction"]
+    found = under_way(session, conn, autocommit)
+    watch, birth = session.watch, session.birth
+    if watch.dirt & _GIVEN:
+        found += [kind for kind in given(session) if kind not in found]
+    if watch.called and reported(conn.pgconn) != birth.reported:
+        found.append("settings")  # set by a function; the server tells of some
+    if birth.touch.touched and _is_changed(birth, conn):
+        found.append("the connection object was changed")
+    return found
+
+
+def under_way(session: Any, conn: Any, autocommit: bool = True) -> list[str]:
+    """Only what somebody is in the middle of, whatever he has given to the session."""
+    found = []
+    pgconn = conn.pgconn
+    status = pgconn.transaction_status
+    if status in _OPEN:
+        found.append("in a transaction")
+    # What is adapted for a statement, or collected meanwhile, may come by in the middle of one.
+    elif status not in _QUIET or pgconn.pipeline_status or conn.lock.locked():
+        found.append("in use")
+    if conn.autocommit != autocommit:
+        found.append("autocommit was switched")
+    if session.watch.dirt & HELD:
+        found.append("cursors")
+    return found
+
+
+def given(session: Any) -> list[str]:
+    """The kinds of state that its borrower's statements have left, by their text."""
+    return kinds(session.watch.dirt & _GIVEN)
+
+
+def _is_changed(birth: Any, conn: Any) -> bool:
+    try:
+        return bool(birth.differs(conn, "_autocommit"))
+    except Exception:  # what its borrower has set does not let itself be compared
+        return True
