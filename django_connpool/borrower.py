@@ -34,11 +34,14 @@ class Borrower(Protocol):
     @property
     def is_pooled(self) -> bool: ...
 
+    def borrow_again(self) -> Any:
+        """Borrow in the middle of a step, after the connection it began with was recalled."""
+
+
+class Releaser(Borrower, Protocol):
+    # Where it may have given back early, between two statements.
     def end_burst(self) -> None:
         """Give back what was set aside, unless somebody has taken it."""
 
     def borrow_to_look(self) -> Any:
         """Borrow for who reads `connection` between two statements."""
-
-    def borrow_again(self) -> Any:
-        """Borrow in the middle of a step, after the connection it began with was recalled."""

@@ -12,7 +12,7 @@ from asgiref.sync import iscoroutinefunction, sync_to_async
 from django.db import connections
 from django.db.transaction import TransactionManagementError
 
-from .backends import mixin
+from .backends import wrapper as wrappers
 from .backends.recall import held, is_at_rest, recaller
 from .connection_pool import ConnectionPool
 from .process import forks, uwsgi
@@ -61,7 +61,7 @@ def before_work() -> None:
 async def before_work_in_its_thread() -> None:
     """As `before_work`, in the thread in which Django runs the queries of async code."""
     # Asked here first, because the way to that thread and back costs more than a query.
-    if mixin.holds_outside_of_work(current.get()):
+    if wrappers.holds_outside_of_work(current.get()):
         await sync_to_async(before_work, thread_sensitive=True)()
 
 

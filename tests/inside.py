@@ -407,7 +407,7 @@ def file_of_work() -> str:
 
 def as_django_has_it(name: str) -> Any:
     """A method of Django's wrapper, None when somebody has put another in its place."""
-    return _module("backends.early")._as_django_has_it(name)
+    return _module("backends.djangos").as_django_has_it(name)
 
 
 def is_pooled_editor(editor: Any) -> bool:
@@ -802,8 +802,8 @@ TUNABLE: dict[str, tuple[str, ...]] = {
     # Between two statements of a burst: after which others take what is set aside, and after
     # which its owner looks whether it lives. How long a loan may last for one. Between two looks.
     "burst_pause": ("backends.bursts.SHORT",),
-    "burst_trust": ("backends.early.SHORT",),
-    "burst_loan": ("backends.early.LONGEST",),
+    "burst_trust": ("backends.pauses.SHORT",),
+    "burst_loan": ("backends.pauses.LONGEST",),
     "burst_look": ("backends.bursts.LOOK",),
 }
 
@@ -932,7 +932,7 @@ def parts_of(body: Iterator[Any], name: str) -> Iterator[Any]:
 
 def code_of_releasing() -> set[str]:
     """The files that release between two statements."""
-    names = ("early", "mixin", "bursts")
+    names = ("holding", "pauses", "releasing", "cursors", "wrapper", "bursts")
     return {_module(f"backends.{name}").__file__ for name in names}
 
 
@@ -1086,12 +1086,13 @@ def loss() -> int:
 
 def hasten(wrapper: Any, score: int | None = None) -> None:
     """Have the wrapper expect that its statements follow upon each other; not, if negative."""
-    wrapper.haste = [loss() if score is None else score] * _module("backends.bursts").PAUSES
+    expected = loss() if score is None else score
+    wrapper.haste.scores = [expected] * _module("backends.bursts").PAUSES
 
 
 def haste(wrapper: Any) -> list[int]:
     """What the wrapper expects after as many statements; above 0: that it goes on at once."""
-    return wrapper.haste  # type: ignore[no-any-return]
+    return wrapper.haste.scores  # type: ignore[no-any-return]
 
 
 def is_burst_due() -> bool:
@@ -1118,7 +1119,7 @@ def dismissing_by(monkeypatch: Any, wrap: Callable[[Callable[[], None]], None]) 
 
 def burst_clock_by(monkeypatch: Any, clock: Callable[[], float]) -> None:
     """Have the pauses between statements be measured by this."""
-    monkeypatch.setattr(_module("backends.early"), "monotonic", clock)
+    monkeypatch.setattr(_module("backends.pauses"), "monotonic", clock)
 
 
 def asking_whether_alive_by(monkeypatch: Any, ask: Callable[[Any], bool]) -> None:
@@ -1134,7 +1135,7 @@ def whether_alive(one: Any) -> bool:
 
 def looking_for_a_loop_by(monkeypatch: Any, look: Callable[[], Any]) -> None:
     """Have this be called when it is asked whether an event loop runs."""
-    monkeypatch.setattr(_module("backends.early"), "_get_running_loop", look)
+    monkeypatch.setattr(_module("backends.pauses"), "_get_running_loop", look)
 
 
 def popping_by(monkeypatch: Any, pop: Callable[[Any], list[Any]]) -> None:
@@ -1149,7 +1150,7 @@ def giving_back_late_by(monkeypatch: Any, act: Callable[[list[Any]], None]) -> N
 
 def noting_who_goes_on(monkeypatch: Any, note: Callable[[bool], None]) -> None:
     """Have this be told of each statement whether it goes on with what was set aside."""
-    mixin = _module("backends.early").EarlyReleaseMixin
+    mixin = _module("backends.pauses").Pausing
     goes_on = mixin._goes_on
 
     def noted(wrapper: Any) -> bool:
@@ -1160,9 +1161,19 @@ def noting_who_goes_on(monkeypatch: Any, note: Callable[[bool], None]) -> None:
     monkeypatch.setattr(mixin, "_goes_on", noted)
 
 
-def handing_back_by(wrapper: Any, **how: Any) -> Any:
-    """A block in which wrappers give back by a mock that is made like this."""
-    return mock.patch.object(type(wrapper), "_hand_back", **how)
+@contextmanager
+def handing_back_by(wrapper: Any, side_effect: type[BaseException]) -> Iterator[None]:
+    """A block in which giving back fails once, before it has begun."""
+    errors = [side_effect]
+    putconn = type(wrapper.pool).putconn
+
+    def failing(pool: Any, conn: Any) -> None:
+        while errors:
+            raise errors.pop()
+        putconn(pool, conn)
+
+    with mock.patch.object(type(wrapper.pool), "putconn", failing):
+        yield
 
 
 # -- The status socket --------------------------------------------------------------------

@@ -29,10 +29,10 @@ import threading
 import weakref
 from collections import deque
 from time import monotonic
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from django_connpool import registry
-from django_connpool.borrower import Borrower
+from django_connpool.borrower import Borrower, Releaser
 from django_connpool.process import forks
 from django_connpool.process.background import NEVER, maintenance
 from django_connpool.registry import Binding
@@ -60,7 +60,7 @@ class Lent:
     Not a data descriptor, so that a connection in the wrapper's `__dict__` is found first.
     """
 
-    def __get__(self, wrapper: Borrower | None, owner: type) -> Any:
+    def __get__(self, wrapper: Releaser | None, owner: type) -> Any:
         if wrapper is None:
             return self
         found = _unparked(wrapper)
@@ -322,7 +322,7 @@ def take_back(binding: Binding) -> None:
     now = monotonic()
     try:
         for wrapper in registry.users(binding):
-            wrapper.end_burst()
+            cast(Releaser, wrapper).end_burst()
             for _ in range(2):  # it is parked, it is taken
                 with _lock:
                     if COUNTS and getattr(_in_hand(wrapper), "_pool", None) is binding.pool:

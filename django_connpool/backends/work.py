@@ -13,18 +13,14 @@ import threading
 import weakref
 from collections.abc import Callable
 from contextlib import ContextDecorator, suppress
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
 from django_connpool import scopes
 from django_connpool.pool import explain
 
 from . import loans
 from .recall import COUNTS, ONE_VARIABLE, count, held
-
-if TYPE_CHECKING:
-    from django.db.backends.postgresql.base import DatabaseWrapper as _Base
-else:
-    _Base = object
+from .releasing import Releasing
 
 logger = logging.getLogger("django_connpool.pool")
 
@@ -40,19 +36,16 @@ def _of_a_list_alone() -> int:
 _ONLY_THE_LIST = _of_a_list_alone()
 
 
-class WorkMixin(_Base):
+class Working(Releasing):
     """What a wrapper does at the beginning and at the end of some work."""
 
-    life: scopes.Life | None = None  # of the work that the connection was borrowed for
     atomic_in: scopes.Life | None = None  # the work in which the outermost atomic block was begun
     autocommit_by_atomic = False  # it was an atomic block, not by hand, that last changed it
-    cursors: list[weakref.ref[Any]]  # of this loan; those that are open are among them
-    room = _ROOM  # for how many of them
-    kept: int
-    tells: bool
-    stop_resuming: Callable[[], None]
-    give_back: Callable[[], None]
-    _forget_transaction: Callable[[], None]
+    room = _ROOM  # for how many cursors
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.cursors = []
+        super().__init__(*args, **kwargs)
 
     # -- Beginning --------------------------------------------------------------------------
 
@@ -63,9 +56,9 @@ class WorkMixin(_Base):
             return
         self.stop_resuming()
         # No variable here refers to the connection: it is counted what does.
-        if getattr(held(cast(Any, self)), "_pool", None) is not None and not self._is_needed():
+        if getattr(held(self), "_pool", None) is not None and not self._is_needed():
             self._tell_of_state()
-            self.give_back()
+            self.close()
 
     def _tell_of_state(self) -> None:
         """What was done to the session outside ends with it, which its author may not know.
@@ -138,7 +131,7 @@ class WorkMixin(_Base):
 
         When this is interrupted, too, the next work finds what is left.
         """
-        connection = held(cast(Any, self))
+        connection = held(self)
         logger.error(
             "%s: %s has left an atomic block that was never ended, as an interrupt in the middle "
             "of its beginning or end does; what was not committed is rolled back, and the session "
@@ -152,7 +145,9 @@ class WorkMixin(_Base):
         self.run_on_commit = []
         self.run_commit_hooks_on_set_autocommit_on = False
         self.rollback_exc = None
-        self._forget_transaction()
+        self.in_atomic_block = self.needs_rollback = self.closed_in_transaction = False
+        self.savepoint_ids = []
+        self.atomic_blocks = []
         self.close()
 
     def execute_wrapper(self, wrapper: Callable[..., Any]) -> _Pushed:

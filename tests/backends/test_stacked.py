@@ -261,7 +261,7 @@ def test_a_query_after_the_end_of_a_transaction_loses_no_hooks(
     def _set_autocommit(self: Any, autocommit: bool) -> None:
         upper: Any = super(holder[0], self)
         upper._set_autocommit(autocommit)
-        if autocommit and not self.is_connecting and not self.is_opener:
+        if autocommit and not self.kept and not self.is_opener:
             pid(self)
 
     more = {"_set_autocommit": _set_autocommit}

@@ -184,19 +184,19 @@ MUTANTS = [
     ),
     # Django's side
     Mutant(
-        "backends/early.py",
+        "backends/releasing.py",
         "            or self.in_atomic_block\n            or self.kept\n",
         "            or self.kept\n",
         "nothing is given back in an atomic block",
     ),
     Mutant(
-        "backends/early.py",
+        "backends/releasing.py",
         'elif ties := loans.ties(connection, self.settings_dict["AUTOCOMMIT"]):',
         "elif ties := 0:",
         "state that a request may need stays with it",
     ),
     Mutant(
-        "backends/early.py",
+        "backends/releasing.py",
         "        if self._thread_sharing_count:  # another",
         "        if False:  # another",
         "what threads share is not given back early",
@@ -220,13 +220,13 @@ MUTANTS = [
         "what is in an atomic block is not recalled",
     ),
     Mutant(
-        "backends/mixin.py",
+        "backends/wrapper.py",
         "            self._thread_ident != get_ident()\n            or _get",
         "            _get",
         "Django's rule of the thread that made a wrapper holds",
     ),
     Mutant(
-        "backends/mixin.py",
+        "backends/holding.py",
         "                work.borrowers.discard(self)\n                if work.in_vain",
         "                if work.in_vain",
         "who has given back is no borrower of its work",

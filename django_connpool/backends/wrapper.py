@@ -1,0 +1,378 @@
+"""What a pooled wrapper does differently from Django's, hook by hook."""
+
+from __future__ import annotations
+
+from asyncio import _get_running_loop
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import get_ident
+from typing import Any
+from weakref import WeakSet
+
+from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.utils import ProgrammingError
+from django.utils.asyncio import async_unsafe
+
+from django_connpool import checks, conf, registry, requests, runners, scopes
+from django_connpool.errors import PoolClosed
+from django_connpool.process import forks
+from django_connpool.session import rest, watch
+
+from . import creation, djangos, recall, schema, stacked
+from .cursors import EarlyCursor
+from .work import Working, holds_outside_of
+
+_BY_ATOMIC = "force_begin_transaction_with_broken_autocommit"  # nobody else says so
+
+
+class PooledDatabaseWrapperMixin(Working):
+    """Borrows a connection where its base class opens one, and gives back where it closes.
+
+    A pooled engine of another package's wrapper is made by inheriting from this first:
+
+        class DatabaseWrapper(PooledDatabaseWrapperMixin, theirs.DatabaseWrapper):
+            pass
+
+    What the base class does to open a connection (`get_connection_params`,
+    `get_new_connection`, `init_connection_state`, and overrides of them) happens once per
+    physical connection, on a wrapper of its own: see `Opener`. To classes of other packages each
+    loan is a connection that begins and ends: see `stacked.py`.
+    """
+
+    floor: Any = None  # a class; see stacked.py
+    on_floor = ""  # the method that has come down to it
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.floor = stacked.lay_floor(cls, PooledDatabaseWrapperMixin)
+        cls.overridden = stacked.overridden(cls.__mro__)
+        cls.tells = bool(cls.overridden)
+        cls.connects_as_django = all(
+            not stacked.is_foreign(base) or djangos.CONNECTING.isdisjoint(vars(base))
+            for base in cls.__mro__
+        )
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        this: Any = self
+        this.creation_class = creation.pooled(this.creation_class)
+        super().__init__(*args, **kwargs)
+        _wrappers.add(self)
+
+    # -- Which pool -----------------------------------------------------------------------
+
+    def close_pool(self) -> None:
+        """Close the pool, as Django does before it drops or copies a database.
+
+        Not for Celery, which says so after each task in a prefork child, for fear that it uses
+        its parent's pool: here a child's is its own.
+        """
+        if not runners.is_celery_asking():
+            self._leave_pool()
+
+    def _leave_pool(self) -> None:
+        if self.is_opener:  # Django's own code calls this while it sets the time zone
+            return
+        # Also one that only other threads' wrappers have used so far.
+        bindings = {self._binding, registry.find(self)}
+        self.stop_resuming()
+        self._binding = None
+        for binding in bindings:
+            if binding is not None:
+                registry.close(binding)
+
+    def get_connection_params(self) -> dict[str, Any]:
+        return conf.strip(super().get_connection_params())
+
+    def ensure_timezone(self) -> bool:
+        """Django calls this when TIME_ZONE or USE_TZ changed: new loans come from a new pool.
+
+        Django 4.2 also does where a connection begins.
+        """
+        if not self.is_told:
+            self._leave_pool()
+        return bool(super().ensure_timezone())
+
+    def schema_editor(self, *args: Any, **kwargs: Any) -> Any:
+        return schema.pooled(super().schema_editor(*args, **kwargs))
+
+    # -- Borrowing and giving back --------------------------------------------------------
+
+    def connect(self) -> None:
+        """Borrow a connection. Does what Django's own `connect` does, and nothing twice."""
+        if self.floor is not None and self.on_floor != "connect":
+            super().connect()
+            return
+        if _get_running_loop() is not None:
+            self._refuse_event_loops()
+        if self.aside is not None:
+            self.end_burst()
+        binding = self._binding
+        # What follows from the settings is done again only when they have changed.
+        if binding is None or not binding.suits(self):
+            binding = self._bind()
+            if binding is None:
+                self._above_django().connect()
+                return
+        if self.closed_in_transaction and self.in_atomic_block:
+            # Django 4.2 does not look: the rest of the block would commit bit by bit.
+            raise ProgrammingError("Cannot open a new connection in an atomic block.")
+        # What Django resets before connecting.
+        self.in_atomic_block = False
+        self.savepoint_ids = []
+        self.atomic_blocks = []
+        self.needs_rollback = False
+        # The pool looks after age and health; Django's own timers are off.
+        self.health_check_enabled = False
+        self.health_check_done = True
+        self.close_at = None
+        self.closed_in_transaction = False
+        try:
+            self._borrow(binding)
+        except PoolClosed:
+            if not binding.pool.closed:  # somebody else's, to a receiver of connection_created
+                raise
+            self._borrow_from_next(binding)
+        self.run_on_commit = []
+        if self.releases_early and not self.is_for_a_statement:
+            # Django's ensure_connection() was called from outside: whoever does that is about to
+            # use `connection.connection`.
+            self.by_hand = True
+            self._pin("taken by ensure_connection()")
+
+    def _above_django(self) -> Any:
+        """What is called with `super()`, from where the foreign classes below have been called."""
+        above: Any = self.floor or PooledDatabaseWrapperMixin
+        return super(above, self)
+
+    def get_new_connection(self, conn_params: dict[str, Any]) -> Any:
+        pool = self.pool
+        return super().get_new_connection(conn_params) if pool is None else pool.getconn()
+
+    @async_unsafe
+    def close(self) -> None:
+        if self.in_atomic_block and not self.closed_in_transaction:
+            self.end_lost_block()
+        self.stop_resuming()
+        if "connection" not in vars(self):
+            recall.held(self)
+        super().close()
+
+    def _close(self) -> Any:
+        if self.floor is not None and self.on_floor != "_close":
+            return super()._close()  # type: ignore[misc]
+        connection = self.connection
+        pool = getattr(connection, "_pool", None)
+        if pool is None:
+            return self._close_own()
+        if not self.settings_dict["AUTOCOMMIT"]:
+            # Every loan ends in a transaction here: no reason for the pool to warn.
+            rest.leave_transaction(connection)
+        self.by_hand = False
+        self._hand_back(connection)
+        return None
+
+    def _close_own(self) -> Any:
+        """Close a connection no pool knows; Django's own code would look for its pool.
+
+        Such is one whose thread has ended: the pool took it back then.
+        """
+        if self.connection is None or not self.is_pooled:
+            return self._above_django()._close()
+        with self.wrap_database_errors:
+            self.connection.close()
+        return None
+
+    def close_if_health_check_failed(self) -> None:
+        """Called for each cursor: give back what has died in hand between two steps.
+
+        Not in a transaction: its first half is lost, and whoever runs it has to be told.
+        """
+        if self.errors_occurred and self.autocommit and not self.in_atomic_block:
+            connection = recall.held(self)
+            if getattr(connection, "_pool", None) is not None and connection.closed:
+                self.close()
+        if self.is_between:
+            return
+        connection = self.connection
+        if connection is not None and getattr(connection, "_pool", None) is None:
+            super().close_if_health_check_failed()
+
+    def close_if_unusable_or_obsolete(self) -> None:
+        """Give back at the end of a request, as Django closes when CONN_MAX_AGE is 0.
+
+        Not inside an atomic block, which a request handled inside a test is in.
+        """
+        if self.floor is not None and self.on_floor != "close_if_unusable_or_obsolete":
+            super().close_if_unusable_or_obsolete()
+            return
+        if self.in_atomic_block:
+            self.end_lost_block()
+        if self.resumes is not None:
+            self.stop_resuming()
+        own = vars(self)
+        connection = own["connection"] if "connection" in own else recall.held(self)
+        if connection is None:
+            return
+        if getattr(connection, "_pool", None) is None:
+            self._above_django().close_if_unusable_or_obsolete()
+        elif not self.in_atomic_block and not self.kept:
+            self.give_back()
+
+    def give_back(self) -> None:
+        """Close: at once where Django's own `close` would find nothing to object to.
+
+        That asks whether this is the right thread and no event loop, by two decorators'
+        worth of calls, and it is what every request ends with. An override is not passed by.
+        """
+        if (
+            self._thread_ident != get_ident()
+            or _get_running_loop() is not None
+            or self.tells
+            or type(self).close is not PooledDatabaseWrapperMixin.close
+            or type(self)._close is not PooledDatabaseWrapperMixin._close
+            or "close" in vars(self)
+            or self.in_atomic_block
+            or self.closed_in_transaction
+            or not self.settings_dict["AUTOCOMMIT"]
+            or getattr(self.connection, "_pool", None) is None
+        ):
+            self.close()
+            return
+        self.run_on_commit = []
+        self.by_hand = False
+        self._hand_back(self.connection)
+
+    def is_usable(self) -> bool:
+        # Django 4.2 does not look: with it, what is closed is still there to be asked.
+        return self.connection is not None and super().is_usable()
+
+    # -- Statements -----------------------------------------------------------------------
+
+    def _cursor(self, name: str | None = None) -> Any:
+        if self.errors_occurred:
+            self.close_if_health_check_failed()
+        if self.is_between or self.connection is None:
+            self.connect_for_a_statement()
+        if (
+            not self.connects_as_django
+            or BaseDatabaseWrapper.ensure_connection is not djangos.ENSURE
+            or BaseDatabaseWrapper._cursor is not djangos.CURSOR  # type: ignore[attr-defined]
+            or getattr(self.connection, "_pool", None) is None
+        ):
+            return super()._cursor(name)  # type: ignore[misc]
+        # What Django's own does when it finds that there is a connection, and no error so far.
+        try:
+            return self._prepare_cursor(self.create_cursor(name))  # type: ignore[attr-defined]
+        except self.Database.Error:
+            with self.wrap_database_errors:
+                raise
+
+    def create_cursor(self, name: str | None = None) -> Any:
+        cursor = self.plain_cursor(name)
+        early = self.releases_early and getattr(self.connection, "_pool", None) is not None
+        return EarlyCursor(self, cursor, name) if early else cursor
+
+    def plain_cursor(self, name: str | None = None) -> Any:
+        """A cursor of psycopg's, set up as Django wants it, on the connection at hand."""
+        cursor = super().create_cursor(name)
+        # Django makes named cursors of a class of its own, past the connection's.
+        if name:
+            return watch.watch_cursor(cursor)
+        self.note_cursor(cursor)
+        return cursor
+
+    @contextmanager
+    def temporary_connection(self) -> Iterator[Any]:
+        if self.is_between:  # Django would look at `connection`, and keep or close it
+            with self.cursor() as cursor:
+                yield cursor
+        else:
+            with super().temporary_connection() as cursor:
+                yield cursor
+
+    # -- Transactions ---------------------------------------------------------------------
+
+    def get_autocommit(self) -> bool:
+        if not self.in_atomic_block:
+            self.note_atomic()  # which asks this before it begins
+        if (
+            self.releases_early
+            and (self.is_between or self.connection is None)
+            and self.settings_dict["AUTOCOMMIT"]
+        ):
+            return True  # of whatever is borrowed next
+        self.connect_for_a_statement()
+        return super().get_autocommit()
+
+    def set_autocommit(self, *args: Any, **kwargs: Any) -> None:
+        if self.errors_occurred:
+            self.close_if_health_check_failed()
+        self.connect_for_a_statement()
+        if not (args[0] if args else kwargs["autocommit"]):
+            self.autocommit_by_atomic = _BY_ATOMIC in kwargs
+        super().set_autocommit(*args, **kwargs)
+
+    def _set_autocommit(self, autocommit: bool) -> None:
+        super()._set_autocommit(autocommit)  # type: ignore[misc]
+        if self.releases_early and autocommit:
+            # The transaction is over. What comes now are the hooks of on_commit().
+            self.autocommit = True
+            self.release_if_free()
+
+    def _commit(self) -> None:
+        if self.is_between:  # the last transaction has ended
+            return
+        super()._commit()  # type: ignore[misc]
+        self.release_without_autocommit()
+
+    def _rollback(self) -> None:
+        if self.is_between:  # the last transaction has ended
+            return
+        with watch.rolling_back(self.connection):
+            super()._rollback()  # type: ignore[misc]
+        self.release_without_autocommit()
+
+    # -- Threads ---------------------------------------------------------------------------
+
+    def inc_thread_sharing(self) -> None:
+        """As Django's; and what is on loan is not taken back with the thread that borrowed it."""
+        self.end_burst()
+        super().inc_thread_sharing()
+        connection = None if self.is_between else self.connection
+        pool = getattr(connection, "_pool", None)
+        if pool is not None:
+            pool.outlive_thread(connection)
+
+    def dec_thread_sharing(self) -> None:
+        super().dec_thread_sharing()
+        self.release_after_use()
+
+
+_wrappers: WeakSet[PooledDatabaseWrapperMixin] = WeakSet()
+requests.connect()
+
+
+def holds_outside_of_work(outer: scopes.Scope | None) -> bool:
+    """Whether a thread may have something to do before some work begins; `outer` goes on."""
+    return any(holds_outside_of(wrapper, outer) for wrapper in list(_wrappers))
+
+
+checks.register()  # for a project that has the ENGINE only: they say what is missing
+
+
+def _forget_loans() -> None:
+    """In a forked child: its parent's connections are not its own."""
+    for wrapper in list(_wrappers):
+        wrapper._binding = wrapper.resumes = None  # bound again, the child's pool is announced
+        wrapper.aside = None
+        if wrapper.is_between:
+            recall.end_between(wrapper)
+        if wrapper.is_lent:
+            wrapper.connection = None
+            wrapper.by_hand = False
+            if wrapper.in_atomic_block:
+                # The parent's transaction cannot go on here: Django then says so.
+                wrapper.closed_in_transaction = wrapper.needs_rollback = True
+
+
+forks.in_child(_forget_loans)
