@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Iterator, Mapping
+from time import monotonic
 from typing import Any, cast
 from weakref import WeakSet
 
@@ -15,7 +16,7 @@ from .borrower import Borrower
 from .connection_pool import PING_AFTER, ConnectionPool
 from .pool.locking import LOCKED_AFTER
 from .process import forks
-from .process.background import NEVER, maintenance
+from .process.background import NEVER, background
 
 # CONN_HEALTH_CHECKS=True asks for more certainty: a ping after this many idle seconds.
 PING_AFTER_WITH_HEALTH_CHECKS = 1.0
@@ -82,7 +83,7 @@ class Binding:
             self.configured.add(wrapper.alias)
         elif not wrapper.is_missed:
             # Once for each wrapper, however often its settings change.
-            weakref.finalize(wrapper, _note_departure).atexit = False
+            weakref.finalize(wrapper, _sweeping.now).atexit = False
             wrapper.is_missed = True
         self.wrappers.add(wrapper)
 
@@ -127,6 +128,7 @@ def bind(wrapper: Borrower, old: Binding | None) -> Binding:
         announce, binding.announced = not binding.announced, True
     if announce or old is not None:
         sweep()
+        _sweeping.by(monotonic() + SWEEP_EVERY)
     if announce:
         runners.connect()
         signals.pool_created.send(sender=ConnectionPool, pool=binding.pool)
@@ -172,27 +174,17 @@ def sweep() -> None:
         close(binding, timeout=0.0)
 
 
-_departed = False  # a wrapper of no configured alias was collected
-_swept_at = 0.0
+class _Sweep:
+    """`sweep`, as a task of the maintenance thread."""
 
-
-def _note_departure() -> None:
-    """For finalizers, which run at any instruction: takes no lock."""
-    global _departed
-    _departed = True
-    maintenance.poke()
-
-
-def _sweep_in_time(now: float) -> float:
-    """The maintenance thread's: sweep when it is time, and say when it will be next."""
-    global _departed, _swept_at
-    if _departed or now >= _swept_at + SWEEP_EVERY:
-        _departed, _swept_at = False, now
+    def run(self, now: float) -> float:
         sweep()
-    return _swept_at + SWEEP_EVERY if _bindings else NEVER
+        return now + SWEEP_EVERY if _bindings else NEVER
 
 
-maintenance.chores.append(_sweep_in_time)
+_sweep = _Sweep()
+# Sweeping is no reason to have that thread.
+_sweeping = background.join(_sweep, lasts=False)
 
 
 def close_database(settings_dict: Mapping[str, Any], name: str) -> list[Binding]:
@@ -254,4 +246,4 @@ def _start_anew() -> None:
         binding.announced = False
 
 
-forks.in_child(_start_anew)
+forks.in_child(_start_anew, forks.Floor.REGISTRY)

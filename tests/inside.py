@@ -14,6 +14,7 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from importlib import import_module
 from pathlib import Path
+from time import monotonic
 from typing import Any
 from unittest import mock
 
@@ -36,12 +37,13 @@ from django_connpool.pool.outage import (  # noqa: F401
     again,
 )
 from django_connpool.pool.stats import BOUNDS, Histogram, Stats  # noqa: F401
-from django_connpool.process import background as maintenance_module
+from django_connpool.process import background as background_module
 from django_connpool.process import (
+    forks,  # noqa: F401
     userline,  # noqa: F401
     uwsgi,
 )
-from django_connpool.process.background import Maintenance, maintenance
+from django_connpool.process.background import Background, Ticket, background
 from django_connpool.redaction import (  # noqa: F401
     LONGEST,
     named,
@@ -691,7 +693,7 @@ CODE_OF_POOL = tuple(
 )
 
 # What the interpreter itself calls, so that what they raise goes nowhere.
-FINALIZERS = ("__del__", "connection_died", "_wake_maintenance")
+FINALIZERS = ("__del__", "connection_died", "task_is_gone")
 
 Pool, Core = pool_module.Pool, core.Core
 
@@ -713,7 +715,7 @@ MENDING = (
 
 def leaving_notes() -> Any:
     """A block in which nobody is woken to read notes: what comes next finds them."""
-    return mock.patch.object(maintenance_module.Ticket, "now", lambda ticket: None)
+    return mock.patch.object(background_module.Ticket, "now", lambda ticket: None)
 
 
 def situation(pool: Any) -> tuple[Any, ...]:
@@ -738,19 +740,21 @@ def situation(pool: Any) -> tuple[Any, ...]:
 
 
 def wake_maintenance() -> None:
-    """Have the maintenance thread look at once."""
-    maintenance.poke()
+    """Have the maintenance thread look at once, at all that it looks after."""
+    for ticket in list(background.due):
+        ticket.now()
+    background.poke()
 
 
 def maintenance_asleep() -> Any:
     """A block in which the maintenance thread is not woken: what it would do is left to others."""
-    return mock.patch.object(maintenance, "poke", lambda: None)
+    return mock.patch.object(background, "poke", lambda: None)
 
 
 def start_maintenance() -> None:
     """See to it that the maintenance thread is there."""
-    maintenance.watch(0.0, lambda: None)
-    maintenance.unwatch(0.0)
+    background.read(0.0, lambda: None)
+    background.unread(0.0)
 
 
 @contextmanager
@@ -760,23 +764,28 @@ def maintained_by(fake: Any) -> Iterator[None]:
         yield
 
 
+def reads() -> list[Any]:
+    """What the maintenance thread reads from."""
+    return list(background._reads)
+
+
 def maintenance_lock() -> Any:
     """The lock of the maintenance thread."""
-    return maintenance._lock
+    return background.lock
 
 
 def fail_once_in_maintenance(failed: list[Any]) -> None:
-    """Have the maintenance thread fail the next time it looks at the pools, and note that."""
-    serve = maintenance._serve_pools
+    """Have the maintenance thread fail the next time it looks at its tasks, and note that."""
+    serve = background._serve
 
     def fail(now: float) -> None:
-        maintenance._serve_pools = serve  # type: ignore[method-assign]
+        background._serve = serve  # type: ignore[method-assign]
         failed.append(now)
         raise ZeroDivisionError
 
-    maintenance_module.FAILURE_PAUSE = 0.0
-    maintenance._serve_pools = fail  # type: ignore[method-assign]
-    maintenance.poke()
+    background_module.FAILURE_PAUSE = 0.0
+    background._serve = fail  # type: ignore[method-assign]
+    background.poke()
 
 
 # -- Numbers that are nobody's option -----------------------------------------------------
@@ -839,7 +848,7 @@ def tuning(name: str) -> float:
 # -- The maintenance thread as such -------------------------------------------------------
 
 
-class HookedMaintenance(Maintenance):
+class HookedBackground(Background):
     """Another one, that calls `ends` when its thread knows that it has to end."""
 
     def ends(self) -> None:
@@ -852,40 +861,35 @@ class HookedMaintenance(Maintenance):
         return needed
 
 
-def thread_of(one: Maintenance) -> Any:
+def thread_of(one: Background) -> Any:
     """Its thread, or None."""
-    return one._thread
+    return one.thread
 
 
-def tell_to_end(one: Maintenance) -> None:
+def tell_to_end(one: Background) -> None:
     """Have its thread end, as before a fork."""
-    with one._lock:
+    with one.lock:
         one._stopping = True
     one.poke()
 
 
-def sleeps_until(one: Maintenance) -> float:
+def sleeps_until(one: Background) -> float:
     """When its thread wakes up by itself."""
-    return one._sleeps_until
+    return one.sleeps_until
 
 
-def selector_of_maintenance() -> type:
-    """The class of what its thread waits with."""
-    return type(maintenance_module._selector())
-
-
-def set_deadlines(one: Maintenance, deadlines: Any) -> None:
+def set_deadlines(one: Background, deadlines: Any) -> None:
     """Give it another dictionary of what is to be called when."""
-    one._deadlines = deadlines
+    one.due = deadlines
 
 
-def pipe_of(one: Maintenance = maintenance) -> tuple[int, int]:
+def pipe_of(one: Background = background) -> tuple[int, int]:
     """The descriptors of the pipe that wakes its thread up."""
     assert one._wake_up is not None
     return one._wake_up
 
 
-def set_pipe(one: Maintenance, pipe: Iterable[int]) -> None:
+def set_pipe(one: Background, pipe: Iterable[int]) -> None:
     """Have it believe that these are the descriptors of its pipe."""
     read, write = pipe
     one._wake_up = (read, write)
@@ -1016,29 +1020,31 @@ def recall_soon_by(monkeypatch: Any, act: Callable[[Any], None]) -> None:
 
 def recall_tick() -> None:
     """Take back all that is due, as the maintenance thread does."""
-    _module("backends.recall").recaller.tick()
+    _module("backends.recall").recaller.run(monotonic())
 
 
 @contextmanager
 def recall_ticks(after: Callable[[], None]) -> Iterator[None]:
     """A block in which this is called after each look of the maintenance thread."""
     recaller = _module("backends.recall").recaller
-    tick = recaller.tick
+    run = recaller.run
 
-    def ticked() -> None:
-        tick()
-        after()
+    def ran(now: float) -> float:
+        try:
+            return float(run(now))
+        finally:
+            after()
 
-    recaller.tick = ticked
+    recaller.run = ran
     try:
         yield
     finally:
-        recaller.tick = tick
+        del recaller.run
 
 
 def is_recall_due() -> bool:
     """Whether the maintenance thread will look for something to take back."""
-    return _module("backends.recall").recaller._self in maintenance._deadlines
+    return _module("backends.recall").recaller._ticket in background.due
 
 
 def take_back(wrapper: Any) -> None:
@@ -1097,24 +1103,29 @@ def haste(wrapper: Any) -> list[int]:
 
 def is_burst_due() -> bool:
     """Whether the maintenance thread will look for what was set aside for too long."""
-    return maintenance._deadlines.get(bursts()._self, NEVER) < NEVER
+    return background.due.get(bursts()._ticket, NEVER) < NEVER
+
+
+def burst_tick() -> None:
+    """Give back what was set aside for too long, as the maintenance thread does."""
+    bursts().run(monotonic())
 
 
 def forget_bursts() -> None:
     """Have the maintenance thread not look for what was set aside."""
-    maintenance.dismiss(bursts()._self)
+    bursts()._ticket.leave()
     bursts().is_watched = False
 
 
 def knows_bursts() -> bool:
     """Whether the maintenance thread has them on its list."""
-    return bursts()._self in maintenance._deadlines
+    return bursts()._ticket in background.due
 
 
 def dismissing_by(monkeypatch: Any, wrap: Callable[[Callable[[], None]], None]) -> None:
     """Have whatever leaves the maintenance thread's list do so by `wrap`, given what does it."""
-    dismiss = maintenance.dismiss
-    monkeypatch.setattr(maintenance, "dismiss", lambda which: wrap(partial(dismiss, which)))
+    leave = Ticket.leave
+    monkeypatch.setattr(Ticket, "leave", lambda ticket: wrap(partial(leave, ticket)))
 
 
 def burst_clock_by(monkeypatch: Any, clock: Callable[[], float]) -> None:

@@ -11,13 +11,11 @@ owner has given it back.
 
 from __future__ import annotations
 
-import weakref
 from collections import deque
-from time import monotonic
 from typing import Any
 
 from django_connpool.process import forks
-from django_connpool.process.background import maintenance
+from django_connpool.process.background import NEVER, background
 
 from .recall import give_back, give_back_in_a_thread
 
@@ -35,25 +33,23 @@ LOSS = 16
 class Bursts:
     """The connections set aside, of all wrappers."""
 
-    has_orphans = False  # the maintenance thread asks everyone it serves
-
     def __init__(self) -> None:
+        self._ticket = background.join(self)
         self.start_empty()
 
     def start_empty(self) -> None:
         """At first, and in a forked child."""
-        self._self: weakref.ref[Any] = weakref.ref(self)
         # Oldest first; those whose owner went on are empty, and drop out in their turn.
         self.aside: deque[tuple[float, list[Any]]] = deque()
         # The maintenance thread will look, and go on while there is anything. Whoever puts
-        # something there looks at this afterwards, and `tick` looks again once it has cleared it.
+        # something there looks at this afterwards, and `run` looks again once it has cleared it.
         self.is_watched = False
 
     def watch(self, now: float) -> None:
         """Have the maintenance thread look at what is in `aside`, as long as there is anything."""
         self.is_watched = True
         try:
-            maintenance.schedule(self._self, now + LOOK)
+            self._ticket.by(now + LOOK)
         except BaseException:
             self.is_watched = False
             raise
@@ -75,19 +71,18 @@ class Bursts:
         except (IndexError, ValueError):
             pass  # there are no more, or another thread is about it
 
-    def tick(self) -> None:
-        """Called by the maintenance thread."""
-        now = monotonic()
+    def run(self, now: float) -> float:
+        """For the maintenance thread."""
         taken: list[Any] = []
         self._take(now, taken)
         give_back_in_a_thread(taken)
         if self.aside:
-            maintenance.schedule(self._self, now + LOOK)
-            return
-        maintenance.dismiss(self._self)
+            return now + LOOK
+        self._ticket.leave()
         self.is_watched = False
         if self.aside:
             self.watch(now)
+        return NEVER
 
 
 def popped(aside: list[Any]) -> list[Any]:
@@ -100,4 +95,4 @@ def popped(aside: list[Any]) -> list[Any]:
 
 bursts = Bursts()
 
-forks.in_child(bursts.start_empty)
+forks.in_child(bursts.start_empty, forks.Floor.LOANS)

@@ -34,7 +34,7 @@ from typing import Any, NamedTuple, cast
 from django_connpool import registry
 from django_connpool.borrower import Borrower, Releaser
 from django_connpool.process import forks
-from django_connpool.process.background import NEVER, maintenance
+from django_connpool.process.background import NEVER, background
 from django_connpool.registry import Binding
 from django_connpool.session.foreign import Connection
 
@@ -206,14 +206,12 @@ def _in_hand(wrapper: Borrower) -> Any:
 class Recaller:
     """Looks after loans that may be recalled, in the maintenance thread."""
 
-    has_orphans = False  # the maintenance thread asks everyone it serves
-
     def __init__(self) -> None:
+        self._ticket = background.join(self)
         self.start_empty()
 
     def start_empty(self) -> None:
         """At first, and in a forked child."""
-        self._self: weakref.ref[Any] = weakref.ref(self)
         self._leftovers: set[Leftover] = set()
         self._watched: set[Binding] = set()
         self._noted: deque[weakref.ref[Any]] = deque()
@@ -228,20 +226,12 @@ class Recaller:
             if loan is None:
                 return
             self._leftovers.add(Leftover(weakref.ref(wrapper), loan, now))
-            maintenance.schedule(self._self, now + SOON)
+            self._ticket.by(now + SOON)
 
     def used_elsewhere(self, wrapper: Any) -> None:
         """As `soon`, for what finalizers call, at any instruction: takes no lock."""
         self._noted.append(weakref.ref(wrapper))
-        maintenance.poke()
-
-    def look_at_noted(self, now: float) -> float:
-        """A chore of the maintenance thread."""
-        while self._noted:
-            wrapper = self._noted.popleft()()
-            if wrapper is not None:
-                self.soon(wrapper)
-        return NEVER
+        self._ticket.now()
 
     def watch(self, binding: Binding) -> None:
         """Have the loans of a binding with `max_hold_idle` given back when they lie idle."""
@@ -249,21 +239,23 @@ class Recaller:
             return
         with _lock:
             self._watched.add(binding)
-            maintenance.schedule(self._self, monotonic() + _interval(binding))
+            self._ticket.by(monotonic() + _interval(binding))
 
-    def tick(self) -> None:
-        """Called by the maintenance thread."""
-        now = monotonic()
+    def run(self, now: float) -> float:
+        """For the maintenance thread."""
+        while self._noted:
+            wrapper = self._noted.popleft()()
+            if wrapper is not None:
+                self.soon(wrapper)
         taken: list[Any] = []
         try:
             due = min(self._recall_leftovers(now, taken), self._recall_idle(now, taken))
             with _lock:
-                if due < NEVER:
-                    maintenance.schedule(self._self, due)
-                elif not self._leftovers and not self._watched:
-                    maintenance.dismiss(self._self)
+                if not self._leftovers and not self._watched:
+                    self._ticket.leave()
         finally:
             give_back_in_a_thread(taken)
+        return due
 
     def _recall_leftovers(self, now: float, taken: list[Any]) -> float:
         """Take what is at rest; return when to look again."""
@@ -356,7 +348,6 @@ def give_back(connections: list[Any]) -> None:
 
 
 recaller = Recaller()
-maintenance.chores.append(recaller.look_at_noted)
 
 
 def _start_anew() -> None:
@@ -366,4 +357,4 @@ def _start_anew() -> None:
     recaller.start_empty()
 
 
-forks.in_child(_start_anew)
+forks.in_child(_start_anew, forks.Floor.LOANS)

@@ -375,4 +375,4 @@ def _forget_loans() -> None:
                 wrapper.closed_in_transaction = wrapper.needs_rollback = True
 
 
-forks.in_child(_forget_loans)
+forks.in_child(_forget_loans, forks.Floor.WRAPPERS)

@@ -1,8 +1,8 @@
-"""The one background thread of the process, whatever the number of pools.
+"""The one background thread of the process: tasks that are due, and sockets to read.
 
-It sleeps until the next deadline of any pool, or until a socket it watches has something
-to read; it never polls. No borrower ever depends on it: what blocks (connecting, closing)
-is done by short-lived workers, and what it would do for a waiter a waiter can cause itself.
+It sleeps until a task is due or called, or until a socket it reads has something to say; it
+never polls. What blocks (connecting, closing, answering) is done by short-lived threads, so that
+no task keeps the others waiting.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ import time
 import weakref
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
+from typing import Any, Protocol
 
-from . import uwsgi
+from . import forks, uwsgi
 
 logger = logging.getLogger("django_connpool.pool")
 
@@ -30,77 +30,116 @@ LONGEST = 86400.0  # seconds of sleep; the system's calls take no more than 24 d
 PARKING = 1.0  # seconds a fork waits at most for the thread to end, and then for the system to know
 
 
-class Maintenance:
-    """Deadlines of pools and watched sockets, served by one daemon thread.
+class Task(Protocol):
+    """Something to be done now and then. It may be run although nothing is due."""
 
-    `_lock` guards all fields. It is taken inside a pool's lock, never the other way
-    round, and never held while a pool or a callback runs.
+    def run(self, now: float) -> float:
+        """Do what is due, and return when to come again; at NEVER, only when called."""
+
+
+class Ticket:
+    """By which a task is on the list of a background, from a first call until it leaves."""
+
+    __slots__ = ("_background", "lasts", "task")
+
+    def __init__(self, background: Background, task: Task, lasts: bool) -> None:
+        self._background = background
+        self.task = weakref.ref(task, background.task_is_gone)
+        self.lasts = lasts
+
+    def by(self, at: float) -> None:
+        """Have the task run no later than at this moment of the monotonic clock."""
+        background = self._background
+        due = background.due
+        with background.lock:
+            # In this order: no signal handler comes between the comparison and what follows.
+            due.setdefault(self, at)
+            if at < due[self]:
+                due[self] = at
+            if self.lasts:
+                background.start()
+            is_too_late = at < background.sleeps_until
+        if is_too_late:
+            background.poke()
+
+    def now(self) -> None:
+        """Have it run, once also if it has left or never came.
+
+        Takes no lock and starts no thread: for finalizers, at any instruction.
+        """
+        self._background.called.add(self)
+        self._background.poke()
+
+    def attend(self) -> None:
+        """See that the thread is there, for a task that others may have to call."""
+        thread = self._background.thread
+        if thread is None or not thread.is_alive() or self not in self._background.due:
+            self.by(NEVER)
+
+    def leave(self) -> None:
+        """Forget the task; the thread ends with the last."""
+        with self._background.lock:
+            self._background.due.pop(self, None)
+        self._background.poke()
+
+
+class Background:
+    """Tasks with their deadlines, and sockets, served by one daemon thread.
+
+    `lock` guards all fields but `called`. It is taken inside a pool's lock, never the other way
+    round, and never held while a task or a callback runs. Fields without an underscore are for
+    tickets.
     """
 
     def __init__(self) -> None:
-        # Called in the thread at every wake-up with the time; each says when it wants to be
-        # called next, on the monotonic clock. They outlive a fork.
-        self.chores: list[Callable[[float], float]] = []
         self._begin()
 
-    def forget(self) -> None:
-        """Start anew: in a forked child, where the thread does not exist any more."""
+    def begin_anew(self) -> None:
+        """In a forked child, where the thread does not exist any more: nobody is on the list."""
         for end in self._wake_up or ():
             os.close(end)
         self._begin()
 
     def _begin(self) -> None:
         # Reentrant: a signal handler may use a pool in the middle of a section below.
-        self._lock = threading.RLock()
-        self._deadlines: dict[weakref.ref[Any], float] = {}
-        self._watches: dict[Any, Callable[[], None]] = {}
-        self._thread: threading.Thread | None = None
+        self.lock = threading.RLock()
+        self.due: dict[Ticket, float] = {}
+        self._reads: dict[Any, Callable[[], None]] = {}
+        self.called: set[Ticket] = set()  # without the lock, at any instruction
+        self.thread: threading.Thread | None = None
         self._stopping = False
-        self._chores_due = NEVER
-        self._sleeps_until = AT_ONCE  # the thread; or it is awake, and will look at the deadlines
+        self.sleeps_until = AT_ONCE  # the thread; or it is awake, and will look at the deadlines
         self._wake_up: tuple[int, int] | None = None  # read and write end of a pipe
 
-    def schedule(self, pool: weakref.ref[Any], at: float) -> None:
-        """Have the pool's `tick` called once at the moment `at` of the monotonic clock."""
-        with self._lock:
-            # In this order: no signal handler comes between the comparison and what follows.
-            is_new = pool not in self._deadlines  # nobody has looked what it has noted so far
-            self._deadlines.setdefault(pool, at)
-            if at < self._deadlines[pool]:
-                self._deadlines[pool] = at
-            self._start()
-            is_too_late = is_new or at < self._sleeps_until
-        if is_too_late:
-            self.poke()
+    def join(self, task: Task, lasts: bool = True) -> Ticket:
+        """Give a task, which is kept weakly, its ticket.
 
-    def watch(self, fileobj: Any, callback: Callable[[], None]) -> None:
+        One that does not last is run as long as the thread is there for others.
+        """
+        return Ticket(self, task, lasts)
+
+    def read(self, fileobj: Any, callback: Callable[[], None]) -> None:
         """Call `callback` in the thread whenever `fileobj` has something to read."""
-        with self._lock:
-            self._watches[fileobj] = callback
-            self._start()
+        with self.lock:
+            self._reads[fileobj] = callback
+            self.start()
         self.poke()
 
-    def dismiss(self, pool: weakref.ref[Any]) -> None:
-        """Forget a pool that is closed and empty; the thread ends with the last of them."""
-        with self._lock:
-            self._deadlines.pop(pool, None)
+    def unread(self, fileobj: Any) -> None:
+        """Do so no more."""
+        with self.lock:
+            self._reads.pop(fileobj, None)
         self.poke()
 
-    def unwatch(self, fileobj: Any) -> None:
-        with self._lock:
-            self._watches.pop(fileobj, None)
+    def task_is_gone(self, _: object) -> None:
+        """Perhaps the thread is not needed any more. For the interpreter."""
         self.poke()
-
-    def attend(self, pool: weakref.ref[Any]) -> None:
-        """See that the thread is there for a pool whose borrowers may die while others wait."""
-        thread = self._thread
-        if thread is None or not thread.is_alive() or pool not in self._deadlines:
-            self.schedule(pool, NEVER)
 
     def poke(self) -> None:
         """Wake the thread up. Takes no lock: a finalizer may call it at any instruction."""
         pipe = self._wake_up
-        if pipe is not None:
+        # There is no `os` when the interpreter has almost ended.
+        if pipe is not None and os is not None:
             with suppress(OSError):  # the pipe is full: it will wake up anyway
                 os.write(pipe[1], b"!")
 
@@ -110,8 +149,8 @@ class Maintenance:
         Before a fork: a process with one thread forks without the risk (and, since
         Python 3.12, the warning) that goes with several.
         """
-        with self._lock:
-            thread = self._thread
+        with self.lock:
+            thread = self.thread
             self._stopping = True
         try:
             if (
@@ -123,17 +162,21 @@ class Maintenance:
                 thread.join(PARKING)
                 _await_exit(thread)
         finally:
-            with self._lock:
+            with self.lock:
                 self._stopping = False
 
     def resume(self) -> None:
         """Start the thread again after `park`, when it has anything to do."""
-        with self._lock:
-            if self._watches or self._deadlines:
-                self._start()
+        with self.lock:
+            if self._has_work():
+                self.start()
 
-    def _start(self) -> None:
-        if self._stopping or (self._thread is not None and self._thread.is_alive()):
+    def _has_work(self) -> bool:
+        return bool(self._reads) or any(ticket.lasts for ticket in list(self.due))
+
+    def start(self) -> None:
+        """Under the lock: see that the thread is there."""
+        if self._stopping or (self.thread is not None and self.thread.is_alive()):
             return
         if uwsgi.is_loading():  # the children, if anything is to be done in them, will start one
             return
@@ -142,102 +185,115 @@ class Maintenance:
             for end in self._wake_up:
                 os.set_blocking(end, False)
         # A signal handler may start another in between: this one ends then, see `_is_needed`.
-        self._thread = thread = threading.Thread(
+        self.thread = thread = threading.Thread(
             target=self._run, name="django-connpool-maintenance", daemon=True
         )
         try:
             thread.start()
-        except RuntimeError:  # the interpreter is shutting down: nothing left to maintain
-            self._thread = None
+        except RuntimeError:  # the interpreter is shutting down: nothing left to do
+            self.thread = None
 
     def _run(self) -> None:
         try:
             while self._is_needed():
                 self._work()
         except BaseException:
-            with self._lock:
-                self._thread = None
-                if self._watches or self._deadlines:
-                    self._start()
+            with self.lock:
+                self.thread = None
+                self.resume()
             raise
 
     def _work(self) -> None:
         try:
             self._sleep()
-            self._serve_pools(time.monotonic())
-            now = time.monotonic()
-            self._chores_due = min((chore(now) for chore in self.chores), default=NEVER)
+            self._serve(time.monotonic())
         except Exception:
             _log_failure("the maintenance thread failed, and goes on")
             time.sleep(FAILURE_PAUSE)
 
     def _is_needed(self) -> bool:
-        with self._lock:
-            if self._thread is not threading.current_thread():
+        with self.lock:
+            if self.thread is not threading.current_thread():
                 return False
-            if self._stopping or not (self._deadlines or self._watches):
-                self._thread = None  # whoever has something to do from here on starts another
+            if self._stopping or not self._has_work():
+                self.thread = None  # whoever has something to do from here on starts another
                 return False
             return True
 
     def _sleep(self) -> None:
-        """Wait for the next deadline, a poke, or a watched socket; serve the sockets."""
-        with self._lock:
-            self._sleeps_until = NEVER  # whoever comes from here on, in this thread too, pokes
-            watches = dict(self._watches)
+        """Wait for the next deadline, a call, or something to read; serve what is read."""
+        with self.lock:
+            self.sleeps_until = NEVER  # whoever comes from here on, in this thread too, pokes
+            reads = dict(self._reads)
             wake_up = self._wake_up
-            due = min(self._deadlines.values(), default=NEVER)
-            due = min(due, self._chores_due)
-            self._sleeps_until = due
+            due = min(self.due.values(), default=NEVER)
+            if self.called:  # when there was no pipe yet
+                due = AT_ONCE
+            self.sleeps_until = due
         if wake_up is None:
             return
         with _selector() as selector:
             selector.register(wake_up[0], selectors.EVENT_READ)
-            for fileobj in watches:
+            for fileobj in reads:
                 with suppress(ValueError, KeyError, OSError):  # closed meanwhile
                     selector.register(fileobj, selectors.EVENT_READ)
             timeout = None if due == NEVER else min(max(0.0, due - time.monotonic()), LONGEST)
             ready = [key.fileobj for key, _ in selector.select(timeout)]
-        with self._lock:
-            if self._thread is threading.current_thread():  # or another sleeps in its place
-                self._sleeps_until = AT_ONCE
+        with self.lock:
+            if self.thread is threading.current_thread():  # or another sleeps in its place
+                self.sleeps_until = AT_ONCE
         for fileobj in ready:
             if fileobj == wake_up[0]:
                 with suppress(BlockingIOError):
                     os.read(wake_up[0], 4096)
             else:
-                _call(watches[fileobj])
+                self._call_back(reads[fileobj])
 
-    def _serve_pools(self, now: float) -> None:
-        with self._lock:
-            due = []
-            for ref, at in list(self._deadlines.items()):
-                pool = ref()
-                if pool is None:
-                    del self._deadlines[ref]
-                elif at <= now or pool.has_orphans:
-                    due.append((ref, pool))
-        for ref, pool in due:
-            self._serve(ref, pool)
-
-    def _serve(self, ref: weakref.ref[Any], pool: Any) -> None:
-        with self._lock:
-            if ref not in self._deadlines:  # dismissed meanwhile
-                return
-            self._deadlines[ref] = NEVER
-        served = False
+    def _call_back(self, callback: Callable[[], None]) -> None:
         try:
-            served = _call(pool.tick)
+            callback()
+        except Exception:
+            _log_failure("maintenance: %r failed", callback)
+
+    def _serve(self, now: float) -> None:
+        """Run the tasks that are called or due."""
+        while (ticket := self._next(now)) is not None:
+            task = ticket.task()
+            if task is not None:
+                self._run_task(ticket, task)
+
+    def _next(self, now: float) -> Ticket | None:
+        with self.lock:
+            if self.called:
+                ticket = self.called.pop()
+                if ticket in self.due:
+                    self.due[ticket] = NEVER
+                return ticket
+            for ticket, at in list(self.due.items()):
+                if ticket.task() is None:
+                    self.due.pop(ticket, None)
+                elif at <= now:
+                    self.due[ticket] = NEVER
+                    return ticket
+            return None
+
+    def _run_task(self, ticket: Ticket, task: Task) -> None:
+        again = None
+        try:
+            again = task.run(time.monotonic())
+        except Exception:
+            _log_failure("maintenance: %r failed", task)
         finally:
-            if not served:  # or nobody would look at this pool again
-                self.schedule(ref, time.monotonic() + FAILURE_PAUSE)
+            if again is None:  # it failed, and nobody would look at it again
+                ticket.by(time.monotonic() + FAILURE_PAUSE)
+            elif ticket in self.due:  # it has not left meanwhile
+                ticket.by(again)
 
 
 def _selector() -> selectors.BaseSelector:
-    """The usual one, but not epoll: for the few files here it costs four calls more each time.
+    """The usual one, but not epoll, which is a descriptor of its own.
 
-    In each the thread lets go of the interpreter's lock, and with busy threads around, getting
-    that back costs them more than whatever the thread is awake for.
+    The process may have none left, and a child that another thread forks would inherit it.
     """
     usual = selectors.DefaultSelector  # looked up now: gevent may have its own
     if usual is getattr(selectors, "EpollSelector", None):
@@ -259,61 +315,11 @@ def _await_exit(thread: threading.Thread) -> None:
         time.sleep(0.0001)
 
 
-def _call(callback: Callable[[], None]) -> bool:
-    """Whether it ended well; an Exception is logged."""
-    try:
-        callback()
-    except Exception:
-        _log_failure("maintenance: %r failed", callback)
-        return False
-    return True
-
-
 def _log_failure(text: str, *args: object) -> None:
     """Log the exception being handled; a log handler that fails too does not end the thread."""
     with suppress(Exception):
         logger.exception(text, *args)
 
 
-maintenance = Maintenance()
-
-
-class Ticket:
-    """By which a task has itself run. (Until the thread knows tasks itself.)"""
-
-    def __init__(self, task: Any) -> None:
-        self._task = weakref.ref(task, lambda _: maintenance.poke())
-        self._called = False
-        self._ref: weakref.ref[Any] = weakref.ref(self)
-
-    @property
-    def has_orphans(self) -> bool:
-        return self._called
-
-    def tick(self) -> None:
-        self._called = False
-        if (task := self._task()) is not None:
-            at = task.run(time.monotonic())
-            if self._ref in maintenance._deadlines:
-                maintenance.schedule(self._ref, at)
-
-    def by(self, at: float) -> None:
-        maintenance.schedule(self._ref, at)
-
-    def now(self) -> None:
-        self._called = True
-        maintenance.poke()
-
-    def attend(self) -> None:
-        maintenance.attend(self._ref)
-
-    def leave(self) -> None:
-        maintenance.dismiss(self._ref)
-
-
-class _Background:
-    def join(self, task: Any) -> Ticket:
-        return Ticket(task)
-
-
-background = _Background()
+background = Background()
+forks.in_child(background.begin_anew, forks.Floor.BACKGROUND)

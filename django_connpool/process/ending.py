@@ -4,35 +4,45 @@ from __future__ import annotations
 
 import atexit
 import ctypes
-import os
 import socket
 import sys
 import threading
 import weakref
 from functools import partial
-from typing import Any
+from typing import Protocol
 
 from . import forks, uwsgi
-from .background import maintenance
+from .background import background
 
 LAST = -100  # among multiprocessing's finalizers: those of the user may query
 
-_lock = threading.Lock()
-_pools: list[weakref.ref[Any]] = []
+
+class Part(Protocol):
+    """What is to be told when the process forks, and when it ends: a pool."""
+
+    def abandon(self, grave: socket.socket) -> None:
+        """In a forked child: forget the parent's connections; their sockets become the grave."""
+
+    def rest_if_unused(self) -> None:
+        """In a parent that has forked: keep nothing ready that nobody has ever used here."""
+
+    def leave(self) -> None:
+        """At the end: close what is idle, and what comes back from now on."""
+
+
+_parts: list[weakref.ref[Part]] = []  # those that are gone leave by themselves
 _parked = False  # the main thread has stopped the maintenance thread, to fork
 
 
-def enrol(pool: Any) -> None:
-    """Have the pool emptied in forked children and its idle connections closed at exit."""
-    with _lock:
-        _pools[:] = [ref for ref in _pools if ref() is not None]
-        _pools.append(weakref.ref(pool))
+def enrol(part: Part) -> None:
+    """Have a pool emptied in forked children and its idle connections closed at exit."""
+    _parts.append(weakref.ref(part, _parts.remove))
     _mind_multiprocessing()
     uwsgi.warn()
 
 
-def living() -> list[Any]:
-    return [pool for ref in list(_pools) if (pool := ref()) is not None]
+def _living() -> list[Part]:
+    return [part for ref in list(_parts) if (part := ref()) is not None]
 
 
 def _resume(_: int | None) -> int:
@@ -41,9 +51,9 @@ def _resume(_: int | None) -> int:
     # any lock held; and there is nothing to do.
     if _parked:
         _parked = False
-        maintenance.resume()
-        for pool in living():
-            pool.rest_if_unused()
+        background.resume()
+        for part in _living():
+            part.rest_if_unused()
     return 0
 
 
@@ -60,9 +70,9 @@ def _mind_multiprocessing() -> None:
     if util is None:
         return
     # For children to come. They begin by forgetting the finalizers they inherited.
-    util.register_after_fork(maintenance, _leave_at_the_end)
+    util.register_after_fork(background, _leave_at_the_end)
     if sys.modules["multiprocessing.process"].parent_process() is not None:
-        _leave_at_the_end(maintenance)
+        _leave_at_the_end(background)
 
 
 def _leave_at_the_end(_: object) -> None:
@@ -75,23 +85,21 @@ def _before_fork() -> None:
     # That one is warned in any case: there are two threads at least.
     if threading.get_ident() == threading.main_thread().ident:
         try:
-            maintenance.park()
+            background.park()
         finally:
             _parked = True
 
 
-def _after_fork_in_child() -> None:
-    global _lock, _parked
-    _lock = threading.Lock()
+def _abandon() -> None:
+    global _parked
     _parked = False
-    maintenance.forget()
-    pools = living()
-    if pools:
+    parts = _living()
+    if parts:
         grave, peer = socket.socketpair()
         peer.close()
         with grave:
-            for pool in pools:
-                pool.abandon(grave)
+            for part in parts:
+                part.abandon(grave)
         _mind_multiprocessing()
 
 
@@ -110,12 +118,11 @@ def leave() -> None:
 
     For processes that end without running exit handlers; the others need not care.
     """
-    for pool in living():
-        pool.leave()
-    maintenance.park()
+    for part in _living():
+        part.leave()
+    background.park()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_before_fork, after_in_parent=_resume_later)
-forks.in_child(_after_fork_in_child)
+forks.around(_before_fork, _resume_later)
+forks.in_child(_abandon, forks.Floor.POOLS)
 uwsgi.call_after_fork(forks.notice)

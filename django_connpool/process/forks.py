@@ -1,7 +1,11 @@
-"""What begins anew in a forked child, and how a process knows that it is one.
+"""Forks: what begins anew in a child, in which order, and how a process knows that it is one.
 
 Python tells of the forks it makes. uWSGI makes its own and tells nobody: such a child asks for
 its process id, at moments that come before its first query; see uwsgi.py.
+
+A thread of the parent may have held a lock as it forked, and is not there to release it. Those of
+the instances go with these. Those that stand in a module, and are replaced by its hook, are that of
+the background, of registry.py, of backends/recall.py, of status/server.py, and the one below.
 """
 
 from __future__ import annotations
@@ -10,17 +14,43 @@ import logging
 import os
 import threading
 from collections.abc import Callable
+from enum import IntEnum
 
 logger = logging.getLogger("django_connpool.pool")
 
+
+class Floor(IntEnum):
+    """Who begins anew in a child before whom: nobody before what it stands on."""
+
+    # All others put themselves on its list, for which they take its lock.
+    BACKGROUND = 0
+    # Before anybody lets go of a connection: one that dies unburied says goodbye to the parent's
+    # server, on the parent's socket.
+    POOLS = 1
+    # Its lock is taken by whoever looks for a wrapper's pool, or for a pool's wrappers.
+    REGISTRY = 2
+    # Loans that are taken back from their wrappers: a wrapper asks under their lock for its own.
+    LOANS = 3
+    WRAPPERS = 4
+    # It tells of all the others.
+    STATUS = 5
+
+
 _lock = threading.RLock()
 _pid = os.getpid()
-_hooks: list[Callable[[], None]] = []
+_hooks: list[tuple[Floor, Callable[[], None]]] = []
 
 
-def in_child(hook: Callable[[], None]) -> None:
-    """Have `hook` called in every child, once, after those that were registered before it."""
-    _hooks.append(hook)
+def in_child(hook: Callable[[], None], floor: Floor) -> None:
+    """Have `hook` called in every child, once, after those of lower floors."""
+    _hooks.append((floor, hook))
+    _hooks.sort(key=lambda entry: entry[0])
+
+
+def around(before: Callable[[], object], in_parent: Callable[[], object]) -> None:
+    """Have these called before and after each fork that Python makes, in the parent."""
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(before=before, after_in_parent=in_parent)
 
 
 def notice() -> None:
@@ -33,7 +63,7 @@ def notice() -> None:
 
 def _begin_anew() -> None:
     global _pid
-    for hook in _hooks:
+    for _, hook in _hooks:
         try:
             hook()
         except Exception:
@@ -44,7 +74,7 @@ def _begin_anew() -> None:
 
 def _after_fork_in_child() -> None:
     global _lock
-    _lock = threading.RLock()  # another thread of the parent may have held it
+    _lock = threading.RLock()
     _begin_anew()
 
 

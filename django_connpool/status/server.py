@@ -1,3 +1,5 @@
+"""The socket on which a process tells what its pools do: see collect.py for who asks."""
+
 from __future__ import annotations
 
 import atexit
@@ -11,47 +13,69 @@ from contextlib import suppress
 from pathlib import Path
 
 from django_connpool.process import forks, uwsgi
-from django_connpool.process.background import maintenance
+from django_connpool.process.background import background
 from django_connpool.status import directory, snapshot
 
 logger = logging.getLogger("django_connpool.status")
 
 BACKLOG = 16
-# The answer is sent by the thread that looks after all pools: a client that does not read it
-# must not hold that thread up.
-SEND_TIMEOUT_SECONDS = 0.25
+SEND_TIMEOUT_SECONDS = 0.25  # for a client that does not read its answer: others wait for theirs
 ACCEPT_PAUSE = 0.1  # seconds
 
 
 class Listener:
-    """The socket on which this process says what its pools do."""
+    """The socket on which this process says what its pools do.
+
+    The thread that looks after all pools sees that somebody asks. Whoever does is answered in a
+    thread of its own, one after the other, and the socket is not looked at meanwhile.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._failure = ""  # why the last answer could not be given
         self._started = time.time()
+        self._is_closed = False
         self._socket = _listen(path)
         try:
-            maintenance.watch(self._socket, self.answer)
+            background.read(self._socket, self._have_answered)
         except BaseException:
             self._vanish()
             raise
 
-    def answer(self) -> None:
-        """Send one document to one client. Never raises."""
+    def _have_answered(self) -> None:
+        background.unread(self._socket)
+        thread = threading.Thread(
+            target=self._answer_all, name="django-connpool-status", daemon=True
+        )
+        try:
+            thread.start()
+        except RuntimeError:  # there are no more threads to be had
+            self._answer_all()
+
+    def _answer_all(self) -> None:
+        while self.answer():
+            pass
+        if not self._is_closed:
+            background.read(self._socket, self._have_answered)
+        if self._is_closed:  # by now
+            background.unread(self._socket)
+
+    def answer(self) -> bool:
+        """Send one document to one client, if there is any; say whether there was. Never raises."""
         try:
             client, _ = self._socket.accept()
-        except BlockingIOError:  # it went away before it was accepted
-            return
+        except BlockingIOError:
+            return False
         except OSError:
             # Out of descriptors, perhaps. The client still waits, so the socket is still readable,
-            # and the thread would come back here at once for as long as that lasts.
+            # and somebody would come back here at once for as long as that lasts.
             time.sleep(ACCEPT_PAUSE)
-            return
+            return False
         with client:
             try:
                 client.settimeout(SEND_TIMEOUT_SECONDS)
                 client.sendall(json.dumps(snapshot.take(self._started), default=str).encode())
+                client.shutdown(socket.SHUT_WR)  # a child forked meanwhile has it open too
                 self._failure = ""
             except OSError:
                 logger.debug("a client of %s went away before it had its answer", self.path)
@@ -61,10 +85,12 @@ class Listener:
                 if failure != self._failure:
                     self._failure = failure
                     logger.warning("no answer could be given on %s", self.path, exc_info=True)
+        return True
 
     def close(self) -> None:
         """Answer no more and remove the socket file."""
-        maintenance.unwatch(self._socket)
+        self._is_closed = True
+        background.unread(self._socket)
         self._vanish()
 
     def forget(self) -> None:
@@ -143,4 +169,4 @@ def _after_fork_in_child() -> None:
 
 
 atexit.register(stop)
-forks.in_child(_after_fork_in_child)
+forks.in_child(_after_fork_in_child, forks.Floor.STATUS)

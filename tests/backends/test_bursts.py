@@ -253,7 +253,7 @@ def test_who_comes_to_borrow_takes_what_was_set_aside_for_too_long(single: Any) 
 def test_what_was_just_set_aside_is_left_alone(single: Any) -> None:
     with a_burst(single) as waiting:
         inside.bursts().collect(time.monotonic())
-        inside.bursts().tick()
+        inside.burst_tick()
         assert inside.aside(single)
         assert waiting.pid == 0
 
@@ -713,8 +713,8 @@ def test_who_empties_it_while_the_maintenance_thread_looks_does_not_end_the_watc
         inside.hasten(single)
         pid(single)
         once.asked = once.clear
-        inside.bursts().tick()
-        inside.bursts().tick()
+        inside.burst_tick()
+        inside.burst_tick()
         assert not inside.bursts().is_watched
         pid(single)
         assert inside.bursts().is_watched
@@ -737,7 +737,7 @@ def test_who_relies_on_the_watch_as_it_ends_is_watched(
         pid(single)
         inside.bursts().aside.clear()
         inside.dismissing_by(monkeypatch, dismissed)
-        inside.bursts().tick()
+        inside.burst_tick()
         assert inside.bursts().aside
         assert inside.bursts().is_watched
         assert inside.is_burst_due()

@@ -245,7 +245,7 @@ MUTANTS = [
     ),
     Mutant(
         "process/ending.py",
-        "                pool.abandon(grave)\n",
+        "                part.abandon(grave)\n",
         "                pass\n",
         "a child does not use its parent's connections",
     ),

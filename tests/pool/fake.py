@@ -45,7 +45,7 @@ class FakeClock:
 
 
 class FakeMaintenance:
-    """The maintenance thread, without a thread: it remembers one deadline and waits to be asked."""
+    """The background with one task, without a thread: it remembers a deadline and is asked."""
 
     def __init__(self) -> None:
         self.at = inside.NEVER

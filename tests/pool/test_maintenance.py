@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import os
-import selectors
 import threading
-import weakref
-from typing import Any
+from typing import Any, ClassVar
 from unittest import mock
 
 import pytest
 
 from tests import inside
-from tests.inside import NEVER, HookedMaintenance, Maintenance
-from tests.pool.real.helpers import DEADLINE, until
+from tests.inside import NEVER, Background, HookedBackground
+from tests.pool.real.helpers import DEADLINE, run_python, until
 
 FAR = 1e9  # on the monotonic clock
 AT_ONCE = -NEVER
 
 
-class Leaving(HookedMaintenance):
+class Leaving(HookedBackground):
     """Its thread takes its time between knowing that it has to end and ending."""
 
     def __init__(self) -> None:
@@ -32,40 +30,41 @@ class Leaving(HookedMaintenance):
 
 
 class Served:
-    has_orphans = False
+    """A task that was never due before it is due once."""
 
     def __init__(self) -> None:
-        self.ticked = threading.Event()
+        self.ran = threading.Event()
 
-    def tick(self) -> None:
-        self.ticked.set()
+    def run(self, now: float) -> float:
+        self.ran.set()
+        return NEVER
 
 
 def test_a_thread_that_takes_its_time_to_end_before_a_fork_has_a_successor_after_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     inside.tune(monkeypatch, parking=0.0)
-    maintenance, served = Leaving(), Served()
-    ref = weakref.ref(served)
-    maintenance.schedule(ref, NEVER)  # type: ignore[arg-type]
-    first = inside.thread_of(maintenance)
-    inside.tell_to_end(maintenance)
-    assert maintenance.leaves.wait(DEADLINE)
-    maintenance.park()
-    maintenance.resume()
+    background, served = Leaving(), Served()
+    ticket = background.join(served)
+    ticket.by(NEVER)
+    first = inside.thread_of(background)
+    inside.tell_to_end(background)
+    assert background.leaves.wait(DEADLINE)
+    background.park()
+    background.resume()
     try:
         assert first is not None
         assert first.is_alive()
-        maintenance.schedule(ref, AT_ONCE)  # type: ignore[arg-type]
-        assert served.ticked.wait(DEADLINE)
+        ticket.by(AT_ONCE)
+        assert served.ran.wait(DEADLINE)
     finally:
-        maintenance.may_leave.set()
-        maintenance.dismiss(ref)  # type: ignore[arg-type]
+        background.may_leave.set()
+        ticket.leave()
         first.join(DEADLINE)
     assert not first.is_alive()
 
 
-class Counted(Maintenance):
+class Counted(Background):
     pokes = 0
 
     def poke(self) -> None:
@@ -73,104 +72,216 @@ class Counted(Maintenance):
         super().poke()
 
 
-def sleeps_until(maintenance: Maintenance, at: float) -> None:
-    until(lambda: inside.sleeps_until(maintenance) == at)
+def sleeps_until(background: Background, at: float) -> None:
+    until(lambda: inside.sleeps_until(background) == at)
 
 
 def test_only_a_deadline_before_the_others_wakes_the_thread() -> None:
-    maintenance, first, second = Counted(), Served(), Served()
-    for served in (first, second):
-        maintenance.schedule(weakref.ref(served), NEVER)  # type: ignore[arg-type]
-    maintenance.schedule(weakref.ref(first), FAR)  # type: ignore[arg-type]
-    sleeps_until(maintenance, FAR)
-    maintenance.pokes = 0
-    maintenance.schedule(weakref.ref(second), FAR + 1)  # type: ignore[arg-type]
-    assert maintenance.pokes == 0
-    maintenance.schedule(weakref.ref(second), AT_ONCE)  # type: ignore[arg-type]
-    assert maintenance.pokes == 1
-    assert second.ticked.wait(DEADLINE)
-    assert not first.ticked.is_set()
-    maintenance.park()
+    background, first, second = Counted(), Served(), Served()
+    its, others = background.join(first), background.join(second)
+    its.by(FAR)
+    sleeps_until(background, FAR)
+    background.pokes = 0
+    others.by(FAR + 1)
+    assert background.pokes == 0
+    others.by(AT_ONCE)
+    assert background.pokes == 1
+    assert second.ran.wait(DEADLINE)
+    assert not first.ran.is_set()
+    background.park()
 
 
-def test_a_tick_that_asks_for_the_next_one_does_not_wake_its_own_thread() -> None:
-    maintenance, served = Counted(), Served()
-    ref = weakref.ref(served)
-    served.tick = lambda: maintenance.schedule(ref, FAR)  # type: ignore[method-assign, arg-type]
-    maintenance.schedule(ref, AT_ONCE)  # type: ignore[arg-type]
-    sleeps_until(maintenance, FAR)
-    assert maintenance.pokes == 1  # by the first, since the thread had not known it
-    maintenance.park()
+def test_a_task_that_asks_for_its_next_time_does_not_wake_its_own_thread() -> None:
+    background = Counted()
+
+    class Asking:
+        def run(self, now: float) -> float:
+            background.pokes = 0
+            ticket.by(FAR)
+            return FAR + 1
+
+    ticket = background.join(asking := Asking())
+    ticket.by(AT_ONCE)
+    sleeps_until(background, FAR)
+    assert background.pokes == 0
+    background.park()
+    del asking
+
+
+def test_a_task_that_is_gone_leaves_by_itself() -> None:
+    background, served = Background(), Served()
+    background.join(served).by(FAR)
+    thread = inside.thread_of(background)
+    sleeps_until(background, FAR)
+    del served
+    thread.join(DEADLINE)
+    assert not thread.is_alive()
+
+
+def test_who_leaves_while_it_runs_has_left() -> None:
+    background = Background()
+
+    class Leaver:
+        def run(self, now: float) -> float:
+            ticket.leave()
+            return now
+
+    ticket = background.join(leaver := Leaver())
+    ticket.by(AT_ONCE)
+    thread = inside.thread_of(background)
+    thread.join(DEADLINE)
+    assert not thread.is_alive()
+    del leaver
+
+
+def test_who_has_left_is_run_when_called_and_keeps_no_thread() -> None:
+    background, served, host = Background(), Served(), Served()
+    ticket, its_host = background.join(served), background.join(host)
+    its_host.by(FAR)
+    thread = inside.thread_of(background)
+    ticket.by(FAR)
+    ticket.leave()
+    ticket.now()
+    assert served.ran.wait(DEADLINE)
+    its_host.leave()
+    thread.join(DEADLINE)
+    assert not thread.is_alive()
+
+
+def test_a_task_that_does_not_last_is_run_as_long_as_there_are_others() -> None:
+    background, guest, host = Background(), Served(), Served()
+    background.join(guest, lasts=False).by(AT_ONCE)
+    assert inside.thread_of(background) is None
+    ticket = background.join(host)
+    ticket.by(FAR)
+    thread = inside.thread_of(background)
+    assert guest.ran.wait(DEADLINE)
+    ticket.leave()
+    thread.join(DEADLINE)
+    assert not thread.is_alive()
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError, SystemExit])
+def test_a_task_that_fails_is_run_again_and_so_are_the_others_that_were_called(
+    error: type[BaseException], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    inside.tune(monkeypatch, failure_pause=0.0)
+    monkeypatch.setattr(threading, "excepthook", lambda args: None)  # as it does for SystemExit
+    background, served = Background(), Served()
+
+    class Failing:
+        errors: ClassVar[list[type[BaseException]]] = [error]
+
+        def run(self, now: float) -> float:
+            if self.errors:
+                raise self.errors.pop()
+            its_other.now()
+            return NEVER
+
+    ticket, its_other = background.join(failing := Failing()), background.join(served)
+    ticket.by(AT_ONCE)
+    assert served.ran.wait(DEADLINE)
+    assert not failing.errors
+    background.park()
+    assert len(caplog.messages) == (error is ZeroDivisionError)
 
 
 def test_a_deadline_of_years_is_one_like_others(caplog: pytest.LogCaptureFixture) -> None:
     """`max_lifetime=1e9` says "for ever". poll() would refuse to wait for so long."""
-    maintenance, served = Maintenance(), Served()
-    ref = weakref.ref(served)
-    maintenance.schedule(ref, FAR)  # type: ignore[arg-type]
-    sleeps_until(maintenance, FAR)
-    maintenance.schedule(ref, AT_ONCE)  # type: ignore[arg-type]
-    assert served.ticked.wait(DEADLINE)
-    maintenance.park()
+    background, served = Background(), Served()
+    ticket = background.join(served)
+    ticket.by(FAR)
+    sleeps_until(background, FAR)
+    ticket.by(AT_ONCE)
+    assert served.ran.wait(DEADLINE)
+    background.park()
     assert not caplog.messages
 
 
-@pytest.mark.skipif(not hasattr(selectors, "EpollSelector"), reason="there is no epoll")
-def test_going_to_sleep_is_one_call_that_lets_go_of_the_interpreters_lock() -> None:
-    assert inside.selector_of_maintenance() is selectors.PollSelector
+def test_it_goes_on_when_the_process_has_no_descriptors_left() -> None:
+    run_python(
+        """
+    import os, resource, threading, time
+    from tests.inside import background
+
+    class Task:
+        def run(self, now):
+            ran.set()
+            return float("inf")
+
+    ran, task = threading.Event(), Task()
+    ticket = background.join(task)
+    ticket.by(time.monotonic() + 3600)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+    opened = []
+    try:
+        while True:
+            opened.append(os.dup(0))
+    except OSError:
+        pass
+    for _ in range(3):
+        ran.clear()
+        ticket.by(0.0)
+        assert ran.wait(20)
+    for one in opened:
+        os.close(one)
+    """
+    )
 
 
-def test_a_pool_that_is_new_is_looked_at_and_so_are_the_chores() -> None:
-    maintenance, served, called = Maintenance(), Served(), threading.Event()
-    maintenance.chores.append(lambda now: called.set() or NEVER)  # type: ignore[func-returns-value]
-    maintenance.schedule(weakref.ref(served), FAR)  # type: ignore[arg-type]
-    assert called.wait(DEADLINE)
-    maintenance.park()
+def test_a_task_that_was_called_before_there_was_a_thread_is_run_once_there_is() -> None:
+    background, served = Background(), Served()
+    ticket = background.join(served)
+    ticket.now()
+    assert inside.thread_of(background) is None
+    ticket.by(FAR)
+    assert served.ran.wait(DEADLINE)
+    background.park()
 
 
 def test_a_finalizer_in_the_thread_itself_is_in_time_with_its_deadline() -> None:
-    maintenance, far, near = Maintenance(), Served(), Served()
-    ref, todo = weakref.ref(near), [AT_ONCE]
+    background, far, near = Background(), Served(), Served()
+    ticket, todo = background.join(near), [AT_ONCE]
 
     class Interrupted(dict[Any, float]):
         def values(self) -> Any:
             found = list(super().values())
             while todo:
-                maintenance.schedule(ref, todo.pop())  # type: ignore[arg-type]
+                ticket.by(todo.pop())
             return found
 
-    inside.set_deadlines(maintenance, Interrupted({ref: NEVER}))
-    maintenance.schedule(weakref.ref(far), FAR)  # type: ignore[arg-type]
-    assert near.ticked.wait(DEADLINE)
-    maintenance.park()
+    inside.set_deadlines(background, Interrupted({ticket: NEVER}))
+    background.join(far).by(FAR)
+    assert near.ran.wait(DEADLINE)
+    background.park()
 
 
 def test_an_interrupt_while_it_parks_ends_no_maintenance(monkeypatch: pytest.MonkeyPatch) -> None:
-    maintenance, served = Maintenance(), Served()
-    ref = weakref.ref(served)
-    maintenance.schedule(ref, FAR)  # type: ignore[arg-type]
+    background, served = Background(), Served()
+    ticket = background.join(served)
+    ticket.by(FAR)
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "join", mock.Mock(side_effect=KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
-            maintenance.park()
-    maintenance.schedule(ref, AT_ONCE)  # type: ignore[arg-type]
-    assert served.ticked.wait(DEADLINE)
-    maintenance.park()
+            background.park()
+    ticket.by(AT_ONCE)
+    assert served.ran.wait(DEADLINE)
+    background.park()
 
 
 def test_a_thread_that_an_interrupt_kept_from_starting_is_started(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    maintenance, served = Maintenance(), Served()
-    ref = weakref.ref(served)
+    background, served = Background(), Served()
+    ticket = background.join(served)
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", mock.Mock(side_effect=KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
-            maintenance.schedule(ref, AT_ONCE)  # type: ignore[arg-type]
-    maintenance.park()
-    maintenance.attend(ref)  # type: ignore[arg-type]
-    assert served.ticked.wait(DEADLINE)
-    maintenance.park()
+            ticket.by(AT_ONCE)
+    background.park()
+    ticket.attend()
+    assert served.ran.wait(DEADLINE)
+    background.park()
 
 
 def test_descriptors_that_somebody_closed_are_told_of(
@@ -178,19 +289,19 @@ def test_descriptors_that_somebody_closed_are_told_of(
 ) -> None:
     """As daemons do that close all they have: poll() says of such that there is news."""
     inside.tune(monkeypatch, failure_pause=0.01)
-    maintenance, served = Maintenance(), Served()
-    ref = weakref.ref(served)
-    maintenance.schedule(ref, FAR)  # type: ignore[arg-type]
-    sleeps_until(maintenance, FAR)
-    maintenance.park()
-    for end in inside.pipe_of(maintenance):
+    background, served = Background(), Served()
+    ticket = background.join(served)
+    ticket.by(FAR)
+    sleeps_until(background, FAR)
+    background.park()
+    for end in inside.pipe_of(background):
         os.close(end)
     # Not those numbers, which somebody else may be given meanwhile.
-    inside.set_pipe(maintenance, (1_000_000, 1_000_000))
-    maintenance.resume()
+    inside.set_pipe(background, (1_000_000, 1_000_000))
+    background.resume()
     until(lambda: "the maintenance thread failed, and goes on" in caplog.messages)
-    thread = inside.thread_of(maintenance)
+    thread = inside.thread_of(background)
     assert thread is not None
-    maintenance.dismiss(ref)  # type: ignore[arg-type]
+    ticket.leave()
     thread.join(DEADLINE)
     assert not thread.is_alive()

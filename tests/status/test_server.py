@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import socket
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from django_connpool.status import server, snapshot
 from django_connpool.status.collect import collect
 from django_connpool.status.directory import socket_path
 from tests import inside
+from tests.pool.fake import FakeServer, working_pool
 from tests.status.script import running
 
 
@@ -109,6 +111,82 @@ def test_a_client_that_does_not_read_holds_nobody_up(
         assert pids() == [os.getpid()]
 
 
+def test_a_client_that_does_not_read_delays_nobody_who_waits_for_a_connection(
+    status_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    big, asked = {**snapshot.take(0.0), "padding": "x" * 4_000_000}, threading.Event()
+    monkeypatch.setattr(snapshot, "take", lambda started: asked.set() or big)
+    monkeypatch.setattr(server, "SEND_TIMEOUT_SECONDS", 60.0)
+    server.start()
+
+    def lend_and_die() -> None:
+        kept.append(pool.getconn())
+        lent.set()
+        while not pool.snapshot()["waiting"]:
+            time.sleep(0.001)
+
+    kept: list[Any] = []
+    lent = threading.Event()
+    with (
+        socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as lazy,
+        working_pool(FakeServer(), max_size=1) as pool,
+    ):
+        lazy.connect(str(socket_path(status_dir, os.getpid())))
+        assert asked.wait(10)
+        threading.Thread(target=lend_and_die).start()
+        assert lent.wait(10)
+        # Taken back from the thread that ended by the one that looks after all pools.
+        pool.putconn(pool.getconn(timeout=30))
+
+
+def test_who_asks_while_another_is_answered_has_an_answer_too(
+    status_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take, asked, go_on = snapshot.take, threading.Event(), threading.Event()
+
+    def slowly(started: float) -> Any:
+        asked.set()
+        go_on.wait(10)
+        return take(started)
+
+    monkeypatch.setattr(snapshot, "take", slowly)
+    server.start()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as first:
+        first.connect(str(socket_path(status_dir, os.getpid())))
+        assert asked.wait(10)
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as second:
+            second.connect(str(socket_path(status_dir, os.getpid())))
+            go_on.set()
+            for client in (first, second):
+                client.settimeout(10)
+                assert json.load(client.makefile())["pid"] == os.getpid()
+
+
+def test_who_stops_while_somebody_is_answered_answers_no_more(
+    status_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take, asked, go_on = snapshot.take, threading.Event(), threading.Event()
+
+    def slowly(started: float) -> Any:
+        asked.set()
+        go_on.wait(10)
+        return take(started)
+
+    monkeypatch.setattr(snapshot, "take", slowly)
+    server.start()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
+        client.connect(str(socket_path(status_dir, os.getpid())))
+        assert asked.wait(10)
+        server.stop()
+        go_on.set()
+        client.settimeout(10)
+        assert json.load(client.makefile())["pid"] == os.getpid()
+    while any(thread.name == "django-connpool-status" for thread in threading.enumerate()):
+        time.sleep(0.001)
+    assert not inside.reads()
+    assert list(status_dir.iterdir()) == []
+
+
 def test_a_client_that_goes_away_harms_nobody(status_dir: Path) -> None:
     server.start()
     for _ in range(5):
@@ -193,7 +271,7 @@ def test_a_failing_watch_leaves_nothing_behind(
     def fail(*args: Any) -> None:
         raise RuntimeError("cannot start a thread now")
 
-    monkeypatch.setattr(server.maintenance, "watch", fail)
+    monkeypatch.setattr(server.background, "read", fail)
     server.start()
     assert "cannot start a thread now" in caplog.text
     assert list(status_dir.iterdir()) == []

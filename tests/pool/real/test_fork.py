@@ -381,3 +381,20 @@ def test_a_child_of_a_suspended_pool_lends_nothing_until_it_resumes(dsn: str) ->
         dsn,
     ).splitlines()
     assert lines == ["True", "1", "1"]
+
+
+def test_in_a_child_nobody_begins_anew_before_what_it_stands_on(dsn: str) -> None:
+    lines = run_python(
+        COMMON
+        + """
+    from tests.inside import forks
+
+    for floor in sorted(forks.Floor, reverse=True):
+        for turn in (1, 2):
+            forks.in_child(lambda name=floor.name, turn=turn: print(name, turn), floor)
+    reap(in_child(lambda: print("work")))
+    """,
+        dsn,
+    ).splitlines()
+    floors = ["BACKGROUND", "POOLS", "REGISTRY", "LOANS", "WRAPPERS", "STATUS"]
+    assert lines == [f"{floor} {turn}" for floor in floors for turn in (1, 2)] + ["work"]
