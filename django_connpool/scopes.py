@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import weakref
-from asyncio import _get_running_loop
 from contextvars import ContextVar
 from threading import get_ident, local
 from typing import Any
+
+from .process.cpython import running_loop
 
 
 class Life:
@@ -25,7 +26,7 @@ class Life:
         self.ended = False
         self.has_blocks = False  # an atomic block was begun in it
         # In which it ends; what begins in an event loop ends in a thread that turns out then.
-        self.thread = get_ident() if _get_running_loop() is None else 0
+        self.thread = get_ident() if running_loop() is None else 0
         # What stands for it on the stack of its thread, and goes when an interrupt strikes before
         # its end has said so.
         self._block = None if block is None else weakref.ref(block)

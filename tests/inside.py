@@ -39,6 +39,7 @@ from django_connpool.pool.outage import (  # noqa: F401
 from django_connpool.pool.stats import BOUNDS, Histogram, Stats  # noqa: F401
 from django_connpool.process import background as background_module
 from django_connpool.process import (
+    cpython,
     forks,  # noqa: F401
     userline,  # noqa: F401
     uwsgi,
@@ -117,12 +118,12 @@ def lock(pool: Any) -> Any:
 
 def set_lock(pool: Any, lock: Any) -> None:
     """Give the pool another lock."""
-    pool._core.lock = lock
+    pool._core.lock, pool._core.is_inside = lock, cpython.ownership(lock)
 
 
 def is_locked(pool: Any) -> bool:
     """Whether this thread has the pool's lock."""
-    return bool(pool._core.lock._is_owned())
+    return bool(pool._core.is_inside())
 
 
 def clock(pool: Any) -> Callable[[], float]:
@@ -718,10 +719,10 @@ def leaving_notes() -> Any:
     return mock.patch.object(background_module.Ticket, "now", lambda ticket: None)
 
 
-def situation(pool: Any) -> tuple[Any, ...]:
+def situation(pool: Any) -> str:
     """All that decides what there is to mend."""
     slots = pool._core.slots
-    return (
+    seen = (
         *(pool.closed, [note[0].__name__ for note in pool._core.inbox]),
         [(one.left, one.slot is None) for one in pool._core.line],
         sorted(
@@ -734,6 +735,7 @@ def situation(pool: Any) -> tuple[Any, ...]:
             for one in slots.all
         ),
     )
+    return repr(seen)
 
 
 # -- The maintenance thread ---------------------------------------------------------------
@@ -1146,7 +1148,7 @@ def whether_alive(one: Any) -> bool:
 
 def looking_for_a_loop_by(monkeypatch: Any, look: Callable[[], Any]) -> None:
     """Have this be called when it is asked whether an event loop runs."""
-    monkeypatch.setattr(_module("backends.pauses"), "_get_running_loop", look)
+    monkeypatch.setattr(_module("backends.pauses"), "running_loop", look)
 
 
 def popping_by(monkeypatch: Any, pop: Callable[[Any], list[Any]]) -> None:

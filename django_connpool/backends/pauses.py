@@ -5,11 +5,11 @@ The wrapper's side of bursts.py, which says what that is for.
 
 from __future__ import annotations
 
-from asyncio import _get_running_loop
 from time import monotonic
 from typing import Any
 
 from django_connpool import scopes
+from django_connpool.process.cpython import running_loop
 
 from . import loans
 from .bursts import LONGEST, LOSS, PAUSES, SHORT, bursts, popped
@@ -114,7 +114,7 @@ class Pausing(Holding):
 
     def _goes_on(self) -> bool:
         """Take up again what was set aside, unless somebody else has, or it has died."""
-        if _get_running_loop() is not None:
+        if running_loop() is not None:
             return False  # which is refused by what comes next
         # First: a signal handler that comes by has to find what was set aside.
         was_short = self.haste.learn()

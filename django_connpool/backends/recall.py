@@ -24,7 +24,6 @@ References are counted by CPython with its global lock; elsewhere nothing is rec
 from __future__ import annotations
 
 import logging
-import sys
 import threading
 import weakref
 from collections import deque
@@ -35,6 +34,7 @@ from django_connpool import registry
 from django_connpool.borrower import Borrower, Releaser
 from django_connpool.process import forks
 from django_connpool.process.background import NEVER, background
+from django_connpool.process.cpython import COUNTS, ONE_VARIABLE, count
 from django_connpool.registry import Binding
 from django_connpool.session.foreign import Connection
 
@@ -108,27 +108,6 @@ def _unparked(wrapper: Borrower) -> Any:
             found = own["connection"] = wrapper.parked
         wrapper.parked = None
         return found
-
-
-def count(reference: object) -> int:
-    return sys.getrefcount(reference)
-
-
-def _can_count() -> bool:
-    has_global_lock = getattr(sys, "_is_gil_enabled", bool)() or sys.version_info < (3, 13)
-    return sys.implementation.name == "cpython" and has_global_lock
-
-
-COUNTS = _can_count()
-
-
-def _of_one_variable() -> int:
-    """What `count` says of an object that one local variable refers to."""
-    only = object()
-    return count(only) if COUNTS else 0
-
-
-ONE_VARIABLE = _of_one_variable()
 
 
 def _is_alone_behind(connection: Any) -> bool:

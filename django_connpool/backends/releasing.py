@@ -8,7 +8,6 @@ with its borrower until the request ends: what sees changes for cleaning sees th
 
 from __future__ import annotations
 
-from asyncio import _get_running_loop
 from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import get_ident
@@ -18,6 +17,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from django.utils.asyncio import async_unsafe
 
 from django_connpool.errors import PoolClosed
+from django_connpool.process.cpython import running_loop
 from django_connpool.registry import Binding
 
 from . import djangos, loans
@@ -70,7 +70,7 @@ class Releasing(Pausing):
 
         So the settings are not looked at, and hooks that wait for a commit go on waiting.
         """
-        if _get_running_loop() is not None:
+        if running_loop() is not None:
             self._refuse_event_loops()
         if self.aside is not None:
             self.end_burst()

@@ -17,9 +17,10 @@ from typing import Any
 
 from django_connpool import scopes
 from django_connpool.pool import explain
+from django_connpool.process.cpython import COUNTS, ONE_VARIABLE, count
 
 from . import loans
-from .recall import COUNTS, ONE_VARIABLE, count, held
+from .recall import held
 from .releasing import Releasing
 
 logger = logging.getLogger("django_connpool.pool")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from asyncio import _get_running_loop
 from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import get_ident
@@ -16,6 +15,7 @@ from django.utils.asyncio import async_unsafe
 from django_connpool import checks, conf, registry, requests, runners, scopes
 from django_connpool.errors import PoolClosed
 from django_connpool.process import forks
+from django_connpool.process.cpython import running_loop
 from django_connpool.session import rest, watch
 
 from . import creation, djangos, recall, schema, stacked
@@ -102,7 +102,7 @@ class PooledDatabaseWrapperMixin(Working):
         if self.floor is not None and self.on_floor != "connect":
             super().connect()
             return
-        if _get_running_loop() is not None:
+        if running_loop() is not None:
             self._refuse_event_loops()
         if self.aside is not None:
             self.end_burst()
@@ -226,7 +226,7 @@ class PooledDatabaseWrapperMixin(Working):
         """
         if (
             self._thread_ident != get_ident()
-            or _get_running_loop() is not None
+            or running_loop() is not None
             or self.tells
             or type(self).close is not PooledDatabaseWrapperMixin.close
             or type(self)._close is not PooledDatabaseWrapperMixin._close

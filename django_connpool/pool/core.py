@@ -28,6 +28,7 @@ from typing import Any
 
 from django_connpool.process import ending
 from django_connpool.process.background import AT_ONCE, NEVER, Ticket
+from django_connpool.process.cpython import ownership
 
 from . import explain
 from .limits import Limits
@@ -75,6 +76,7 @@ class Core:
         "generation",
         "grew_at",
         "inbox",
+        "is_inside",
         "keep_min",
         "last_error",
         "limits",
@@ -128,6 +130,7 @@ class Core:
         # Reentrant: a finalizer or signal handler may run in the middle of a section below,
         # in the thread that holds it, and borrow or give back.
         self.lock: Any = threading.RLock()
+        self.is_inside = ownership(self.lock)  # whether this thread has interrupted itself there
         # Guarded by `lock`:
         self.slots = Slots()
         self.line = Line()
@@ -152,10 +155,6 @@ class Core:
         self.news: deque[tuple[str, tuple[object, ...]]] = deque()  # see `tell`
 
     # -- The inbox ------------------------------------------------------------------------
-
-    def is_inside(self) -> bool:
-        """Whether this thread has interrupted itself inside the lock."""
-        return bool(self.lock._is_owned())
 
     def put(self, *note: Any) -> None:
         """Leave a note, from anywhere, and have somebody read it."""

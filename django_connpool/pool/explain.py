@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 from typing import Any
 
 from django_connpool.process import userline, uwsgi
+from django_connpool.process.cpython import frames_of_threads
 
 LISTED = 10  # holders named in a message
 
@@ -24,7 +24,7 @@ def locate(loans: list[dict[str, Any]], most: int | None = None) -> None:
 
     `at` is that line afterwards, and before what the loan is for.
     """
-    frames = sys._current_frames()
+    frames = frames_of_threads()
     try:
         for number, loan in enumerate(sorted(loans, key=lambda loan: -loan["held"])):
             wanted = most is None or number < most

@@ -9,18 +9,7 @@ from itertools import takewhile
 from threading import TIMEOUT_MAX
 from typing import Any
 
-# What `release` says of a lock that nobody holds: threading's two kinds, and gevent's.
-_FREE = (
-    "release unlocked lock",
-    "cannot release un-acquired lock",
-    "Semaphore released too many times",
-)
-
-
-def expect_free(error: RuntimeError) -> None:
-    """Raise the error, if it is not of `release`, but of a signal handler that came right after."""
-    if not str(error).startswith(_FREE):
-        raise error
+from django_connpool.process.cpython import expect_free
 
 
 class Waiter:

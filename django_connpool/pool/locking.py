@@ -7,11 +7,12 @@ such work, nobody ever gets one (HikariCP calls it pool locking).
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 from types import FrameType
 from typing import TYPE_CHECKING
+
+from django_connpool.process.cpython import frames_of_threads
 
 if TYPE_CHECKING:
     from .line import Waiter
@@ -36,7 +37,7 @@ def is_locked(slots: Collection[Slot], waiters: Collection[Waiter]) -> bool:
     """
     notes = {id(waiter.note) for waiter in waiters if waiter.note is not None}
     threads = {waiter.thread for waiter in waiters}
-    frames = sys._current_frames()
+    frames = frames_of_threads()
     try:
         return _is_locked(slots, notes, threads, frames)
     finally:

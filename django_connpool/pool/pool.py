@@ -6,12 +6,13 @@ import logging
 import threading
 from typing import Any, cast
 
+from django_connpool.process.cpython import expect_free
 from django_connpool.redaction import one_line, public
 
 from . import explain, view
 from .core import AUDIT_EVERY, CLEAN_TIMEOUT, Core
 from .crew import FRESH, Crew
-from .line import Waiter, expect_free
+from .line import Waiter
 from .outage import UNFIT, again
 from .owners import this_thread
 from .prospects import is_hopeless, note_refusal
@@ -69,7 +70,7 @@ class Pool:
             idle = core.slots.idle
             # Whoever stands in line looks again, under the lock. And a signal handler must not
             # take a slot that the code it interrupted has in hand.
-            if not idle or core.lock._is_owned():
+            if not idle or core.is_inside():
                 return self._acquire_slowly(timeout, None)
             lock = core.lock
             try:  # see the class
@@ -310,7 +311,7 @@ class Pool:
             return
         session = slot.session
         over, loan = False, session.loan
-        if core.lock._is_owned():
+        if core.is_inside():
             core.put(Core.take_back, slot, conn, loan)
             return
         complaint = unfit = ""

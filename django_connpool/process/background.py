@@ -17,7 +17,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Protocol
 
-from . import forks, uwsgi
+from . import cpython, forks, uwsgi
 
 logger = logging.getLogger("django_connpool.pool")
 
@@ -304,14 +304,10 @@ def _selector() -> selectors.BaseSelector:
 def _await_exit(thread: threading.Thread) -> None:
     """Wait, but no longer than `PARKING`, until the operating system has forgotten the thread too.
 
-    Before Python 3.13 that is a moment after join() returns, and a fork counts its threads.
-    A greenlet (gevent) is no thread: what it goes by is the thread that asks.
+    A fork counts its threads.
     """
-    if thread.is_alive() or thread.native_id == threading.main_thread().native_id:
-        return
-    task = f"/proc/self/task/{thread.native_id}"
     deadline = time.monotonic() + PARKING
-    while os.path.exists(task) and time.monotonic() < deadline:
+    while not thread.is_alive() and cpython.lingers(thread) and time.monotonic() < deadline:
         time.sleep(0.0001)
 
 

@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import atexit
-import ctypes
 import socket
-import sys
 import threading
 import weakref
-from functools import partial
 from typing import Protocol
 
-from . import forks, uwsgi
+from . import cpython, forks, uwsgi
 from .background import background
-
-LAST = -100  # among multiprocessing's finalizers: those of the user may query
 
 
 class Part(Protocol):
@@ -37,7 +32,7 @@ _parked = False  # the main thread has stopped the maintenance thread, to fork
 def enrol(part: Part) -> None:
     """Have a pool emptied in forked children and its idle connections closed at exit."""
     _parts.append(weakref.ref(part, _parts.remove))
-    _mind_multiprocessing()
+    cpython.at_end_of_children(leave)
     uwsgi.warn()
 
 
@@ -45,7 +40,7 @@ def _living() -> list[Part]:
     return [part for ref in list(_parts) if (part := ref()) is not None]
 
 
-def _resume(_: int | None) -> int:
+def _resume() -> None:
     global _parked
     # After a fork in another thread the main thread comes here in the middle of anything, with
     # any lock held; and there is nothing to do.
@@ -54,29 +49,12 @@ def _resume(_: int | None) -> int:
         background.resume()
         for part in _living():
             part.rest_if_unused()
-    return 0
 
 
 # The thread must not be back before Python 3.12 and later have looked for threads to warn of,
 # which they do after these hooks. A pending call waits for the next Python instruction; so
 # that this is one after the fork, the hook is not a Python function itself.
-_RESUME = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p)(_resume)
-_resume_later = partial(ctypes.pythonapi.Py_AddPendingCall, _RESUME, None)
-
-
-def _mind_multiprocessing() -> None:
-    """Say goodbye in children of multiprocessing too: they end with os._exit()."""
-    util = sys.modules.get("multiprocessing.util")
-    if util is None:
-        return
-    # For children to come. They begin by forgetting the finalizers they inherited.
-    util.register_after_fork(background, _leave_at_the_end)
-    if sys.modules["multiprocessing.process"].parent_process() is not None:
-        _leave_at_the_end(background)
-
-
-def _leave_at_the_end(_: object) -> None:
-    sys.modules["multiprocessing.util"].Finalize(None, leave, exitpriority=LAST)
+_resume_later = cpython.soon(_resume)
 
 
 def _before_fork() -> None:
@@ -100,7 +78,7 @@ def _abandon() -> None:
         with grave:
             for part in parts:
                 part.abandon(grave)
-        _mind_multiprocessing()
+        cpython.at_end_of_children(leave)
 
 
 def is_ending() -> bool:
@@ -108,8 +86,7 @@ def is_ending() -> bool:
 
     An executor's threads end then with whatever they hold, and nobody has done anything wrong.
     """
-    # Not documented, but there since Python 3.9; where it is missing they are warned of.
-    return bool(getattr(threading, "_SHUTTING_DOWN", False))
+    return cpython.is_awaiting_threads()
 
 
 @atexit.register

@@ -17,6 +17,8 @@ from functools import lru_cache
 from types import FrameType
 from typing import Any
 
+from .cpython import frames_of_threads
+
 # By the names of their packages: an editable one is not where installed ones are.
 _RUNNERS = frozenset(
     {
@@ -73,7 +75,7 @@ def _stack(ident: int, frames: Mapping[int, FrameType] | None) -> FrameType | No
     if ident == threading.get_ident():
         # A greenlet is no thread, and not among the others; but this one is known.
         return sys._getframe(1)
-    return (sys._current_frames() if frames is None else frames).get(ident)
+    return (frames_of_threads() if frames is None else frames).get(ident)
 
 
 def _ways_in(frame: FrameType | None, note: object) -> Iterator[FrameType]:
@@ -105,7 +107,7 @@ def _of_coroutine(coroutine: Any) -> Iterator[FrameType]:
 
 def _above(frame: FrameType) -> list[FrameType]:
     """The frames of calls that a frame waits for, the innermost first; none if it runs nowhere."""
-    frames = sys._current_frames()
+    frames = frames_of_threads()
     # This function's own would make a circle, and what the others hold would live on.
     del frames[threading.get_ident()]
     try:

@@ -827,12 +827,12 @@ def server_of(pool: ConnectionPool[Any]) -> FakeServer:
 
 
 class SecondInterrupter(Interrupter):
-    """Strikes at the n-th line of cleaning up after a first interrupt; never, when n is 0."""
+    """Strikes at the n-th line of mending what a first interrupt left; never, when n is 0."""
 
     def __init__(self, n: int) -> None:
         super().__init__(n, KeyboardInterrupt, _is_of_the_pool, _is_safe)
         self.n = n
-        self.situation: tuple[Any, ...] = ()  # that the cleaning up began in
+        self.situation = ""  # that mending began in
         self.lines: set[tuple[str, int]] = set()
 
     def strike(self) -> None:
@@ -840,17 +840,13 @@ class SecondInterrupter(Interrupter):
         self.lines.add((function, int(line)))
         super().strike()
 
-    def strike_in(self, clean_up: Callable[[], None]) -> None:
+    def strike_in(self, mend: Callable[[], None]) -> None:
         """Interrupt this, which nobody else may do meanwhile."""
         try:
             with inside.maintenance_asleep(), self:
-                clean_up()
+                mend()
         finally:
             inside.wake_maintenance()
-
-    def see(self, pool: ConnectionPool[Any], function: str, subject: Any) -> None:
-        first, details = inside.situation(pool, subject)
-        self.situation = (self.situation or (function, *first)) + details
 
 
 def interrupted(
@@ -858,59 +854,44 @@ def interrupted(
 ) -> str:
     """Play a scene with an interrupt at its n-th line; say where, or nothing when it has fewer.
 
-    The `second` one strikes while the pool cleans up after the first.
+    The `second` one strikes while whoever comes next brings to rest what the first has left.
     """
     server = FakeServer()
     server.bound = lambda: 2
     pool = fake_pool(server)
     rivals: list[Rival] = []
     interrupt = interrupter(n, error)
-    this_thread, stepping = threading.get_ident(), True
 
-    def cleaning_up(mend: Callable[..., None], subject: Any, *args: Any) -> None:
-        # Not in the scene's other threads, nor in what it does afterwards.
-        strikes = interrupt.where and stepping and threading.get_ident() == this_thread
-        if second is not None and strikes:
-            second.see(pool, mend.__name__, subject)
-            if second.n:
-                second.strike_in(partial(mend, subject, *args))
-                return
+    def mend() -> None:
         # The worst moment for a borrower to come: all is free again, and nothing in order.
-        in_hand = inside.slot_concerned(subject)
-        if in_hand is not None and not pool.closed and mend.__name__ in inside.PUTTING_BACK:
+        if inside.has_leftovers(pool) and server.state == "up" and inside.serves(pool):
             rivals.append(Rival(pool))
-        mend(subject, *args)
+        inside.tick(pool)
 
-    for name in inside.CLEANING_UP:
-        setattr(pool, name, partial(cleaning_up, getattr(pool, name)))
     try:
         with scene(pool) as step:
             try:
-                with interrupt:
+                with inside.leaving_notes(), interrupt:
                     step(pool)
             except error:
-                if not second or not second.where:
-                    gc.collect(0)
-            stepping = False
-            if set(inside.CLEANING_UP) & set(entered(interrupt)) or (second and second.where):
+                gc.collect(0)
+            if interrupt.where and second is None:
+                mend()
+            elif interrupt.where and second is not None:
+                second.situation = inside.situation(pool)
+                with suppress(KeyboardInterrupt):
+                    second.strike_in(partial(inside.tick, pool))
                 gc.collect(1)  # of a loan that was not ended, for the borrower has dropped it
-                inside.tick(pool)  # as the next who comes by would
+                mend()
         del step
         gc.collect(0)
         for rival in rivals:
             rival.assert_served()
-        for name in inside.CLEANING_UP:
-            delattr(pool, name)
         assert_sound(pool, server)
     except Exception as failure:
         places = " and ".join(one.where for one in (interrupt, second) if one is not None)
         raise AssertionError(f"after an interrupt at {places}") from failure
     return interrupt.where
-
-
-def entered(interrupt: Interrupter) -> list[str]:
-    """The functions of the pool that were running when it struck, innermost first."""
-    return [entry.partition(":")[0] for entry in interrupt.where.split(" < ")]
 
 
 def assert_sound(pool: ConnectionPool[Any], server: FakeServer) -> None:
@@ -1012,23 +993,21 @@ def running_maintenance() -> None:
 
 
 @pytest.fixture(scope="module")
-def situations() -> set[tuple[Any, ...]]:
+def situations() -> set[str]:
     """Those in which a second interrupt has been tried."""
     return set()
 
 
 @pytest.mark.parametrize("scene", SCENES, ids=lambda scene: scene.__name__)
-def test_an_interrupt_at_any_line_loses_nothing_nor_does_another_while_cleaning_up(
-    scene: Any, situations: set[tuple[Any, ...]]
+def test_an_interrupt_at_any_line_loses_nothing_nor_does_another_while_mending(
+    scene: Any, situations: set[str]
 ) -> None:
     n, _ = strike_everywhere(scene, situations)
     assert n > 10
 
 
-def strike_everywhere(
-    scene: Any, situations: set[tuple[Any, ...]]
-) -> tuple[int, set[tuple[str, int]]]:
-    """An interrupt at every line of a scene, and another at every line of cleaning up after it.
+def strike_everywhere(scene: Any, situations: set[str]) -> tuple[int, set[tuple[str, int]]]:
+    """An interrupt at every line of a scene, and another at every line of mending what it left.
 
     The latter where that begins in a situation that is not among those which have been tried.
     Return how many lines there were, and those at which the second one struck.
@@ -1048,7 +1027,7 @@ def strike_everywhere(
     return n, lines
 
 
-def test_the_second_interrupt_strikes_at_every_line_of_cleaning_up() -> None:
+def test_the_second_interrupt_strikes_at_every_line_of_mending() -> None:
     seen: set[tuple[str, int]] = set()
     for scene in (
         *(an_idle_connection, all_on_loan, somebody_waiting, what_a_finalizer_gave_back),
@@ -1056,7 +1035,7 @@ def test_the_second_interrupt_strikes_at_every_line_of_cleaning_up() -> None:
     ):
         seen |= strike_everywhere(scene, set())[1]
     # But for one who finds that another thread has given the same connection back meanwhile.
-    left = [place.partition(": ")[2] for place in missing(inside.CLEANING_UP_CODE, seen)]
+    left = [place.partition(": ")[2] for place in missing(inside.MENDING, seen)]
     assert left == ["return"]
 
 
