@@ -20,7 +20,7 @@ from unittest import mock
 
 # Also, for the tests of one part of the pool each, what that is made of.
 from django_connpool import connection_pool
-from django_connpool.pool import core, explain, growth, line, locking, outage, slot  # noqa: F401
+from django_connpool.pool import checking, core, explain, growth, line, locking, outage, slot  # noqa: F401
 from django_connpool.pool import pool as pool_module
 from django_connpool.pool import slots as slots_module
 from django_connpool.pool.growth import PATIENCE, worth_opening  # noqa: F401
@@ -608,7 +608,7 @@ def is_accepted(one: Any) -> bool:
 
 def discard(pool: Any, one: Any) -> None:
     """End a loan as that of a connection that is lost."""
-    pool._discard(one, "lost")
+    pool._checking.discard(one, "lost")
 
 
 def note_of_an_interrupt(pool: Any, one: Any) -> None:
@@ -696,11 +696,11 @@ CODE_OF_POOL = tuple(
 # What the interpreter itself calls, so that what they raise goes nowhere.
 FINALIZERS = ("__del__", "connection_died", "task_is_gone")
 
-Pool, Core = pool_module.Pool, core.Core
+Pool, Core, Checking = pool_module.Pool, core.Core, checking.Checking
 
 # The functions that an interrupted borrower may be in.
 BORROWING = (
-    *(Pool.getconn, Pool._lend, Pool._is_fit, Pool._passes_check, Pool._came_clean),
+    *(Pool.getconn, Pool._lend, Checking.is_fit, Checking._passes_check, Checking._came_clean),
     *(Pool._acquire_slowly, Pool._stand_in_line, Pool._leave_line),
     *(Pool.putconn, Pool._complaint, Core.settle, Core.hand_over),
     *(session.Session.make_fit, session.Session.is_unchanged),
@@ -795,7 +795,7 @@ def fail_once_in_maintenance(failed: list[Any]) -> None:
 # All are seconds.
 TUNABLE: dict[str, tuple[str, ...]] = {
     # How long a borrower waits for a clean-up, and how long it may take if nobody comes for it.
-    "clean_patience": ("pool.pool.CLEAN_TIMEOUT",),
+    "clean_patience": ("pool.checking.CLEAN_TIMEOUT",),
     "clean_timeout": ("pool.core.CLEAN_TIMEOUT", "pool.upkeep.CLEAN_TIMEOUT"),
     # Between two attempts to connect in an outage: at first, at the most, if nobody waits.
     "first_retry": ("pool.outage.FIRST_RETRY",),
@@ -804,7 +804,7 @@ TUNABLE: dict[str, tuple[str, ...]] = {
     # After which an attempt to connect is not counted on.
     "hanging": ("pool.prospects.HANGING",),
     # For the answer to a ping.
-    "ping_timeout": ("pool.pool.PING_TIMEOUT",),
+    "ping_timeout": ("pool.checking.PING_TIMEOUT",),
     # After which a connection that is opened is a reason to ask for functions anew.
     "ask_again": ("pool.trust.ASK_AGAIN",),
     # How long a fork waits for the maintenance thread, and this after a failure of its own.

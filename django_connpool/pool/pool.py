@@ -7,34 +7,29 @@ import threading
 from typing import Any, cast
 
 from django_connpool.process.cpython import expect_free
-from django_connpool.redaction import one_line, public
+from django_connpool.redaction import public
 
 from . import explain, view
+from .checking import Checking
 from .core import AUDIT_EVERY, CLEAN_TIMEOUT, Core
 from .crew import FRESH, Crew
 from .line import Waiter
-from .outage import UNFIT, again
+from .outage import again
 from .owners import this_thread
-from .prospects import is_hopeless, note_refusal
+from .prospects import is_hopeless
 from .slot import (
     CLOSING,
-    EXPIRED,
     GONE,
     HANDED,
     IDLE,
     LOAN,
-    LOST,
     RETURNING,
-    UNCLEAN,
     Loans,
     Slot,
 )
 from .upkeep import Upkeep
 
 logger = logging.getLogger("django_connpool.pool")
-
-HASTIEST_ANSWER = 0.1  # seconds a server may take, however little time its borrower has
-PING_TIMEOUT = 5.0  # seconds
 
 
 class Pool:
@@ -52,6 +47,7 @@ class Pool:
         self._core = core
         self._crew = crew
         self._upkeep = upkeep
+        self._checking = Checking(core, crew, upkeep)
 
     # -- Borrowing ------------------------------------------------------------------------
 
@@ -90,7 +86,7 @@ class Pool:
                     expect_free(error)
             if slot is not None:
                 now = core.clock()
-                if (now < slot.vet_at and slot.session.is_alive()) or self._is_fit(
+                if (now < slot.vet_at and slot.session.is_alive()) or self._checking.is_fit(
                     slot, now, timeout
                 ):
                     return self._lend(slot, now, this_thread.loans)
@@ -118,62 +114,6 @@ class Pool:
         conn.__dict__["_pool"] = self
         session.conn = None
         return conn
-
-    def _is_fit(self, slot: Slot, now: float, timeout: float | None) -> bool:
-        """Whether an idle connection may be served; when not, it is on its way out."""
-        cleaned = slot.session.cleaning is not None
-        if cleaned and not self._came_clean(slot, timeout):
-            return False
-        if now >= slot.retire_at:
-            self._discard(slot, EXPIRED)
-            return False
-        if not slot.session.is_alive():
-            self._discard_dead(slot)
-            return False
-        if cleaned:  # which was as good as a ping
-            return not self._core.limits.has_check or self._passes_check(slot, timeout)
-        return now < slot.vet_at or self._passes_check(slot, timeout)
-
-    def _came_clean(self, slot: Slot, timeout: float | None) -> bool:
-        """Take the outcome of a clean-up, which is a proof of life; False when it is out."""
-        patience = self._patience(CLEAN_TIMEOUT, timeout)
-        outcome = slot.session.cleaned(patience)
-        self._upkeep.read_answers()
-        if outcome:
-            slot.vet_at = min(self._core.clock() + FRESH, slot.retire_at)
-            return True
-        if slot.session.is_lost:
-            self._discard_dead(slot)
-            return False
-        if slot.session.cleaning is not None:  # else it has done its last
-            logger.warning(
-                "%s: a session could not be cleaned, closing it%s",
-                self._core.name,
-                "" if outcome is False else f": it took more than {patience:.1f} s",
-            )
-        self._discard(slot, UNCLEAN)
-        return False
-
-    def _passes_check(self, slot: Slot, timeout: float | None) -> bool:
-        core = self._core
-        if not core.limits.has_check:
-            fits = slot.session.answers(self._patience(PING_TIMEOUT, timeout))
-            if not fits:
-                self._discard_dead(slot)
-            return fits
-        asked_at = core.clock()
-        try:
-            slot.session.check()
-        except Exception as error:
-            self._discard_unfit(slot, error, asked_at)
-            return False
-        self._note_passed_check()
-        return True
-
-    def _patience(self, longest: float, timeout: float | None) -> float:
-        """How many seconds a server may take to answer a borrower with so much time left."""
-        seconds = self._core.limits.timeout if timeout is None else timeout
-        return min(longest, max(HASTIEST_ANSWER, seconds))
 
     # -- Waiting --------------------------------------------------------------------------
 
@@ -212,14 +152,15 @@ class Pool:
                 # Given back a moment ago, it needs no ping. But it may have died unnoticed by
                 # a borrower that did not use it.
                 is_fresh = queued and session.cleaning is None and now < slot.idle_since + FRESH
-                if (is_fresh and not core.limits.asks_each and session.is_alive()) or self._is_fit(
-                    slot, now, began + seconds - now
-                ):
+                left = began + seconds - now
+                if (
+                    is_fresh and not core.limits.asks_each and session.is_alive()
+                ) or self._checking.is_fit(slot, now, left):
                     return self._lend(slot, now, this_thread.loans)
                 waiter = waiter.again()
                 now = core.clock()
         except BaseException as error:
-            # In this order: what it has accepted is its own, and what it accepts no more is not.
+            # In this order: what it has accepted is its own; what it accepts no more is not.
             if waiter.slot is not None and waiter.slot.state is LOAN:
                 waiter.slot.state = RETURNING
             waiter.left = True
@@ -322,7 +263,7 @@ class Pool:
             if core.closed:
                 conn.close()  # at once; that the server has let go is waited for by a worker
             if unfit:
-                self._discard(slot, unfit, conn)
+                self._checking.discard(slot, unfit, conn)
             else:
                 now, lock = core.clock(), core.lock
                 try:  # see the class
@@ -404,52 +345,6 @@ class Pool:
     def reborn(self, conn: Any) -> None:
         """What this connection, which is on loan, is like now belongs to it from its birth."""
         conn._slot.session.reborn(conn)
-
-    # -- What is not served ---------------------------------------------------------------
-
-    def _discard(self, slot: Slot, reason: str, conn: Any = None) -> None:
-        """End a loan by closing the connection; its place is filled again when needed."""
-        core = self._core
-        with core.lock:
-            if slot.state is not LOAN:  # another thread has given it back meanwhile
-                return
-            core.stats.returns_bad += conn is not None  # else it was not lent yet
-            kept = slot.session.conn if conn is None else conn
-            core.settle(slot, kept, core.clock(), reason)
-        self._crew.staff()
-
-    def _discard_dead(self, slot: Slot) -> None:
-        """A connection was found dead: its generation goes with it."""
-        with self._core.lock:
-            self._crew.lose(slot)
-        self._crew.staff()
-
-    def _discard_unfit(self, slot: Slot, error: Exception, asked_at: float) -> None:
-        """The user's check refuses a connection; those that come after may be as bad.
-
-        What dies of old age is replaced at once. But what is refused when it has just been
-        opened counts as a failed attempt to connect, so that the next one waits a little.
-        """
-        core = self._core
-        logger.info("%s: a connection failed its check: %s", core.name, one_line(error))
-        with core.lock:
-            core.slots.retire(slot, LOST)
-            core.stats.connections_lost += 1
-            if isinstance(error, core.errors.failed):
-                core.condemn()
-            if asked_at < slot.opened_at + FRESH:
-                note_refusal(core, error, core.clock(), UNFIT)
-            core.last_error = error
-        self._crew.staff()
-
-    def _note_passed_check(self) -> None:
-        """What the user's check had refused, if anything, is over."""
-        core, outage = self._core, self._core.outage
-        if outage is not None and outage.kind == UNFIT:
-            with core.lock:
-                if core.outage is outage:
-                    core.outage = None
-            self._crew.staff()
 
 
 def _gave_up(core: Core, waiter: Waiter, error: type[BaseException]) -> None:
