@@ -30,6 +30,7 @@ from .process.background import NEVER, background
 from .session.liveness import ping
 from .session.opening import Opening
 from .session.policy import Policy
+from .session.private import is_in_two_phase
 from .session.rest import is_at_rest
 from .session.returning import returning
 
@@ -359,7 +360,7 @@ def _has_nothing_to_commit(conn: Connection[object]) -> bool:
         made.__exit__ is Connection.__exit__
         and made.commit is Connection.commit
         and is_at_rest(conn)
-        and conn._tpc is None
+        and not is_in_two_phase(conn)
     )
 
 

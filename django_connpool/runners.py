@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 from importlib import import_module
 
 CELERYS_SUPPORT_FOR_DJANGO = "celery.fixups.django"
-DEEPEST = 8  # frames looked at; there may be some of tools that trace between us and Celery
+DEEPEST = 9  # frames looked at; there may be some of tools that trace between us and Celery
 
 
 def connect() -> None:
@@ -20,11 +21,9 @@ def connect() -> None:
 
 def is_celery_asking() -> bool:
     """Whether this is called, not far down, by what Celery does before and after each task."""
-    frame = sys._getframe(1)
+    frame = inspect.currentframe()
     for _ in range(DEEPEST):
-        if frame.f_back is None:
-            return False
-        frame = frame.f_back
-        if frame.f_globals.get("__name__") == CELERYS_SUPPORT_FOR_DJANGO:
+        frame = frame.f_back if frame is not None else None
+        if frame is not None and frame.f_globals.get("__name__") == CELERYS_SUPPORT_FOR_DJANGO:
             return True
     return False

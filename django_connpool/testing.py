@@ -12,7 +12,7 @@ from django.db.transaction import TransactionManagementError
 from psycopg.rows import tuple_row
 
 from .registry import is_pooled
-from .session import cleaning, watch
+from .session import changes, cleaning
 from .session.statements import ANYTHING
 
 _QUERIES = {
@@ -113,7 +113,7 @@ def _left_behind(pool: Any, names: tuple[str, ...]) -> list[str]:
     idle = [pool.getconn() for _ in range(pool.snapshot()["idle"])]
     try:
         # What a receiver of connection_created set up is no leftover.
-        born = [watch.of(conn).born or [] for conn in idle]
+        born = [getattr(changes.of(conn), "born", None) or [] for conn in idle]
         left: list[str] = []
         for conn, statements in zip(idle, born, strict=True):
             expected = _new_session(pool, statements, names)

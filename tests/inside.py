@@ -53,12 +53,15 @@ from django_connpool.redaction import (  # noqa: F401
     without_values,
 )
 from django_connpool.session import (  # noqa: F401
+    changes,
     cleaning,
+    cursors,
     foreign,
+    fronts,
+    private,
     roles,
     session,
     statements,
-    watch,
 )
 from django_connpool.session.closing import await_end, end_of, say_goodbye  # noqa: F401
 from django_connpool.session.hidden import find, query  # noqa: F401
@@ -366,12 +369,12 @@ def is_being_cleaned(one: Any) -> bool:
 
 def is_forgotten(one: Any) -> bool:
     """Whether nothing is known of the session in a slot that its borrower did."""
-    return not one.session.watch.dirt and one.session.watch.last is None
+    return not one.session.changes.dirt and one.session.changes.last is None
 
 
 def change_session(conn: Any) -> None:
     """Have the session look as if its borrower had changed a setting."""
-    conn._slot.session.watch.dirt |= statements.SETTINGS
+    conn._slot.session.changes.dirt |= statements.SETTINGS
 
 
 def tell_of_no_role(monkeypatch: Any) -> None:
@@ -388,8 +391,30 @@ def undo_by_this_too(monkeypatch: Any, statement: bytes) -> None:
 @contextmanager
 def unknown_psycopg() -> Iterator[None]:
     """A block in which psycopg's cursors begin in a way that nobody foresaw."""
-    with mock.patch.object(watch, "_PSYCOPG_IS_KNOWN", False):
+    with mock.patch.object(fronts, "_PSYCOPG_IS_KNOWN", False):
         yield
+
+
+def psycopg_cannot_forget(monkeypatch: Any) -> None:
+    """Have psycopg go on to believe in prepared statements that are gone."""
+    monkeypatch.setattr(cleaning, "forget_prepared", lambda conn: False)
+
+
+def quick_cursor_class() -> Any:
+    """What a connection of a pool makes its cursors of, where psycopg is known."""
+    return cursors.watched(foreign.Cursor)
+
+
+def dirt_of(conn: Any) -> int:
+    """What the borrower of a connection may have left behind so far."""
+    return int(conn._slot.session.changes.dirt)
+
+
+def errors_met(monkeypatch: Any) -> list[Any]:
+    """A list of the SQLSTATEs that statements end with from now on."""
+    met: list[Any] = []
+    monkeypatch.setattr(roles, "met_error", lambda conn, state: met.append(state))
+    return met
 
 
 def old_psycopg_closes(monkeypatch: Any) -> None:
@@ -446,8 +471,8 @@ def doubt_functions(pool: Any) -> None:
 
 def make_of_no_more_use(conn: Any) -> None:
     """Have a session that was born in a way that cannot be told, so that it cannot be cleaned."""
-    conn._slot.session.watch = watch.Watch(statements.Judge())
-    conn._slot.session.watch.born = None
+    conn._slot.session.changes = changes.Changes(statements.Judge())
+    conn._slot.session.changes.born = None
 
 
 def unread_answers(pool: Any) -> list[Any]:
@@ -475,14 +500,9 @@ def read_every_word(judge: statements.Judge) -> None:
     judge._stems = [""]
 
 
-def watch_alone(conn: Any) -> None:
-    """Give a connection of an unknown driver notes of its own, so that its loans are counted."""
-    conn._watch = watch.Watch(statements.Judge())
-
-
 def be_counted_next(one: Any) -> None:
     """Have the next loan of the connection in a slot be the one after which they are counted."""
-    one.session.loan = one.session.watch.loan = COUNT_AT - 1
+    one.session.loan = one.session.changes.loan = COUNT_AT - 1
 
 
 def be_reported(conn: Any) -> None:

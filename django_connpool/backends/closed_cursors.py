@@ -6,14 +6,11 @@ to its connection. In a loop that goes on for ever that would count as somebody 
 
 from __future__ import annotations
 
-import weakref
 from functools import lru_cache
 from typing import Any
 
 from django_connpool.session.foreign import is_class
-
-# Each of them leads to the connection; a closed cursor uses none.
-_WAYS = ("_conn", "_query", "_tx")
+from django_connpool.session.private import let_go
 
 
 @lru_cache
@@ -25,8 +22,7 @@ def letting_go(cursor_class: Any) -> Any:
     def close(cursor: Any) -> None:
         was_closed = cursor.closed
         cursor_class.close(cursor)
-        if not was_closed and all(hasattr(cursor, name) for name in _WAYS):
-            cursor._conn = weakref.proxy(cursor._conn)
-            cursor._query = cursor._tx = None
+        if not was_closed:
+            let_go(cursor)
 
     return type(cursor_class.__name__, (cursor_class,), {"close": close})

@@ -12,7 +12,7 @@ from django.db.backends.signals import connection_created
 
 from django_connpool import registry, scopes
 from django_connpool.errors import PoolClosed, PoolTimeout
-from django_connpool.session import watch
+from django_connpool.session.birth import recording, repeating
 
 from . import in_vain, loans, recall
 from .bound import Bound
@@ -156,7 +156,7 @@ class Holding(Bound):
         """
         self.is_told = True
         try:
-            with watch.repeating(connection):
+            with repeating(connection):
                 self.init_connection_state()
         finally:
             self.is_told = False
@@ -164,7 +164,7 @@ class Holding(Bound):
     def _announce(self, binding: registry.Binding, connection: Any) -> None:
         """Send `connection_created`: what its receivers set up is there for every borrower."""
         connection.connpool_is_new = False
-        with watch.recording(connection):
+        with recording(connection):
             connection_created.send(sender=self.__class__, connection=self)
         binding.pool.reborn(connection)
 

@@ -41,7 +41,7 @@ def given(connection: Any) -> list[str]:
 
 def is_as_it_was(connection: Any) -> None:
     """Note that the session has no ties: until another function is called, none shows."""
-    of(connection).session.watch.called = False
+    of(connection).session.changes.called = False
 
 
 def is_alive(connection: Any) -> bool:

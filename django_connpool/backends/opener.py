@@ -7,7 +7,8 @@ from types import MethodType
 from typing import Any
 
 from django_connpool import conf, identity, signals
-from django_connpool.session import watch
+from django_connpool.session import cursors
+from django_connpool.session.birth import recording
 from django_connpool.session.closing import await_end, end_of, say_goodbye
 from django_connpool.session.foreign import Connection
 from django_connpool.session.objects import noticing
@@ -79,14 +80,14 @@ class Opener:
         parameters = self._parameters(wrapper)
         factory = parameters.get("cursor_factory")
         if factory is not None:
-            parameters["cursor_factory"] = watch.telling(factory)
+            parameters["cursor_factory"] = cursors.telling(factory)
         driver: Any = wrapper.Database
         try:
             connection = wrapper.get_new_connection(parameters)
-            if factory is not None and connection.cursor_factory is watch.telling(factory):
+            if factory is not None and connection.cursor_factory is cursors.telling(factory):
                 connection.cursor_factory = factory
-            watch.set_watch(connection, self.judge)
-            with watch.recording(connection):
+            cursors.set_watch(connection, self.judge)
+            with recording(connection):
                 self._initialize(wrapper, connection)
         except BaseException:
             for made in driver.made:  # also what an override has not returned

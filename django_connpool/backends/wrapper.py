@@ -16,7 +16,9 @@ from django_connpool import checks, conf, registry, requests, runners, scopes
 from django_connpool.errors import PoolClosed
 from django_connpool.process import forks
 from django_connpool.process.cpython import running_loop
-from django_connpool.session import rest, watch
+from django_connpool.session import cursors as session_cursors
+from django_connpool.session import rest
+from django_connpool.session.changes import rolling_back
 
 from . import creation, djangos, recall, schema, stacked
 from .cursors import EarlyCursor
@@ -277,7 +279,7 @@ class PooledDatabaseWrapperMixin(Working):
         cursor = super().create_cursor(name)
         # Django makes named cursors of a class of its own, past the connection's.
         if name:
-            return watch.watch_cursor(cursor)
+            return session_cursors.watch_cursor(cursor)
         self.note_cursor(cursor)
         return cursor
 
@@ -328,7 +330,7 @@ class PooledDatabaseWrapperMixin(Working):
     def _rollback(self) -> None:
         if self.is_between:  # the last transaction has ended
             return
-        with watch.rolling_back(self.connection):
+        with rolling_back(self.connection):
             super()._rollback()  # type: ignore[misc]
         self.release_without_autocommit()
 

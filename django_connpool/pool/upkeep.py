@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import inspect
 from functools import partial
 
 from django_connpool.process import userline
@@ -110,7 +110,7 @@ class Upkeep:
         """Have a loan that begins looked at in time, where the pool looks at its loans."""
         core = self._core
         if core.limits.leak_after:
-            frame = userline.of_stack(sys._getframe(1), slot.note)
+            frame = userline.of_stack(inspect.currentframe(), slot.note)
             slot.code, slot.line = (frame.f_code, frame.f_lineno) if frame else (None, 0)
             self.come_by(slot.since + core.limits.leak_after)
         if core.limits.command_timeout:

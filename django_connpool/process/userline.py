@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import inspect
 import os
-import sys
 import sysconfig
 import threading
 from collections.abc import Iterator, Mapping
@@ -74,7 +73,7 @@ def _stack(ident: int, frames: Mapping[int, FrameType] | None) -> FrameType | No
     # No variable here or in `of_thread`: one that holds its own frame is a circle.
     if ident == threading.get_ident():
         # A greenlet is no thread, and not among the others; but this one is known.
-        return sys._getframe(1)
+        return inspect.currentframe()
     return (frames_of_threads() if frames is None else frames).get(ident)
 
 
@@ -111,7 +110,7 @@ def _above(frame: FrameType) -> list[FrameType]:
     # This function's own would make a circle, and what the others hold would live on.
     del frames[threading.get_ident()]
     try:
-        return _between(sys._getframe(1), frame) or next(
+        return _between(inspect.currentframe(), frame) or next(
             (found for one in frames.values() if (found := _between(one, frame))), []
         )
     finally:

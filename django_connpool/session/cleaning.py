@@ -15,6 +15,7 @@ from psycopg import OperationalError
 from psycopg.pq import ExecStatus, TransactionStatus
 
 from .liveness import Answer, ready
+from .private import forget_prepared
 from .statements import (
     ANYTHING,
     CHANNELS,
@@ -147,13 +148,6 @@ def begin(
                 return None
     except OperationalError:
         return None
-    if dirt & PREPARED:
-        _forget_prepared(conn)
+    if dirt & PREPARED and not forget_prepared(conn):
+        return None
     return Cleaning(pgconn, dirt, conn.info.encoding if question else "utf-8")
-
-
-def _forget_prepared(conn: Any) -> None:
-    """psycopg must not believe in prepared statements that are gone, nor remove them again."""
-    manager = conn._prepared
-    manager.clear()
-    getattr(manager, "_to_flush", []).clear()

@@ -41,6 +41,7 @@ Connection: Any = genuine(psycopg.connection.Connection)
 Cursor: Any = genuine(psycopg.cursor.Cursor)
 ClientCursor: Any = genuine(psycopg.ClientCursor)
 RawCursor: Any = genuine(psycopg.RawCursor)
+ServerCursor: Any = genuine(psycopg.ServerCursor)
 
 
 def behind(conn: Any) -> Any:

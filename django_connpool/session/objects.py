@@ -11,20 +11,15 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from functools import lru_cache
-from operator import attrgetter
 from typing import Any
 
 from psycopg.adapt import AdaptersMap
 from psycopg.types import TypesRegistry
 
 from .foreign import Connection, behind, is_class
+from .private import ADAPTERS, AUTOCOMMIT, DERIVED, POOL, registered
 
-# Derived by psycopg from the isolation level and the like, when it begins a transaction.
-_DERIVED = "_begin_statement"
 _OF_PREPARING = ("prepare_threshold", "prepared_max")
-# psycopg's maps are copied on write: as long as nobody registers anything, those of the
-# connection and those of a copy made at its birth hold the same objects.
-_IN_ADAPTERS = attrgetter("_dumpers", "_dumpers_by_oid", "_loaders", "types._registry")
 
 # What the server reports by itself whenever it changes (PostgreSQL docs, "Asynchronous
 # Operations"), so that reading it is free.
@@ -150,7 +145,7 @@ class Birth:
         # Notifications gather by themselves in a session that listens from its birth.
         self._noticed = known and self._notice(conn) and not listens
         self._attributes = {name: _copy(value) for name, value in vars(conn).items()}
-        self._attributes["_pool"] = None
+        self._attributes[POOL] = None
         self._adapters = AdaptersMap(conn.adapters) if known else None
         self._preparing = _preparing_of(conn) if known else ()
         self.reported = reported(conn.pgconn) if known else []
@@ -164,13 +159,13 @@ class Birth:
                 conn.__class__ = noticing
             noticed = True
         vars(conn)["_touch"] = self.touch
-        vars(conn)["_adapters"] = _NoticingAdapters(conn.adapters, self.touch)
+        vars(conn)[ADAPTERS] = _NoticingAdapters(conn.adapters, self.touch)
         return noticed
 
     def again(self, conn: Any, listens: bool) -> Birth:
         """What the object is like by now, but for the autocommit mode of its present loan."""
         later = Birth(conn, listens)
-        later._attributes["_autocommit"] = self._attributes["_autocommit"]
+        later._attributes[AUTOCOMMIT] = self._attributes[AUTOCOMMIT]
         later.touch.touched = True
         return later
 
@@ -183,14 +178,14 @@ class Birth:
         conn = behind(conn)
         now = conn.__dict__
         # While it is on loan it knows of its pool.
-        passing = {name: now[name] for name in ("_pool", _DERIVED, *but) if name in now}
+        passing = {name: now[name] for name in (POOL, DERIVED, *but) if name in now}
         if now != {**self._attributes, **passing}:
             return True
         if self._adapters is None:
             return False
         return bool(
             _preparing_of(conn) != self._preparing
-            or _IN_ADAPTERS(conn._adapters) != _IN_ADAPTERS(self._adapters)
+            or registered(conn.adapters) != registered(self._adapters)
         )
 
     def restore(self, conn: Any) -> None:
@@ -200,23 +195,23 @@ class Birth:
         for name in now.keys() - self._attributes.keys():
             del now[name]
         for name, value in self._attributes.items():
-            if name != _DERIVED and (name not in now or now[name] != value):
+            if name != DERIVED and (name not in now or now[name] != value):
                 now[name] = _copy(value)
-                if _DERIVED in self._attributes:
-                    now[_DERIVED] = self._attributes[_DERIVED]
+                if DERIVED in self._attributes:
+                    now[DERIVED] = self._attributes[DERIVED]
         if self._adapters is not None:
             self._restore_inner(conn, self._adapters)
 
     def _restore_inner(self, conn: Any, adapters: AdaptersMap) -> None:
         for name, value in zip(_OF_PREPARING, self._preparing, strict=True):
-            setattr(conn._prepared, name, value)
-        if _IN_ADAPTERS(conn._adapters) != _IN_ADAPTERS(adapters):
+            setattr(conn, name, value)
+        if registered(conn.adapters) != registered(adapters):
             fresh = _NoticingAdapters(adapters, self.touch)
-            vars(conn)["_adapters"] = self._attributes["_adapters"] = fresh
+            vars(conn)[ADAPTERS] = self._attributes[ADAPTERS] = fresh
 
 
 def _preparing_of(conn: Any) -> tuple[Any, ...]:
-    return tuple(getattr(conn._prepared, name) for name in _OF_PREPARING)
+    return tuple(getattr(conn, name) for name in _OF_PREPARING)
 
 
 def _copy(value: Any) -> Any:

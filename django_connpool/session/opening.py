@@ -14,7 +14,8 @@ from psycopg.pq import TransactionStatus
 
 from django_connpool.redaction import named, one_line
 
-from . import parameters, refusals, rest, watch
+from . import changes, cursors, parameters, refusals, rest
+from .birth import recording
 from .closing import await_end, end_of, say_goodbye
 from .objects import noticing
 from .policy import Policy
@@ -65,16 +66,16 @@ class Opening:
         """
         conn = self._connect()
         try:
-            watch.set_watch(conn, self.policy.judge)
-            with watch.recording(conn):
+            cursors.set_watch(conn, self.policy.judge)
+            with recording(conn):
                 self._set_up(conn)
-            watch.set_watch(conn, self.policy.judge)  # the user may have chosen other cursors
+            cursors.set_watch(conn, self.policy.judge)  # the user may have chosen other cursors
             conn._slot = keeper
             session = Session(conn, self.policy, keeper.connection_died)
             with self._lock:
                 self._sessions.add(session)
             # Not by one that was made to open it; and by what was learned meanwhile.
-            watch.judge_by(conn, self.policy.judge)
+            changes.judge_by(conn, self.policy.judge)
             if self.policy.restores and isinstance(conn, psycopg.Connection):
                 trust = self.policy.trust
                 trust.opened(session)
@@ -126,7 +127,7 @@ class Opening:
                     sessions = list(self._sessions)
                 doubted = []
                 for session in sessions:
-                    session.watch.use(judge)
+                    session.changes.use(judge)
                     if grown and session.is_lent:
                         doubted.append(session)
                 trust.learned(question, doubted)

@@ -7,7 +7,7 @@ from typing import Any
 from psycopg import Connection, OperationalError, ProgrammingError
 from psycopg.pq import TransactionStatus
 
-from . import watch
+from .changes import rolling_back
 
 IDLE = TransactionStatus.IDLE
 IN_TRANSACTION = (TransactionStatus.INTRANS, TransactionStatus.INERROR)
@@ -30,7 +30,7 @@ def leave_transaction(conn: Connection[Any]) -> bool:
     if conn.pgconn.transaction_status not in IN_TRANSACTION:
         return is_at_rest(conn)
     try:
-        with watch.rolling_back(conn):
+        with rolling_back(conn):
             conn.rollback()
     except (OperationalError, ProgrammingError):
         return False

@@ -12,7 +12,7 @@ from psycopg.pq import ConnStatus, TransactionStatus
 
 from django_connpool.redaction import named, one_line
 
-from . import cleaning, foreign, liveness, rest, roles, vanished, watch
+from . import changes, cleaning, foreign, liveness, rest, roles, vanished
 from .closing import Interrupt, await_end, bury, end_of, say_goodbye
 from .objects import Birth, reported
 from .statements import ANYTHING, CHANNELS, RENAMED, ROLES, SETTINGS
@@ -64,19 +64,19 @@ class Session:
         "_policy",
         "backend_pid",
         "birth",
+        "changes",
         "cleaning",
         "conn",
         "loan",
         "pgconn",
         "ref",
         "role",
-        "watch",
     )
 
     conn: Any
     cleaning: cleaning.Cleaning | None  # the clean-up, while its outcome is not known
     birth: Birth  # the connection object as it was when new
-    watch: watch.Watch  # what was done to the session
+    changes: changes.Changes  # what was done to the session
 
     def __init__(self, conn: Any, policy: Policy, lost: Callable[[Any], None]) -> None:
         """`lost` is called by the interpreter when a borrower has dropped the connection."""
@@ -92,10 +92,10 @@ class Session:
         self._last_words = pgconn.notice_handler = liveness.LastWords(pgconn.notice_handler)
         # Not to a proxy of an agent's: cursors know only what is behind it.
         self.ref: weakref.ref[Any] | None = weakref.ref(foreign.behind(conn), lost)
-        self.watch = watch.of(conn)
+        self.changes = changes.of(conn) or changes.Changes(policy.judge)
         # Which loan of the connection this is, or was; cursors of earlier ones are stale.
-        self.loan = self.watch.loan
-        self.birth = Birth(conn, self.watch.listens)
+        self.loan = self.changes.loan
+        self.birth = Birth(conn, self.changes.listens)
         self.role = roles.Role(pgconn)
 
     # -- Lending --------------------------------------------------------------------------
@@ -111,7 +111,7 @@ class Session:
     def rest(self, conn: Any) -> None:
         """The loan is over, if it was one, and the session as it was."""
         self.conn = conn
-        known = self.watch
+        known = self.changes
         self.loan = known.loan = known.loan + 1
         known.last, known.called = None, False
         if known.dirt or self.birth.touch.touched:
@@ -120,7 +120,7 @@ class Session:
 
     def reborn(self, conn: Any) -> None:
         """What this connection is like now, in its present loan, belongs to it from its birth."""
-        self.birth = self.birth.again(conn, self.watch.listens)
+        self.birth = self.birth.again(conn, self.changes.listens)
 
     # -- Does it live? --------------------------------------------------------------------
 
@@ -170,7 +170,7 @@ class Session:
 
     def dirt(self) -> int:
         """What its borrower may have left in the session, as far as can be told from outside."""
-        known = self.watch
+        known = self.changes
         if known.called and reported(self.pgconn) != self.birth.reported:
             return known.dirt | _REPORTED | RENAMED
         return known.dirt
@@ -183,7 +183,7 @@ class Session:
             return False
         if policy.cleans_each or policy.trust.lost:
             return False
-        known, birth = self.watch, self.birth
+        known, birth = self.changes, self.birth
         return not policy.restores or not (
             known.dirt
             or (birth.touch.touched and birth.differs(conn))
@@ -215,7 +215,7 @@ class Session:
 
     def last_statement(self) -> str:
         """The last one of this loan, for a message: without its values."""
-        return self.watch.text_of_last()
+        return self.changes.text_of_last()
 
     def transaction(self) -> str:
         """libpq's word for the state it is in, such as INTRANS."""
@@ -234,7 +234,7 @@ class Session:
         try:
             if policy.restores:
                 # Notifications gather on the object of whoever listens, without touching it.
-                if self.birth.touch.touched or self.watch.dirt & CHANNELS:
+                if self.birth.touch.touched or self.changes.dirt & CHANNELS:
                     self.birth.restore(conn)
                 return self._clean(conn)
             if policy.reset is not None:
@@ -258,12 +258,12 @@ class Session:
         if not dirt and not question:
             return ""
         if not doubtful:
-            self.watch.decide()
-        last_use = bool(question) and not cleaning.is_possible(dirt, self.watch.born)
+            self.changes.decide()
+        last_use = bool(question) and not cleaning.is_possible(dirt, self.changes.born)
         if last_use:
             self.cleaning = cleaning.begin(conn, 0, [], question)
         else:
-            self.cleaning = cleaning.begin(conn, dirt, self.watch.born, question)
+            self.cleaning = cleaning.begin(conn, dirt, self.changes.born, question)
         if self.cleaning is None:
             return UNCLEAN
         if question:
@@ -350,7 +350,7 @@ class Session:
 
         Return whether this connection is to be replaced, and whether every other of its time is.
         """
-        return roles.after_refused_write(self.role, self.pgconn, self.watch.dirt)
+        return roles.after_refused_write(self.role, self.pgconn, self.changes.dirt)
 
     def in_use(self) -> bool:
         """Whether a thread is in the middle of a statement on this connection."""

@@ -13,11 +13,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from .hidden import Hidden
-    from .watch import Watch
+from typing import Any, Protocol
 
 # Dirt: kinds of state, each of which cleaning.py knows how to undo.
 SETTINGS = 1 << 0  # SET, set_config()
@@ -42,7 +38,7 @@ RECALLS = 1 << 19  # it asks what the session remembers of sequences
 CALLS = 1 << 20  # it may run a function that somebody has made
 NAMES = 1 << 21  # it may change, even if for a transaction only, what names stand for
 DEFINES = 1 << 22  # it may make or change a function, or what calls one
-MAYBE = 1 << 23  # nobody knows yet what it does; see `Watch.record`
+MAYBE = 1 << 23  # nobody knows yet what it does; see `Changes.record`
 
 KINDS = {
     SETTINGS: "settings",
@@ -173,6 +169,15 @@ _LONGEST_REMEMBERED = 4096  # characters
 _MOST_REMEMBERED = 1000  # statements
 
 
+class Known(Protocol):
+    """What is known of the functions on the server: see hidden.py."""
+
+    names: frozenset[str]
+
+    def bits(self, text: str, found: int) -> int:
+        """The dirt and the marks of a statement that mentions some, beside those found so far."""
+
+
 class Judge:
     """Tells what statements may leave behind; remembers what it has told.
 
@@ -192,14 +197,14 @@ class Judge:
         self._telling = re.compile("|".join(alternatives), re.IGNORECASE | re.ASCII)
         self.known: dict[Any, int] = {}  # what was told of a statement
         self.named = names
-        self.hidden: Hidden | None = None  # what else changes a session, on the server's side
-        self.defined: Callable[[Watch], None] | None = None  # to be told of what DEFINES
+        self.hidden: Known | None = None  # what else changes a session, on the server's side
+        self.defined: Callable[[Any], None] | None = None  # to be told whose changes DEFINE
 
-    def learn(self, hidden: Hidden | None) -> None:
+    def learn(self, hidden: Known | None) -> None:
         """Judge from now on also by what was found on the server.
 
-        Watches have to be told (`Watch.use`). The dictionary is another one, so that a thread
-        that is judging at this moment remembers nothing for those that know more.
+        Who holds `known` has to be told (`Changes.use`). The dictionary is another one, so that a
+        thread that is judging at this moment remembers nothing for those that know more.
         """
         self.hidden = hidden
         self.known = {}  # last: what is remembered here was judged by what is known by now

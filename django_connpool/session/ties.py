@@ -32,10 +32,10 @@ def ties(session: Any, conn: Any, autocommit: bool = True) -> list[str]:
         # What it was given has died with it. But who may have been in a transaction has to be told.
         return [] if conn.autocommit else ["in a transaction"]
     found = under_way(session, conn, autocommit)
-    watch, birth = session.watch, session.birth
-    if watch.dirt & _GIVEN:
+    known, birth = session.changes, session.birth
+    if known.dirt & _GIVEN:
         found += [kind for kind in given(session) if kind not in found]
-    if watch.called and reported(conn.pgconn) != birth.reported:
+    if known.called and reported(conn.pgconn) != birth.reported:
         found.append("settings")  # set by a function; the server tells of some
     if birth.touch.touched and _is_changed(birth, conn):
         found.append("the connection object was changed")
@@ -54,14 +54,14 @@ def under_way(session: Any, conn: Any, autocommit: bool = True) -> list[str]:
         found.append("in use")
     if conn.autocommit != autocommit:
         found.append("autocommit was switched")
-    if session.watch.dirt & HELD:
+    if session.changes.dirt & HELD:
         found.append("cursors")
     return found
 
 
 def given(session: Any) -> list[str]:
     """The kinds of state that its borrower's statements have left, by their text."""
-    return kinds(session.watch.dirt & _GIVEN)
+    return kinds(session.changes.dirt & _GIVEN)
 
 
 def _is_changed(birth: Any, conn: Any) -> bool:

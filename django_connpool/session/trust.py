@@ -21,7 +21,7 @@ from .cleaning import Cleaning
 from .statements import Judge
 
 if TYPE_CHECKING:
-    from .watch import Watch
+    from .changes import Changes
 
 ASK_AGAIN = 60.0  # seconds after which a connection that is opened is a reason to ask once more
 Key = tuple[bytes | None, ...]  # which database it is: a pool may be given others as it goes
@@ -32,7 +32,7 @@ class Asked(Protocol):
     """What is looked at of a session."""
 
     pgconn: Any
-    watch: Watch
+    changes: Changes
     cleaning: Cleaning | None
 
     @property
@@ -83,7 +83,7 @@ class Trust:
         self._asked_at: dict[Key, float] = {}
         self._refused: set[Key] = set()  # those that did not tell, when they were last asked
         self._asking: Question | None = None
-        self._defining: WeakSet[Watch] = WeakSet()  # sessions that may not have committed theirs
+        self._defining: WeakSet[Changes] = WeakSet()  # sessions that may not have committed theirs
         self._doubted: dict[Asked, int] = {}  # loans that began before something was found
 
     def opened(self, session: Asked) -> None:
@@ -96,25 +96,25 @@ class Trust:
                 self._due.add(key)
             self._look()
 
-    def defined(self, watch: Watch) -> None:
+    def defined(self, known: Changes) -> None:
         """A session is about to make or change a function, or what calls one."""
         with self._lock:
             self.lost = True
             self._number += 1
-            self._defining.add(watch)
+            self._defining.add(known)
 
     def ends(self, session: Asked) -> bool:
         """A loan ends. Return whether it may have changed its session without being seen."""
-        watch = session.watch
+        known = session.changes
         with self._lock:
-            if watch in self._defining:  # committed by now: what was told before does not count
+            if known in self._defining:  # committed by now: what was told before does not count
                 self._number += 1
-                self._defining.discard(watch)
+                self._defining.discard(known)
             self._look()
-            return watch.last is not None and (
+            return known.last is not None and (
                 bool(self._defining)
                 or self._known.get(_key(session)) != self._number
-                or self._doubted.get(session) == watch.loan
+                or self._doubted.get(session) == known.loan
             )
 
     def question(self, session: Asked) -> bytes:
@@ -163,7 +163,7 @@ class Trust:
         """What was read counts from now on. But loans that are out have not gone by it."""
         with self._lock:
             self._known[question.key] = question.number
-            self._doubted.update({session: session.watch.loan for session in doubted})
+            self._doubted.update({session: session.changes.loan for session in doubted})
             self._refused.discard(question.key)
             self._is_over(question)
 
@@ -192,7 +192,7 @@ class Trust:
 
     def _look(self) -> None:
         for session, loan in list(self._doubted.items()):
-            if not session.is_lent or session.watch.loan != loan:
+            if not session.is_lent or session.changes.loan != loan:
                 del self._doubted[session]
         self.lost = bool(
             self._due

@@ -159,13 +159,13 @@ MUTANTS = [
         "prepared statements go",
     ),
     Mutant(
-        "session/watch.py",
+        "session/changes.py",
         "        if at_rest or bits & ENDS:\n            self.kept = self.dirt\n",
         "",
         "what was set before a transaction stays after its rollback",
     ),
     Mutant(
-        "session/watch.py",
+        "session/changes.py",
         "        if bits & CALLS:\n            self.called = True\n",
         "",
         "a function may have set something",

@@ -45,6 +45,18 @@ def give_back_inside_the_lock(pool: ConnectionPool[Any], conn: Any) -> None:
         pool.putconn(conn)
 
 
+def test_a_loan_that_ended_inside_the_lock_is_not_taken_for_one_given_up(
+    nobody_comes_by: None,
+) -> None:
+    with working_pool(FakeServer(), max_size=2) as pool:
+        first, second = pool.getconn(), pool.getconn()
+        give_back_inside_the_lock(pool, first)
+        pool.putconn(second)
+        pool.putconn(pool.getconn())
+        inside.assert_all_idle(pool)
+        assert {inside.conn_of(one) for one in inside.idle(pool)} == {first, second}
+
+
 def test_a_timeout_can_be_explained_while_another_borrower_accepts() -> None:
     with working_pool(FakeServer(), max_size=1) as pool:
         pool.putconn(pool.getconn())
@@ -364,7 +376,7 @@ def test_on_a_full_server_who_cannot_have_that_place_is_told() -> None:
 
 
 def test_where_connections_do_not_live_long_their_loans_are_counted_all_the_same() -> None:
-    with working_pool(FakeServer(), min_size=2, max_uses=10, configure=inside.watch_alone) as pool:
+    with working_pool(FakeServer(), min_size=2, max_uses=10) as pool:
         pool.wait(DEADLINE)
         for _ in range(500):
             pool.putconn(pool.getconn())

@@ -13,7 +13,7 @@ from psycopg.rows import dict_row
 
 from django_connpool import ConnectionPool
 from tests import inside
-from tests.inside import foreign, watch
+from tests.inside import cursors, foreign, fronts
 from tests.pool.real.conftest import MakePool
 from tests.pool.real.helpers import pid, until
 
@@ -200,7 +200,7 @@ def test_what_is_put_over_a_method_later_is_called(
 ) -> None:
     pool = make_pool(max_size=1, configure=in_autocommit)
     found(pool)
-    of, name = getattr(watch, owner), "__init__" if owner == "Cursor" else "_start_query"
+    of, name = getattr(fronts, owner), "__init__" if owner == "Cursor" else "_start_query"
     plain, called = getattr(of, name), []
 
     def traced(cursor: Any, *args: Any, **kwargs: Any) -> Any:
@@ -218,4 +218,4 @@ def test_a_proxy_of_a_class_stands_for_it() -> None:
     assert foreign.genuine(Proxy(len)).__wrapped__ is len
     assert not foreign.is_class(Proxy(psycopg.Cursor))
     factory = Proxy(psycopg.Cursor)
-    assert watch.watched(factory) is factory
+    assert cursors.watched(factory) is factory

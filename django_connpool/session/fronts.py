@@ -1,0 +1,269 @@
+"""The fronts before psycopg's cursors and connections, which see each statement before it is sent.
+
+They are made of psycopg's private names, as private.py is: every statement comes by here, so
+there is no call in between.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Generator
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from psycopg import Error, InterfaceError, OperationalError
+from psycopg.adapt import Transformer
+from psycopg.pq import DiagnosticField
+
+from . import roles
+from .changes import SANE, Changes
+from .foreign import Cursor, RawCursor, is_class
+from .statements import Judge
+
+_STALE = "the connection of this cursor has been given back to its pool"
+_judge = Judge()
+
+
+def _of(conn: Any) -> Changes:
+    """What is known of a connection's session; where nobody looks, what will be thrown away."""
+    return conn.__dict__.get("_changes") or Changes(_judge)
+
+
+class Watched:
+    """In front of a psycopg cursor class. It stands aside where nobody looks.
+
+    Every statement comes by here, so this calls as little as it can.
+    """
+
+    if not TYPE_CHECKING:
+        __slots__ = ()  # see `with_front`
+
+    _conn: Any
+    _closed: bool
+    _loan = -1
+
+    def __init__(self, connection: Any, *args: Any, **kwargs: Any) -> None:
+        super().__init__(connection, *args, **kwargs)  # type: ignore[call-arg]
+        self._loan = _of(connection).loan
+
+    def _start_query(self, query: Any = None) -> Any:
+        changes = self._conn.__dict__.get("_changes") or Changes(_judge)
+        if changes.loan != self._loan and not self._closed:
+            raise OperationalError(_STALE)
+        changes.announced = not self._closed
+        if query is not None:
+            changes.last = query
+            try:
+                bits = changes.known[query]
+            except (KeyError, TypeError):
+                bits = changes.judge(query, self._conn)
+            if bits or changes.dirt:
+                changes.weigh(bits, self._conn)
+        return super()._start_query(query)  # type: ignore[misc]
+
+    def _check(self) -> Changes:
+        """Return the changes; OperationalError when the loan is over that the cursor is of.
+
+        Before anything else: from then on they are of another borrower's session.
+        """
+        changes = _of(self._conn)
+        if changes.loan != self._loan and not self._closed:
+            raise OperationalError(_STALE)
+        return changes
+
+    def _raise_for_result(self, result: Any) -> Any:
+        # Where psycopg comes by with each error, and with nothing else.
+        roles.met_error(self._conn, result.error_field(DiagnosticField.SQLSTATE))
+        return super()._raise_for_result(result)  # type: ignore[misc]
+
+    def _start_copy_gen(self, statement: Any, *args: Any, **kwargs: Any) -> Any:
+        self._check().note(statement, self._conn)
+        return super()._start_copy_gen(statement, *args, **kwargs)  # type: ignore[misc]
+
+
+class WatchedPlain(Watched):
+    """In front of a cursor class that is made and begins statements as psycopg's own does.
+
+    What psycopg does in four calls and two generators is done here in one call each, so that
+    being watched costs next to nothing. See `is_plain`.
+    """
+
+    if not TYPE_CHECKING:
+        __slots__ = ()
+
+    _changes: Changes
+    _reset: Callable[[], None]
+    _last_query: Any
+
+    def __init__(self, connection: Any, *, row_factory: Any = None) -> None:
+        _init(self, connection)
+        self._row_factory = row_factory or connection.row_factory
+        self._changes = changes = getattr(connection, "_changes", None) or Changes(_judge)
+        self._loan = changes.loan
+
+    def _start_query(self, query: Any = None) -> Any:
+        if self._closed:
+            raise InterfaceError("the cursor is closed")
+        changes = self._changes
+        if changes.loan != self._loan:
+            raise OperationalError(_STALE)
+        conn = self._conn
+        if query is not None:
+            changes.last = query
+            try:
+                bits = changes.known[query]
+            except (KeyError, TypeError):
+                bits = changes.judge(query, conn)
+            if bits or changes.dirt:
+                changes.weigh(bits, conn)
+        self._reset()
+        if not self._last_query or self._last_query is not query:
+            self._last_query = None
+            self._tx = Transformer(self)  # type: ignore[arg-type]
+        return () if conn._autocommit else conn.__class__._start_query(conn)
+
+
+class WatchedNamed(Watched):
+    """In front of a psycopg server-side cursor class."""
+
+    _name: str
+
+    def _make_declare_statement(self, query: Any) -> Any:
+        # The query itself, not the DECLARE around it, which has a new name each time.
+        self._check().note(query, self._conn)
+        return super()._make_declare_statement(query)  # type: ignore[misc]
+
+    def _start_query(self, query: Any = None) -> Any:
+        changes = self._check()
+        changes.cursor_opens(self._name)
+        changes.announced = not self._closed
+        return super(Watched, self)._start_query(query)  # type: ignore[misc]
+
+    def _fetch_gen(self, num: Any) -> Any:
+        self._check()
+        return super()._fetch_gen(num)  # type: ignore[misc]
+
+    def _scroll_gen(self, value: Any, mode: Any) -> Any:
+        self._check()
+        return super()._scroll_gen(value, mode)  # type: ignore[misc]
+
+    def _close_gen(self) -> Any:
+        changes = _of(self._conn)
+        if changes.loan != self._loan:  # cleaned away, and the session may be somebody else's
+            return _no_statement()
+        status = self._conn.pgconn.transaction_status
+        if status in SANE:  # else psycopg leaves it open
+            changes.cursor_closes(self._name)
+        return super()._close_gen()  # type: ignore[misc]
+
+
+class Telling:
+    """In front of a cursor class: tells that a connection was used that is not watched yet."""
+
+    def __init__(self, connection: Any, *args: Any, **kwargs: Any) -> None:
+        super().__init__(connection, *args, **kwargs)  # type: ignore[call-arg]
+        if "_changes" not in connection.__dict__:
+            connection.__dict__["_was_used"] = True
+
+
+class Recorded:
+    """In front of a watched cursor class, while a session is being born."""
+
+    _conn: Any
+
+    def _convert_query(self, query: Any, params: Any = None) -> Any:
+        if params and isinstance(self, RawCursor):  # whose placeholders only the server replaces
+            _of(self._conn).record_in_vain(query, self._conn)
+        else:
+            _of(self._conn).record(query, params, self._conn)
+        return super()._convert_query(query, params)  # type: ignore[misc]
+
+    def execute(self, query: Any, *args: Any, **kwargs: Any) -> Any:
+        changes = _of(self._conn)
+        recorded = len(changes.born or ())
+        try:
+            return super().execute(query, *args, **kwargs)  # type: ignore[misc]
+        except Error:
+            changes.forget_failed(recorded, query, self._conn)
+            raise
+
+    def executemany(self, query: Any, *args: Any, **kwargs: Any) -> Any:
+        _of(self._conn).record_in_vain(query, self._conn)
+        return super().executemany(query, *args, **kwargs)  # type: ignore[misc]
+
+    def _start_copy_gen(self, statement: Any, *args: Any, **kwargs: Any) -> Any:
+        _of(self._conn).record_in_vain(statement, self._conn)
+        return super()._start_copy_gen(statement, *args, **kwargs)  # type: ignore[misc]
+
+
+def _no_statement() -> Generator[Any, Any, None]:
+    """A generator as psycopg's connections run them, with nothing to send."""
+    yield from ()
+
+
+@lru_cache(maxsize=256)
+def with_front(front: type, cursor_class: Any) -> Any:
+    if not is_class(cursor_class):  # a function that makes cursors: theirs are not announced
+        return cursor_class
+    names: dict[str, Any] = {
+        "__module__": cursor_class.__module__,
+        "__qualname__": cursor_class.__qualname__,
+    }
+    if front is WatchedPlain and not cursor_class.__dictoffset__:
+        names["__slots__"] = ("_changes", "_loan")  # psycopg's have no dictionary either
+    return type(cursor_class.__name__, (front, cursor_class), names)
+
+
+def stand_before(conn: Any, changes: Changes) -> bool:
+    """Have a connection notice statements that no cursor has announced; False where it cannot."""
+    can = callable(getattr(type(conn), "_start_query", None))
+    if can:
+        conn._start_query = _checking(conn, changes)
+    return can
+
+
+def _checking(conn: Any, changes: Changes) -> Callable[[], Any]:
+    """What stands in for its `_start_query`. It must not keep the connection alive."""
+    ref = weakref.ref(conn)
+    begin = type(conn)._start_query
+
+    def _start_query() -> Any:
+        if changes.announced:
+            changes.announced = False
+        else:
+            changes.expect_the_worst()
+        this: Any = ref()
+        # What psycopg's own does, which is a generator that costs more than all of this.
+        return () if this._autocommit else begin(this)
+
+    return _start_query
+
+
+def _looks_up(function: Any) -> set[str]:
+    """The names that a function looks up; none when it is not one, but a proxy of an agent's."""
+    return set(getattr(getattr(function, "__code__", None), "co_names", ()))
+
+
+_BaseCursor: Any = Cursor.__base__
+_INIT, _START = Cursor.__init__, _BaseCursor._start_query
+_init = _BaseCursor.__init__
+# What the two methods look up is what `WatchedPlain` does without them, from psycopg 3.2 to 3.3.
+_PSYCOPG_IS_KNOWN = _looks_up(_START) == {
+    *("closed", "e", "InterfaceError", "_reset", "_last_query", "adapt", "Transformer", "_tx"),
+    *("_conn", "_start_query"),
+} and _looks_up(_INIT) == {"super", "__init__", "row_factory", "_row_factory"}
+
+
+def is_plain(cursor_class: Any) -> bool:
+    """Whether `WatchedPlain` does what this class would: it is psycopg's, as it is known.
+
+    Asked for each connection, because an agent may replace a method at any time.
+    """
+    return (
+        _PSYCOPG_IS_KNOWN
+        and issubclass(cursor_class, Cursor)
+        and cursor_class.__init__ is Cursor.__init__ is _INIT
+        and cursor_class._start_query is _BaseCursor._start_query is _START
+        and _BaseCursor.__init__ is _init
+        and cursor_class.__mro__[cursor_class.__mro__.index(Cursor) + 1] is _BaseCursor
+    )
