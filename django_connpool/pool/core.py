@@ -185,13 +185,13 @@ class Core:
         why, or for a reason of the pool's. Every loan comes by here, so this calls nothing
         that it can do itself.
         """
-        loans = slot.loans
+        loans, limits, slots = slot.loans, self.limits, self.slots
         if loans is not None:  # or it was not lent, or an interrupt struck before it was
             loans.discard(slot)
             slot.loans = None
-            if self.limits.max_uses:
+            if limits.max_uses:
                 slot.uses += 1
-                if slot.uses == self.limits.max_uses:
+                if slot.uses == limits.max_uses:
                     slot.retire_at = AT_ONCE
             self.stats.hold.note(now - slot.since)
             if slot.reported:
@@ -200,7 +200,7 @@ class Core:
                 self.tell("a loan reported as a leak was given back after %.1f s", held)
         session = slot.session
         if unfit:
-            self.slots.retire(slot, unfit)
+            slots.retire(slot, unfit)
             session.conn = conn  # last: an interrupt in between must not make it look fit
             return
         session.rest(conn)
@@ -214,13 +214,13 @@ class Core:
                 waiter = line.first()
         if (
             now >= slot.retire_at
-            or len(self.slots.all) > self.limits.max_size + len(self.slots.closing)
+            or len(slots.all) > limits.max_size + len(slots.closing)
             or (self.winding_up and waiter is None)
         ):
-            self.slots.retire(slot, self._reason_to_close(slot))
+            slots.retire(slot, self._reason_to_close(slot))
             return
         slot.idle_since = now
-        vet_at = now + self.limits.ping_after
+        vet_at = now + limits.ping_after
         slot.vet_at = vet_at if vet_at < slot.retire_at else slot.retire_at
         if session.cleaning is not None:
             slot.vet_at = AT_ONCE
@@ -228,10 +228,10 @@ class Core:
         if waiter is not None:
             self.hand_over(slot, waiter, now)
             return
-        self.slots.idle.append(slot)
+        slots.idle.append(slot)
         slot.state = IDLE
-        if slot.retire_at < self.deadline or now + self.limits.max_idle < self.deadline:
-            self.schedule(min(now + self.limits.max_idle, slot.retire_at))
+        if slot.retire_at < self.deadline or now + limits.max_idle < self.deadline:
+            self.schedule(min(now + limits.max_idle, slot.retire_at))
 
     def _reason_to_close(self, slot: Slot) -> str:
         if self.winding_up:

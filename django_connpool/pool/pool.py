@@ -107,7 +107,8 @@ class Pool:
         core = self._core
         if core.describe is not None:
             slot.note = core.describe()
-        if core.limits.leak_after or core.limits.command_timeout:
+        limits = core.limits
+        if limits.leak_after or limits.command_timeout:
             self._upkeep.attend_loan(slot)
         session = slot.session
         conn = session.conn
