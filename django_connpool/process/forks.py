@@ -3,9 +3,9 @@
 Python tells of the forks it makes. uWSGI makes its own and tells nobody: such a child asks for
 its process id, at moments that come before its first query; see uwsgi.py.
 
-A thread of the parent may have held a lock as it forked, and is not there to release it. Those of
-the instances go with these. Those that stand in a module, and are replaced by its hook, are that of
-the background, of registry.py, of backends/recall.py, of status/server.py, and the one below.
+A thread of the parent may have held a lock as it forked, and is not in the child to release it. So
+the hooks replace them: those of objects (the background, the pools), and those of four modules:
+registry.py, backends/recall.py, status/server.py and this one.
 """
 
 from __future__ import annotations
