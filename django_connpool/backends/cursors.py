@@ -10,6 +10,7 @@ from typing import Any
 from psycopg import InterfaceError
 
 from . import loans
+from .recall import at_hand
 
 
 def _remembered(name: str) -> Any:
@@ -103,7 +104,7 @@ class EarlyCursor:
             try:
                 self._cursor.close()
             finally:
-                if vars(wrapper).get("connection") is not None:
+                if at_hand(wrapper) is not None:
                     wrapper.release_after_use()
 
     @property

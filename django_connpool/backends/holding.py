@@ -134,10 +134,9 @@ class Holding(Bound):
                 is_set_up = False
                 self._keep_during(self._announce, binding, connection)
         except BaseException:
-            at_hand: Any = vars(self).get("connection")
-            if at_hand is connection:
+            if recall.at_hand(self) is connection:
                 if not is_set_up:
-                    at_hand.close()  # or the next borrower would have it like this
+                    connection.close()  # or the next borrower would have it like this
                 self._hand_back(connection)
             raise
 
@@ -206,7 +205,7 @@ class Holding(Bound):
             with self.wrap_database_errors:
                 raise
         except BaseException:
-            if vars(self).get("connection") is connection:
+            if recall.at_hand(self) is connection:
                 self.connection = None
             if loans.epoch(connection) == loan:
                 with suppress(ValueError):

@@ -15,27 +15,23 @@ from django_connpool.pool.outage import again
 from django_connpool.scopes import Scope
 
 
-def getconn(pool: ConnectionPool[Any], work: Scope | None) -> Any:
-    """Borrow, without waiting where the work has waited in vain; note it when it does now.
+def getconn(pool: ConnectionPool[Any], work: Scope) -> Any:
+    """Borrow for work that has waited in vain, without waiting where it has done so.
 
     Raises what the pool does; the error of the first time again when there is nothing free.
     """
-    said = None if work is None else work.in_vain.get(pool)
+    said = work.in_vain.get(pool)
     if said is None:
-        try:
-            return pool.getconn()
-        except PoolTimeout as error:
-            note(pool, error, work)
-            raise
+        return pool.getconn()
     try:
         return pool.getconn(timeout=0)
     except PoolTimeout:
         raise again(said) from said.__cause__
 
 
-def note(pool: ConnectionPool[Any], error: BaseException, work: Scope | None) -> None:
-    """Remember of the work that it has waited in vain, if that is what the error says."""
-    if work is not None and isinstance(error, PoolTimeout):
+def note(pool: ConnectionPool[Any], error: PoolTimeout, work: Scope | None) -> None:
+    """Remember of the work that it has waited in vain, and what it was told."""
+    if work is not None:
         # Not the error itself, whose traceback would keep alive what the work has dropped.
         copy = again(error)
         copy.__cause__ = error.__cause__

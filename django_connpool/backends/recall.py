@@ -69,6 +69,11 @@ class Lent:
         return wrapper.borrow_to_look() if wrapper.is_between else wrapper.borrow_again()
 
 
+def at_hand(wrapper: Any) -> Any:
+    """The connection in hand, or None. Borrows none, and leaves a parked one where it is."""
+    return vars(wrapper).get("connection")
+
+
 def held(wrapper: Borrower) -> Any:
     """The connection in hand, or None, also when it was recalled. For the owner's thread."""
     found = _unparked(wrapper)
@@ -145,7 +150,7 @@ def _park(wrapper: Borrower, now: float) -> None:
 
 def is_at_rest(wrapper: Borrower) -> bool:
     """Whether nobody is in the middle of anything. For the owner's thread; others get a hint."""
-    connection = vars(wrapper).get("connection")
+    connection = at_hand(wrapper)
     return bool(
         COUNTS
         and connection is not None
@@ -179,7 +184,7 @@ class Leftover(NamedTuple):
 
 def _in_hand(wrapper: Borrower) -> Any:
     """The connection, parked or not. For other threads than the owner's."""
-    return vars(wrapper).get("connection") or wrapper.parked
+    return at_hand(wrapper) or wrapper.parked
 
 
 class Recaller:

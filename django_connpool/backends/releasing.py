@@ -22,7 +22,7 @@ from django_connpool.registry import Binding
 
 from . import djangos, loans
 from .pauses import Pausing
-from .recall import end_between, recaller
+from .recall import at_hand, end_between, recaller
 
 
 class Releasing(Pausing):
@@ -129,7 +129,7 @@ class Releasing(Pausing):
             return
         if self._thread_ident != get_ident():
             recaller.used_elsewhere(self)  # its own thread may be in the middle of a statement
-        elif vars(self).get("connection") is not None:  # else it would be borrowed for this
+        elif at_hand(self) is not None:  # else it would be borrowed for this
             self.release_if_free()
 
     def release_without_autocommit(self) -> None:

@@ -20,7 +20,7 @@ from django_connpool.pool import explain
 from django_connpool.process.cpython import COUNTS, ONE_VARIABLE, count
 
 from . import loans
-from .recall import held
+from .recall import at_hand, held
 from .releasing import Releasing
 
 logger = logging.getLogger("django_connpool.pool")
@@ -116,7 +116,7 @@ class Working(Releasing):
             # Between the first statement of `Atomic.__enter__` and its last, or of `__exit__`.
             return (
                 self.autocommit_by_atomic
-                and vars(self).get("connection") is not None
+                and at_hand(self) is not None
                 and self.autocommit != self.settings_dict["AUTOCOMMIT"]
             )
         life, blocks = self.atomic_in, self.atomic_blocks
@@ -198,6 +198,6 @@ def holds_outside_of(wrapper: Any, outer: scopes.Scope | None) -> bool:
     life = wrapper.life
     if wrapper.in_atomic_block:
         life = wrapper.atomic_in
-    elif vars(wrapper).get("connection") is None:
+    elif at_hand(wrapper) is None:
         return False
     return life is None or life.is_over or (outer is not None and life is outer.life)
