@@ -126,7 +126,7 @@ def _is_pooled(entry: Mapping[str, Any]) -> bool:
 def _has_mixin(engine: str) -> bool:
     # Whatever keeps an engine from being imported, Django reports better than a check can.
     try:
-        from django_connpool.backends.mixin import PooledDatabaseWrapperMixin
+        from django_connpool.backends.wrapper import PooledDatabaseWrapperMixin
 
         wrapper = import_module(f"{engine}.base").DatabaseWrapper
     except Exception:

@@ -12,7 +12,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.utils import ProgrammingError
 from django.utils.asyncio import async_unsafe
 
-from django_connpool import checks, conf, registry, requests, runners, scopes
+from django_connpool import conf, registry, requests, runners, scopes
 from django_connpool.errors import PoolClosed
 from django_connpool.process import forks
 from django_connpool.process.cpython import running_loop
@@ -357,9 +357,6 @@ requests.connect()
 def holds_outside_of_work(outer: scopes.Scope | None) -> bool:
     """Whether a thread may have something to do before some work begins; `outer` goes on."""
     return any(holds_outside_of(wrapper, outer) for wrapper in list(_wrappers))
-
-
-checks.register()  # for a project that has the ENGINE only: they say what is missing
 
 
 def _forget_loans() -> None:
