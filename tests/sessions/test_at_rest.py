@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import psycopg
 import pytest
+from django.db import transaction
 
 import django_connpool
 from tests import inside
@@ -153,3 +154,16 @@ def test_where_other_work_begins_only_what_is_under_way_stays(
     kind.act(wrapper)
     with django_connpool.scope("other work"):
         assert (in_hand(wrapper) is not None) == kind.is_under_way
+
+
+def test_in_an_atomic_block_without_autocommit_a_cursor_that_ran_nothing_gives_nothing_back(
+    databases: Databases,
+) -> None:
+    """Nothing but the block keeps it then: the session is in no transaction yet."""
+    wrapper = databases.add(pool={"max_size": 1, "release": "transaction"}, AUTOCOMMIT=False)
+    with transaction.atomic(using=wrapper.alias, savepoint=False):
+        with wrapper.cursor():
+            pass
+        assert in_hand(wrapper) is not None
+        statements("SELECT 1")(wrapper)
+        assert wrapper.in_atomic_block
