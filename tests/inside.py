@@ -720,8 +720,8 @@ Pool, Core, Checking = pool_module.Pool, core.Core, checking.Checking
 
 # The functions that an interrupted borrower may be in.
 BORROWING = (
-    *(Pool.getconn, Pool._lend, Checking.is_fit, Checking._passes_check, Checking._came_clean),
-    *(Pool._acquire_slowly, Pool._stand_in_line, Pool._leave_line),
+    *(Pool.getconn, Checking.is_fit, Checking._passes_check, Checking._came_clean),
+    *(Pool._wait_for_slot, Pool._stand_in_line, Pool._leave_line),
     *(Pool.putconn, Pool._complaint, Core.settle, Core.hand_over),
     *(session.Session.make_fit, session.Session.is_unchanged),
     *(line.Line.let_go, slots_module.Slots.prefer_ready),

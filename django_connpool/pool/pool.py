@@ -61,36 +61,51 @@ class Pool:
         for the server's own OperationalError at once.
         """
         core = self._core
-        slot = None
+        slot = since = None
         try:
             idle = core.slots.idle
             # Whoever stands in line looks again, under the lock. And a signal handler must not
             # take a slot that the code it interrupted has in hand.
-            if not idle or core.is_inside():
-                return self._acquire_slowly(timeout, None)
-            lock = core.lock
-            try:  # see the class
-                lock.acquire()
-                if core.serving and idle and (last := idle[-1]).state is IDLE:
-                    if last.session.cleaning is not None:
-                        last = core.slots.prefer_ready()
-                    # The order matters to an interrupt between the lines: from the first
-                    # on the slot is ours to put back, and nobody else takes it.
-                    slot, last.state = last, LOAN
-                    del idle[-1]
-                    core.stats.requests_num += 1
-            finally:
-                try:
-                    lock.release()
-                except RuntimeError as error:
-                    expect_free(error)
-            if slot is not None:
+            if idle and not core.is_inside():
+                lock = core.lock
+                try:  # see the class
+                    lock.acquire()
+                    if core.serving and idle and (last := idle[-1]).state is IDLE:
+                        if last.session.cleaning is not None:
+                            last = core.slots.prefer_ready()
+                        # The order matters to an interrupt between the lines: from the first
+                        # on the slot is ours to put back, and nobody else takes it.
+                        slot, last.state = last, LOAN
+                        del idle[-1]
+                        core.stats.requests_num += 1
+                finally:
+                    try:
+                        lock.release()
+                    except RuntimeError as error:
+                        expect_free(error)
                 now = core.clock()
-                if (now < slot.vet_at and slot.session.is_alive()) or self._checking.is_fit(
-                    slot, now, timeout
+                if slot is not None and not (
+                    (now < slot.vet_at and slot.session.is_alive())
+                    or self._checking.is_fit(slot, now, timeout)
                 ):
-                    return self._lend(slot, now, this_thread.loans)
-            return self._acquire_slowly(timeout, None if slot is None else now)
+                    slot, since = None, now
+            if slot is None:
+                slot = self._wait_for_slot(timeout, since)
+                now = core.clock()
+            # It becomes its borrower's, and the session forgets the connection: see `Session`.
+            slot.since = now
+            slot.loans = loans = this_thread.loans
+            loans.add(slot)
+            if core.describe is not None:
+                slot.note = core.describe()
+            limits = core.limits
+            if limits.leak_after or limits.command_timeout:
+                self._upkeep.attend_loan(slot)
+            session = slot.session
+            conn = session.conn
+            conn.__dict__["_pool"] = self
+            session.conn = None
+            return conn
         except BaseException:
             if slot is not None:
                 if slot.state is LOAN:
@@ -99,27 +114,13 @@ class Pool:
                 core.ticket.now()
             raise
 
-    def _lend(self, slot: Slot, now: float, loans: Loans) -> Any:
-        """Make the slot's connection its borrower's. The session forgets it."""
-        slot.since = now
-        slot.loans = loans
-        loans.add(slot)
-        core = self._core
-        if core.describe is not None:
-            slot.note = core.describe()
-        limits = core.limits
-        if limits.leak_after or limits.command_timeout:
-            self._upkeep.attend_loan(slot)
-        session = slot.session
-        conn = session.conn
-        conn.__dict__["_pool"] = self
-        session.conn = None
-        return conn
-
     # -- Waiting --------------------------------------------------------------------------
 
-    def _acquire_slowly(self, timeout: float | None, since: float | None) -> Any:
-        """Borrow when there was nothing fit at hand: try the next, or wait in line."""
+    def _wait_for_slot(self, timeout: float | None, since: float | None) -> Slot:
+        """Return one that is fit, in state LOAN: the next idle one, or what comes to the line.
+
+        `since`: when this borrower began, if it has had one that was not fit.
+        """
         core = self._core
         if core.is_inside():
             raise core.errors.failed(
@@ -144,7 +145,7 @@ class Pool:
                         self._crew.staff()
                     if not waiter.wait(began + seconds - now):
                         self._leave_line(waiter, seconds)
-                slot = waiter.slot
+                slot: Slot | None = waiter.slot
                 if slot is None:
                     raise cast(BaseException, waiter.error)
                 slot.waiter, slot.state = None, LOAN  # from here on it is ours
@@ -157,7 +158,7 @@ class Pool:
                 if (
                     is_fresh and not core.limits.asks_each and session.is_alive()
                 ) or self._checking.is_fit(slot, now, left):
-                    return self._lend(slot, now, this_thread.loans)
+                    return slot
                 waiter = waiter.again()
                 now = core.clock()
         except BaseException as error:
