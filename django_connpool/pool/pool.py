@@ -137,8 +137,8 @@ class Pool:
                 with core.lock:
                     queued = self._stand_in_line(waiter, seconds)
                 if core.news:
-                    core.publish()
-                    now = core.clock()  # a log handler may have taken its time
+                    # Not here: a log handler that borrows would stand behind its own thread.
+                    self._crew.in_a_thread(core.publish, "news")
                 if queued:
                     self._upkeep.expect_lock(waiter.since)
                     if len(core.slots) < core.limits.max_size or core.slots.to_close:

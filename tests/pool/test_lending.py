@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import logging
 import signal
 import threading
 import weakref
@@ -15,9 +16,9 @@ from typing import Any
 import pytest
 from psycopg import OperationalError
 
-from django_connpool import ConnectionPool, PoolTimeout
+from django_connpool import ConnectionPool, PoolClosed, PoolTimeout
 from tests import inside
-from tests.pool.real.helpers import counts, until, until_waiting
+from tests.pool.real.helpers import LOGGER, counts, until, until_waiting
 
 from .fake import FakeConnection, FakeServer, fake_pool, working_pool
 
@@ -240,6 +241,29 @@ def test_who_was_served_and_kept_in_line_by_an_interrupt_is_passed_over(
         assert served == [second]
         pool.putconn(first)
         pool.putconn(second)
+
+
+def test_who_waits_does_not_wait_for_a_log_handler_that_stands_behind_him(
+    nobody_comes_by: None,
+) -> None:
+    lines: list[str] = []
+
+    class InTheDatabase(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            with suppress(PoolClosed), pool.connection(DEADLINE / 3):
+                lines.append(record.getMessage())
+
+    handler = InTheDatabase()
+    logging.getLogger(LOGGER).addHandler(handler)
+    try:
+        with working_pool(FakeServer(), max_size=1) as pool:
+            pool.getconn()  # and nobody can give it back, which the next borrower finds out
+            conn = pool.getconn(DEADLINE / 2)
+            assert lines == []
+            pool.putconn(conn)
+            until(lambda: "never given back" in "".join(lines))
+    finally:
+        logging.getLogger(LOGGER).removeHandler(handler)
 
 
 def test_what_was_to_be_done_as_hiring_was_interrupted_is_done_all_the_same() -> None:
