@@ -55,7 +55,7 @@ class Binding:
             keep_min=False,
             # What idle threads hold comes back by itself then.
             locked_after=LOCKED_AFTER + 2 * self.options.max_hold_idle,
-            command_timeout=self.options.command_timeout,  # kept by the server; see vanished.py
+            command_timeout=self.options.command_timeout,  # see session/vanished.py
             ping_after=PING_AFTER_WITH_HEALTH_CHECKS if health_checks else PING_AFTER,
             describe=scopes.current.get,
             **arguments,

@@ -6,7 +6,7 @@ to a session. Every semicolon may begin a statement, also one inside quotes or a
 lexer is exact where a statement really begins, and only over-cautious elsewhere.
 
 What cannot be told from outside is a function that does these things inside. Its name can be
-given to `Judge`, and those that the server knows are found (hidden.py, pool/trust.py).
+given to `Judge`, and those that the server knows are found (hidden.py, trust.py).
 """
 
 from __future__ import annotations

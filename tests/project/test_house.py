@@ -22,8 +22,10 @@ PACKAGE = Path(__file__).parents[2] / "django_connpool"
 # From the ground up. A room is a folder, or a file of the package's own folder (`__init__` has the
 # names that users import). What stands on one floor knows nothing else that stands there or above.
 FLOORS = (
-    {"process", "redaction", "scopes", "signals", "runners", "deployment"},
+    {"process", "redaction", "borrower", "scopes", "signals", "runners", "deployment"},
     {"pool", "session"},
+    {"errors"},
+    {"connection_pool"},
     {"conf", "identity", "functions"},
     {"registry"},
     {"requests"},
@@ -47,130 +49,69 @@ FOREIGN: dict[str, set[str]] = {
 FOREIGN_ELSEWHERE = {"asgiref", "django", "psycopg"}
 
 LONGEST = 400  # lines of a file
-LINES = 12_785  # of all files
+LINES = 13_654  # of all files
 LEEWAY = 300  # lines below that, from which on the number has to be lowered
-DOORS = 35  # what catches BaseException, and `finally` blocks that mend; 6 are meant to remain
+DOORS = 22  # what catches BaseException, and `finally` blocks that mend; 6 are meant to remain
 
 IMPORTS_REMAIN: set[str] = {
-    "backends/mixin.py knows checks",
-    "pool/core.py knows session",
-    "pool/lending.py knows session",
-    "pool/line.py knows session",
-    "pool/loan.py knows session",
-    "pool/locking.py knows session",
-    "pool/pool.py knows session",
-    "pool/slot.py knows session",
-    "pool/supply.py knows session",
-    "pool/trust.py knows session",
-    "pool/upkeep.py knows session",
-    "process/background.py knows pool",
-    "process/ending.py knows pool",
-    "registry.py knows backends",
-    "session/liveness.py knows pool",
-    "session/roles.py knows pool",
-    "session/vanished.py knows pool",
+    "backends/wrapper.py knows checks",
 }
 CIRCLES_REMAIN: set[str] = {
-    "backends/bursts.py",
-    "backends/creation.py",
-    "backends/early.py",
     "backends/mixin.py",
-    "backends/opener.py",
-    "backends/recall.py",
-    "backends/work.py",
+    "backends/wrapper.py",
     "borrowing.py",
     "checks.py",
     "middleware.py",
-    "pool/core.py",
-    "pool/lending.py",
-    "pool/line.py",
-    "pool/loan.py",
-    "pool/locking.py",
-    "pool/owners.py",
-    "pool/pool.py",
-    "pool/queue.py",
-    "pool/slot.py",
-    "pool/supply.py",
-    "pool/trust.py",
-    "pool/upkeep.py",
-    "process/background.py",
-    "process/ending.py",
-    "registry.py",
-    "requests.py",
-    "session/cleaning.py",
-    "session/closing.py",
     "session/hidden.py",
-    "session/liveness.py",
-    "session/rest.py",
     "session/roles.py",
     "session/statements.py",
-    "session/vanished.py",
     "session/watch.py",
 }
-FOREIGN_REMAIN: set[str] = {
-    "pool/abc.py knows psycopg",
-    "pool/core.py knows psycopg",
-    "pool/errors.py knows psycopg",
-    "pool/lending.py knows psycopg",
-    "pool/loan.py knows psycopg",
-    "pool/outage.py knows psycopg",
-    "pool/pool.py knows psycopg",
-    "pool/slot.py knows psycopg",
-    "pool/supply.py knows psycopg",
-}
+FOREIGN_REMAIN: set[str] = set()
 LONG_REMAIN: set[str] = {
-    "backends/early.py",
-    "backends/mixin.py",
-    "pool/lending.py",
+    "pool/core.py",
     "pool/pool.py",
-    "pool/supply.py",
-    "pool/upkeep.py",
     "session/watch.py",
 }
-UNTOLD_REMAIN: set[str] = {
-    "status/server.py",
-}
+UNTOLD_REMAIN: set[str] = set()
 
 # Each `finally`, by its file and function. Those that mend bring to rest what somebody was
 # interrupted in, as a door does, and are counted as such.
 MENDING: set[str] = {
     "backends/bursts.py: Bursts.collect",
-    "backends/early.py: EarlyReleaseMixin.connect_for_a_statement",
-    "backends/recall.py: Recaller.tick",
+    "backends/recall.py: Recaller.run",
     "backends/recall.py: _park",
     "backends/recall.py: take_back",
-    "pool/supply.py: Supply._learn",
-    "pool/upkeep.py: Upkeep._leave_transaction",
-    "process/background.py: Maintenance._serve",
-    "process/background.py: Maintenance.park",
+    "backends/releasing.py: Releasing.connect_for_a_statement",
+    "process/background.py: Background._run_task",
+    "process/background.py: Background.park",
     "process/ending.py: _before_fork",
+    "session/opening.py: Opening.read_answers",
 }
 # These end what their `try` began: a lock, a mark, a block of somebody's work.
 ENDING: set[str] = {
-    "backends/early.py: EarlyCursor.close",
-    "backends/early.py: EarlyCursor.execute",
-    "backends/early.py: EarlyCursor.executemany",
-    "backends/early.py: EarlyReleaseMixin.keeping",
-    "backends/mixin.py: PooledDatabaseWrapperMixin._announce",
-    "backends/mixin.py: PooledDatabaseWrapperMixin._take",
-    "backends/mixin.py: PooledDatabaseWrapperMixin._tell_of_birth",
-    "backends/mixin.py: PooledDatabaseWrapperMixin.borrow_again",
+    "backends/cursors.py: EarlyCursor.close",
+    "backends/cursors.py: EarlyCursor.execute",
+    "backends/cursors.py: EarlyCursor.executemany",
+    "backends/holding.py: Holding._keep_during",
+    "backends/holding.py: Holding._tell_of_birth",
+    "backends/holding.py: Holding.borrow_again",
+    "backends/releasing.py: Releasing.keeping",
     "backends/stacked.py: _floor.on_floor.method",
     "borrowing.py: hold",
     "borrowing.py: scope.__aexit__",
     "borrowing.py: scope.__exit__",
+    "connection_pool.py: Loan.__exit__",
     "middleware.py: ConnectionPoolMiddleware.__call__",
     "middleware.py: ConnectionPoolMiddleware._handle",
     "middleware.py: _each",
     "middleware.py: _each_async",
     "pool/explain.py: locate",
-    "pool/lending.py: Lending._getconn_slowly",
-    "pool/lending.py: Lending.getconn",
-    "pool/lending.py: Lending.putconn",
-    "pool/loan.py: Loan.__exit__",
     "pool/locking.py: is_locked",
-    "pool/pool.py: ConnectionPool._close_for_daemons",
+    "pool/pool.py: Pool.getconn",
+    "pool/pool.py: Pool.putconn",
     "process/userline.py: _above",
+    "session/session.py: Session.say_goodbye_for_borrower",
     "session/watch.py: recording",
     "session/watch.py: repeating",
     "testing.py: _left_behind",
