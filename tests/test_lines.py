@@ -231,7 +231,7 @@ def test_the_line_of_a_celery_task(databases: Databases) -> None:
 
 
 def test_a_timeout_names_the_line_of_an_async_holder(databases: Databases) -> None:
-    databases.add(pool={"max_size": 1, "timeout": 0.05})
+    wrapper = databases.add(pool={"max_size": 1})
     errors: list[str] = []
 
     def fail() -> None:
@@ -243,6 +243,7 @@ def test_a_timeout_names_the_line_of_an_async_holder(databases: Databases) -> No
     asking.start()
     try:
         assert begun.wait(DEADLINE)
+        wrapper.pool.timeout = 0.05  # not before: the holder had to wait until one was open
         in_thread(fail)
     finally:
         go_on.set()

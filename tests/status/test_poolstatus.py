@@ -262,7 +262,7 @@ def test_the_pool_of_another_process_is_seen_from_a_third(
             env=env,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=180,
             check=True,
         )
     found = json.loads(shown.stdout)
@@ -281,7 +281,7 @@ def test_asking_makes_no_pool_and_needs_no_server(status_dir: Path) -> None:
     before = registry.live()
     env = environ(status_dir, "postgres://nobody@127.0.0.1:1/shop")
     shown = subprocess.run(
-        command(), cwd=ROOT, env=env, capture_output=True, text=True, timeout=60, check=True
+        command(), cwd=ROOT, env=env, capture_output=True, text=True, timeout=180, check=True
     )
     assert shown.stdout.startswith("No running process of this project has a connection pool.")
     assert "server of 'default' did not say: " in shown.stdout
@@ -307,7 +307,7 @@ def test_a_process_that_hangs_is_told_by_the_exit_status(status_dir: Path) -> No
             env=environ(status_dir, NOWHERE),
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=180,
         )
     assert shown.returncode == 2
     assert [process["pid"] for process in json.loads(shown.stdout)["processes"]] == [21]
