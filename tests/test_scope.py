@@ -14,6 +14,7 @@ from django.db import connections, transaction
 from django.db.utils import OperationalError
 
 import django_connpool
+from django_connpool import scopes
 from tests.databases import DEADLINE, Databases, in_thread, on_loan, pid, value
 from tests.testproject.processes import wait_until
 
@@ -376,3 +377,13 @@ def test_a_task_that_outlives_the_scope_it_was_begun_in_gives_back(spare: Any) -
         await asyncio.to_thread(comes_back, spare)
 
     run(main())
+
+
+def test_who_has_given_back_is_no_borrower_of_the_work_any_more(databases: Databases) -> None:
+    spare = databases.add(pool={"max_size": 1})
+    with django_connpool.scope("some work"):
+        work: Any = scopes.current.get()
+        pid(spare)
+        assert work.borrowers == {spare}
+        spare.close()
+        assert work.borrowers == set()

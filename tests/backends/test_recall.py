@@ -186,6 +186,13 @@ def test_what_is_in_use_is_never_taken(
     wait_until(lambda: recalled(spare), "the connection is given back", DEADLINE)
 
 
+def test_what_a_thread_has_set_stays_with_it(spare: Any, lingering: Lingering) -> None:
+    lingering.does(lambda: connections["spare"].cursor().execute("SET work_mem = '7MB'"))
+    looked_at()
+    assert on_loan(spare) == 1
+    assert lingering.does(lambda: value(connections["spare"], "SHOW work_mem")) == "7MB"
+
+
 def test_a_thread_that_is_not_idle_for_so_long_keeps_its_connection(
     databases: Databases, lingering: Lingering
 ) -> None:

@@ -214,12 +214,6 @@ MUTANTS = [
         "what a thread has set stays with it",
     ),
     Mutant(
-        "backends/recall.py",
-        "        wrapper.in_atomic_block\n        or wrapper.run",
-        "        wrapper.run",
-        "what is in an atomic block is not recalled",
-    ),
-    Mutant(
         "backends/wrapper.py",
         "            self._thread_ident != get_ident()\n            or _get",
         "            _get",

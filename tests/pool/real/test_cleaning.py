@@ -555,6 +555,27 @@ def test_sequences_are_forgotten_for_whoever_asks_in_a_pipeline(pool: Connection
     pool.putconn(conn)
 
 
+def test_a_function_finds_nothing_of_the_sequences_of_the_last_borrower(
+    make_pool: MakePool,
+) -> None:
+    pool = make_pool(max_size=1)
+    with pool.connection() as conn:
+        conn.execute("CREATE SEQUENCE read_by_a_function")
+        conn.execute(
+            "CREATE FUNCTION what_came_last() RETURNS bigint LANGUAGE plpgsql "
+            "AS $$ BEGIN RETURN lastval(); END $$"
+        )
+    until_known(pool)
+    with pool.connection() as conn:
+        conn.execute("SELECT nextval('read_by_a_function')")
+        conn.execute("SET work_mem = '7MB'")  # so that the session is cleaned
+    with pool.connection() as conn, pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState):
+        conn.execute("SELECT what_came_last()")
+    with pool.connection() as conn:
+        conn.execute("DROP FUNCTION what_came_last()")
+        conn.execute("DROP SEQUENCE read_by_a_function")
+
+
 def test_notifications_that_one_borrower_did_not_read_no_other_reads(
     pool: ConnectionPool[Any],
 ) -> None:
