@@ -49,12 +49,13 @@ FOREIGN: dict[str, set[str]] = {
 FOREIGN_ELSEWHERE = {"asgiref", "django", "psycopg"}
 
 LONGEST = 400  # lines of a file
-LINES = 13_654  # of all files
+LINES = 13_753  # of all files
 LEEWAY = 300  # lines below that, from which on the number has to be lowered
 DOORS = 22  # what catches BaseException, and `finally` blocks that mend; 6 are meant to remain
 
 IMPORTS_REMAIN: set[str] = {
     "backends/wrapper.py knows checks",
+    "scopes.py knows process",
 }
 CIRCLES_REMAIN: set[str] = {
     "backends/mixin.py",
@@ -69,8 +70,6 @@ CIRCLES_REMAIN: set[str] = {
 }
 FOREIGN_REMAIN: set[str] = set()
 LONG_REMAIN: set[str] = {
-    "pool/core.py",
-    "pool/pool.py",
     "session/watch.py",
 }
 UNTOLD_REMAIN: set[str] = set()
