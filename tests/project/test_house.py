@@ -49,7 +49,7 @@ FOREIGN: dict[str, set[str]] = {
 FOREIGN_ELSEWHERE = {"asgiref", "django", "psycopg"}
 
 LONGEST = 400  # lines of a file
-LINES = 13_753  # of all files
+LINES = 13_904  # of all files
 LEEWAY = 300  # lines below that, from which on the number has to be lowered
 DOORS = 22  # what catches BaseException, and `finally` blocks that mend; 6 are meant to remain
 
@@ -63,15 +63,9 @@ CIRCLES_REMAIN: set[str] = {
     "borrowing.py",
     "checks.py",
     "middleware.py",
-    "session/hidden.py",
-    "session/roles.py",
-    "session/statements.py",
-    "session/watch.py",
 }
 FOREIGN_REMAIN: set[str] = set()
-LONG_REMAIN: set[str] = {
-    "session/watch.py",
-}
+LONG_REMAIN: set[str] = set()
 UNTOLD_REMAIN: set[str] = set()
 
 # Each `finally`, by its file and function. Those that mend bring to rest what somebody was
@@ -110,9 +104,10 @@ ENDING: set[str] = {
     "pool/pool.py: Pool.getconn",
     "pool/pool.py: Pool.putconn",
     "process/userline.py: _above",
+    "session/birth.py: recording",
+    "session/birth.py: repeating",
+    "session/private.py: telling_of_rollbacks",
     "session/session.py: Session.say_goodbye_for_borrower",
-    "session/watch.py: recording",
-    "session/watch.py: repeating",
     "testing.py: _left_behind",
     "testing.py: _new_session",
 }

@@ -8,10 +8,12 @@ import re
 import tokenize
 from collections.abc import Iterator
 from functools import cache
+from pathlib import Path
 
 from .test_house import PACKAGE, assert_only, sources
 
-# A file is named from the package's folder (`session/watch.py`), or by its name alone next door.
+# A file is named from the package's folder (`session/watch.py`), or by its name alone next door; a
+# test from the project's.
 FILE = re.compile(r"[\w./-]+\.py\b")
 FILES_OF_OTHERS = {"manage.py", "gunicorn.conf.py", "gunicorn/__main__.py"}
 FILES_REMAIN: set[str] = set()
@@ -68,7 +70,9 @@ def names() -> set[str]:
 
 
 def is_there(file: str, other: str) -> bool:
-    return (PACKAGE / other).exists() or (PACKAGE / file).parent.joinpath(other).exists()
+    folders = [PACKAGE, PACKAGE / Path(file).parent]
+    folders += [PACKAGE.parent] if other.startswith("tests/") else []
+    return any((folder / other).exists() for folder in folders)
 
 
 def test_each_file_that_is_named_is_there() -> None:
