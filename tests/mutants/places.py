@@ -215,8 +215,8 @@ MUTANTS = [
     ),
     Mutant(
         "backends/wrapper.py",
-        "            self._thread_ident != get_ident()\n            or _get",
-        "            _get",
+        "            self._thread_ident != get_ident()\n            or running",
+        "            running",
         "Django's rule of the thread that made a wrapper holds",
     ),
     Mutant(
