@@ -126,12 +126,10 @@ def _is_pooled(entry: Mapping[str, Any]) -> bool:
 def _has_mixin(engine: str) -> bool:
     # Whatever keeps an engine from being imported, Django reports better than a check can.
     try:
-        from django_connpool.backends.wrapper import PooledDatabaseWrapperMixin
-
         wrapper = import_module(f"{engine}.base").DatabaseWrapper
     except Exception:
         return False
-    return issubclass(wrapper, PooledDatabaseWrapperMixin)
+    return bool(getattr(wrapper, "borrows_from_pool", False))
 
 
 def _check_driver() -> Iterator[CheckMessage]:
@@ -214,9 +212,7 @@ def _is_ours(path: str) -> bool:
         return True
     # A middleware that cannot be imported is reported by the first request, not by us.
     try:
-        from django_connpool.middleware import ConnectionPoolMiddleware
-
         middleware = import_string(path)
     except Exception:
         return False
-    return isinstance(middleware, type) and issubclass(middleware, ConnectionPoolMiddleware)
+    return bool(getattr(middleware, "gives_back_connections", False))

@@ -33,6 +33,7 @@ class ConnectionPoolMiddleware:
 
     sync_capable = True
     async_capable = True
+    gives_back_connections = True  # of which checks know it, and what inherits from it
 
     def __init__(self, get_response: Callable[[HttpRequest], Any]) -> None:
         self.get_response = get_response

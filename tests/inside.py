@@ -200,6 +200,12 @@ def tick(pool: Any) -> None:
     pool._upkeep.run(0.0)
 
 
+def read_notes(pool: Any) -> None:
+    """Do what the notes say, as whoever takes the lock next for long does."""
+    with pool._core.lock:
+        pool._core.catch_up()
+
+
 def ticking_by(pool: Any, wrap: Callable[[Callable[[], float]], float]) -> Callable[[], None]:
     """Have the background thread call `wrap` with what it would call; return what ends this."""
     run = pool._upkeep.run
@@ -360,6 +366,16 @@ def idle_since(one: Any) -> float:
 def make_idle_longer(one: Any, seconds: float) -> None:
     """Have it been given back so many seconds earlier."""
     one.idle_since -= seconds
+
+
+def clean_up_of(one: Any) -> Any:
+    """What cleans the session in a slot, while its outcome is not known; else None."""
+    return one.session.cleaning
+
+
+def born_with(one: Any) -> Any:
+    """What was done to the session in a slot at its birth: kinds and texts of statements."""
+    return one.session.changes.born
 
 
 def is_being_cleaned(one: Any) -> bool:
@@ -826,7 +842,7 @@ TUNABLE: dict[str, tuple[str, ...]] = {
     # For the answer to a ping.
     "ping_timeout": ("pool.checking.PING_TIMEOUT",),
     # After which a connection that is opened is a reason to ask for functions anew.
-    "ask_again": ("pool.trust.ASK_AGAIN",),
+    "ask_again": ("session.trust.ASK_AGAIN",),
     # How long a fork waits for the maintenance thread, and this after a failure of its own.
     "parking": ("process.background.PARKING",),
     "failure_pause": ("process.background.FAILURE_PAUSE",),

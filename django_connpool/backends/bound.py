@@ -22,6 +22,7 @@ else:
 class Bound(_Base):
     """A wrapper that is bound to the pool of its settings, and bound anew when they change."""
 
+    borrows_from_pool = True  # of which checks know a wrapper
     is_opener = False  # opens physical connections for a pool, instead of borrowing
     is_missed = False  # when it is collected, the registry looks which pools are still wanted
     foreign_at_first: Mapping[str, Any]  # settings of other packages, when this was made

@@ -11,6 +11,7 @@ from typing import Any
 from psycopg.pq import TransactionStatus
 
 from .objects import reported
+from .private import AUTOCOMMIT
 from .statements import DIRT, HELD, RENAMED, SEQUENCES, kinds
 
 # What no borrower can see of another is no reason to keep a session. What it remembers of sequences
@@ -66,6 +67,6 @@ def given(session: Any) -> list[str]:
 
 def _is_changed(birth: Any, conn: Any) -> bool:
     try:
-        return bool(birth.differs(conn, "_autocommit"))
+        return bool(birth.differs(conn, AUTOCOMMIT))
     except Exception:  # what its borrower has set does not let itself be compared
         return True

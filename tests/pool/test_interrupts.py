@@ -880,7 +880,7 @@ def interrupted(
             elif interrupt.where and second is not None:
                 second.situation = inside.situation(pool)
                 with suppress(KeyboardInterrupt):
-                    second.strike_in(partial(inside.tick, pool))
+                    second.strike_in(partial(inside.read_notes, pool))
                 gc.collect(1)  # of a loan that was not ended, for the borrower has dropped it
                 mend()
         del step

@@ -22,19 +22,20 @@ PACKAGE = Path(__file__).parents[2] / "django_connpool"
 # From the ground up. A room is a folder, or a file of the package's own folder (`__init__` has the
 # names that users import). What stands on one floor knows nothing else that stands there or above.
 FLOORS = (
-    {"process", "redaction", "borrower", "scopes", "signals", "runners", "deployment"},
+    {"process", "redaction", "borrower", "signals", "runners", "deployment"},
     {"pool", "session"},
     {"errors"},
     {"connection_pool"},
-    {"conf", "identity", "functions"},
+    {"conf", "identity", "functions", "scopes"},
     {"registry"},
     {"requests"},
-    {"backends", "status"},
+    {"status"},
+    {"site_checks"},
+    {"checks"},
+    {"backends"},
     {"borrowing"},
     {"__init__"},
     {"middleware", "tasks", "contrib", "management", "testing"},
-    {"site_checks"},
-    {"checks"},
     {"apps"},
 )
 
@@ -49,21 +50,12 @@ FOREIGN: dict[str, set[str]] = {
 FOREIGN_ELSEWHERE = {"asgiref", "django", "psycopg"}
 
 LONGEST = 400  # lines of a file
-LINES = 13_904  # of all files
+LINES = 13_922  # of all files
 LEEWAY = 300  # lines below that, from which on the number has to be lowered
 DOORS = 22  # what catches BaseException, and `finally` blocks that mend; 6 are meant to remain
 
-IMPORTS_REMAIN: set[str] = {
-    "backends/wrapper.py knows checks",
-    "scopes.py knows process",
-}
-CIRCLES_REMAIN: set[str] = {
-    "backends/mixin.py",
-    "backends/wrapper.py",
-    "borrowing.py",
-    "checks.py",
-    "middleware.py",
-}
+IMPORTS_REMAIN: set[str] = set()
+CIRCLES_REMAIN: set[str] = set()
 FOREIGN_REMAIN: set[str] = set()
 LONG_REMAIN: set[str] = set()
 UNTOLD_REMAIN: set[str] = set()

@@ -201,7 +201,7 @@ def learned(pool: ConnectionPool[Any]) -> ConnectionPool[Any]:
 def clean_up(pool: ConnectionPool[Any]) -> Any:
     """The clean-up under way in the pool's only connection, which is idle."""
     (slot,) = inside.idle(pool)
-    return slot.cleaning
+    return inside.clean_up_of(slot)
 
 
 def tenant(pool: ConnectionPool[Any]) -> str | None:
@@ -381,7 +381,8 @@ def test_what_configure_asked_is_not_asked_again_once_it_is_known(make: MakePool
     pool = learned(make(configure=configure))
     served(pool, "SELECT set_tenant('a')")
     (slot,) = inside.idle(pool)
-    assert [kinds for kinds, _ in slot.watch.born if kinds & slot.cleaning.undoes] == []
+    undoes = inside.clean_up_of(slot).undoes
+    assert [kinds for kinds, _ in inside.born_with(slot) if kinds & undoes] == []
 
 
 def test_a_session_that_cannot_be_cleaned_is_asked_before_it_is_closed(make: MakePool) -> None:

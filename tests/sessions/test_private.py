@@ -18,7 +18,7 @@ import pytest
 from psycopg.adapt import AdaptersMap
 from psycopg.types.string import StrDumper, TextLoader
 
-from django_connpool.pool import ConnectionPool
+from django_connpool import ConnectionPool
 from tests import inside
 from tests.cluster import Server
 from tests.inside import fronts, private
