@@ -518,7 +518,7 @@ def read_every_word(judge: statements.Judge) -> None:
 
 def be_counted_next(one: Any) -> None:
     """Have the next loan of the connection in a slot be the one after which they are counted."""
-    one.session.loan = one.session.changes.loan = COUNT_AT - 1
+    one.loan = COUNT_AT - 1
 
 
 def be_reported(conn: Any) -> None:
@@ -739,7 +739,7 @@ BORROWING = (
     *(Pool.getconn, Checking.is_fit, Checking._passes_check, Checking._came_clean),
     *(Pool._wait_for_slot, Pool._stand_in_line, Pool._leave_line),
     *(Pool.putconn, Pool._complaint, Core.settle, Core.hand_over),
-    *(session.Session.make_fit, session.Session.is_unchanged),
+    *(session.Session.make_fit, session.Session.comes_back_fit),
     *(line.Line.let_go, slots_module.Slots.prefer_ready),
     *(connection_pool.Loan.__enter__, connection_pool.Loan.__exit__),
 )

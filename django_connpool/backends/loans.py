@@ -13,7 +13,7 @@ from django_connpool.pool.slot import RECALLED as RECALLED
 from django_connpool.session import ties as session_ties
 
 # Where no call of Python's is to be paid for, these are C's.
-epoch = attrgetter("_slot.session.loan")  # which loan of the connection it is: a number
+epoch = attrgetter("_slot.loan")  # which loan of the connection it is: a number
 since = attrgetter("_slot.since")  # when it was lent, in monotonic seconds
 of = attrgetter("_slot")  # what has `pinned`, to be set where nothing may be called; see `pin`
 

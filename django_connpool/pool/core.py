@@ -203,9 +203,10 @@ class Core:
             slots.retire(slot, unfit)
             session.conn = conn  # last: an interrupt in between must not make it look fit
             return
-        session.rest(conn)
+        session.conn = conn
         slot.note = slot.pinned = None
-        if not session.loan % COUNT_AT:
+        slot.loan += 1
+        if not slot.loan % COUNT_AT:
             self.stats.count()
         line, waiter = self.line, None
         if line and self.serving:
@@ -298,6 +299,8 @@ class Core:
     def _settle_if_clean(self, slot: Slot, conn: Any) -> None:
         """Under the lock, where nothing may be sent: keep a session only if it is clean."""
         is_clean = conn is not None and slot.session.is_clean(conn)
+        if is_clean:
+            slot.session.rest()
         self.settle(slot, conn, self.clock(), "" if is_clean else RECLAIMED)
 
     def take_back(self, slot: Slot, conn: Any, loan: int | None) -> None:
@@ -306,7 +309,7 @@ class Core:
         Unless somebody else has given the same loan back meanwhile: what is on loan then
         is the next borrower's.
         """
-        if slot.state is LOAN and slot.session.loan == loan and slot in self.slots.all:
+        if slot.state is LOAN and slot.loan == loan and slot in self.slots.all:
             slot.state = RETURNING
             self._settle_if_clean(slot, conn)
         else:

@@ -253,13 +253,13 @@ class Pool:
             self._refuse(conn, slot)
             return
         session = slot.session
-        over, loan = False, session.loan
+        over, loan = False, slot.loan
         if core.is_inside():
             core.put(Core.take_back, slot, conn, loan)
             return
         complaint = unfit = ""
         try:
-            if not session.is_unchanged(conn):
+            if not session.comes_back_fit(conn):
                 complaint = self._complaint(slot)
                 unfit = session.make_fit(conn)
             if core.closed:
@@ -304,7 +304,7 @@ class Pool:
         in_transaction = left == "a transaction"
         if in_transaction:
             now = core.clock()
-            slot.rolling_back = now, session.loan
+            slot.rolling_back = now, slot.loan
             self._upkeep.come_by(now + CLEAN_TIMEOUT)
         last = session.last_statement()
         text = (

@@ -18,7 +18,6 @@ class Session(Protocol):
     cleaning: Any  # not None while it is not known whether it is clean
     pgconn: Any
     backend_pid: int
-    loan: int  # which loan it is, or was: a number that each has of its own
 
     def is_alive(self) -> bool:
         """Of an idle one: whether anything says that it is dead. Never blocks."""
@@ -29,17 +28,17 @@ class Session(Protocol):
     def check(self) -> None:
         """Have the user's own check look at it; raises what that raises."""
 
-    def is_unchanged(self, conn: Any) -> bool:
-        """Whether others may get what comes back as it is."""
+    def comes_back_fit(self, conn: Any) -> bool:
+        """End a loan, if others may get what comes back as it is; else do nothing."""
 
     def make_fit(self, conn: Any) -> str:
-        """Have it so; or say why it must be closed."""
+        """End a loan, and have it so; or say why it must be closed."""
 
     def is_clean(self, conn: Any) -> bool:
-        """As `is_unchanged`, under the lock."""
+        """Under the lock: whether others may get it as it is. Sends nothing."""
 
-    def rest(self, conn: Any) -> None:
-        """Under the lock: the loan is over."""
+    def rest(self) -> None:
+        """End a loan of one that is clean. Under the lock."""
 
     def reborn(self, conn: Any) -> None:
         """What it is like now belongs to it from its birth."""

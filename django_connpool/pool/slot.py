@@ -88,6 +88,7 @@ class Slot:
         "idle_since",
         "job",
         "line",
+        "loan",
         "loans",
         "note",
         "opened_at",
@@ -119,6 +120,7 @@ class Slot:
         self.reason = ""  # why it is being closed
         self.job: Job | None = None  # of the worker that opens or closes it
         self.waiter: Waiter | None = None  # the one it is being handed to
+        self.loan = 0  # its number: another for each
         # The loan:
         self.since = 0.0
         self.loans: Loans | None = None  # what its thread has borrowed, this included

@@ -143,7 +143,7 @@ class Upkeep:
     def _give_up_rollbacks(self, now: float) -> None:
         """Under the lock: end those that their server has not answered in time."""
         for slot in self._core.slots.all:
-            if slot.rolling_back is None or slot.rolling_back[1] != slot.session.loan:
+            if slot.rolling_back is None or slot.rolling_back[1] != slot.loan:
                 continue
             until = slot.rolling_back[0] + CLEAN_TIMEOUT
             if now < until:
@@ -168,7 +168,7 @@ class Upkeep:
                 left -= slot.session.silence()
                 if left <= 0:
                     left = ANSWER_TIMEOUT + LOOK_AGAIN
-                    hung.append((slot, slot.session.loan))
+                    hung.append((slot, slot.loan))
             next_look = min(next_look, now + max(left, LOOK_AGAIN))
         core.schedule(next_look)
         return hung
@@ -179,7 +179,7 @@ class Upkeep:
         if not session.has_vanished():
             return
         with core.lock:
-            if slot.loans is None or session.loan != loan or not session.is_busy():
+            if slot.loans is None or slot.loan != loan or not session.is_busy():
                 return
             session.give_up()
             core.condemn()

@@ -51,7 +51,7 @@ class Session:
     `pgconn` stays, to close what the borrower forgot.
 
     Used by one thread at a time: the borrower, or who makes it fit for the next. `rest` and
-    `is_clean` are called under the pool's lock, so they send nothing.
+    `is_clean` may be called under the pool's lock, so they send nothing.
     """
 
     __slots__ = (
@@ -67,7 +67,6 @@ class Session:
         "changes",
         "cleaning",
         "conn",
-        "loan",
         "pgconn",
         "ref",
         "role",
@@ -93,8 +92,6 @@ class Session:
         # Not to a proxy of an agent's: cursors know only what is behind it.
         self.ref: weakref.ref[Any] | None = weakref.ref(foreign.behind(conn), lost)
         self.changes = changes.of(conn) or changes.Changes(policy.judge)
-        # Which loan of the connection this is, or was; cursors of earlier ones are stale.
-        self.loan = self.changes.loan
         self.birth = Birth(conn, self.changes.listens)
         self.role = roles.Role(pgconn)
 
@@ -108,15 +105,14 @@ class Session:
         """The connection, if it is here or a borrower still has it; else None."""
         return self.conn or (self.ref() if self.ref is not None else None)
 
-    def rest(self, conn: Any) -> None:
-        """The loan is over, if it was one, and the session as it was."""
-        self.conn = conn
-        known = self.changes
-        self.loan = known.loan = known.loan + 1
+    def rest(self) -> None:
+        """The loan is over, and the session as it was."""
+        known, birth = self.changes, self.birth
+        known.loan += 1  # cursors of this loan are stale
         known.last, known.called = None, False
-        if known.dirt or self.birth.touch.touched:
+        if known.dirt or birth.touch.touched:
             known.forget()
-            self.birth.loan_begins()
+            birth.loan_begins()
 
     def reborn(self, conn: Any) -> None:
         """What this connection is like now, in its present loan, belongs to it from its birth."""
@@ -175,8 +171,11 @@ class Session:
             return known.dirt | _REPORTED | RENAMED
         return known.dirt
 
-    def is_unchanged(self, conn: Any) -> bool:
-        """Whether there is nothing to do before others get it. Every loan's end asks."""
+    def comes_back_fit(self, conn: Any) -> bool:
+        """End a loan, if others may get the session as it is; else do nothing.
+
+        Every loan's end comes by here, so this calls nothing that it can do itself.
+        """
         conn.__dict__["_pool"] = None  # as it was when it was new
         pgconn, policy = self.pgconn, self._policy
         if pgconn.transaction_status or pgconn.pipeline_status:  # IDLE is 0
@@ -184,11 +183,18 @@ class Session:
         if policy.cleans_each or policy.trust.lost:
             return False
         known, birth = self.changes, self.birth
-        return not policy.restores or not (
+        if policy.restores and (
             known.dirt
             or (birth.touch.touched and birth.differs(conn))
             or (known.called and reported(pgconn) != birth.reported)
-        )
+        ):
+            return False
+        known.loan += 1  # as `rest`
+        known.last, known.called = None, False
+        if known.dirt or birth.touch.touched:
+            known.forget()
+            birth.loan_begins()
+        return True
 
     def is_clean(self, conn: Any) -> bool:
         """Whether it may be lent as it is. For under the lock, where nothing may be sent."""
@@ -224,10 +230,16 @@ class Session:
     # -- Making it so ---------------------------------------------------------------------
 
     def make_fit(self, conn: Any) -> str:
-        """Have the session as it was for the next borrower; why not, when it must be closed.
+        """End a loan, and have the session as it was; why not, when it must be closed.
 
         A changed session is cleaned: what does it is sent, and its outcome taken by `cleaned`.
         """
+        if unfit := self._make_fit(conn):
+            return unfit
+        self.rest()
+        return ""
+
+    def _make_fit(self, conn: Any) -> str:
         policy = self._policy
         if not rest.is_at_rest(conn) and not rest.leave_transaction(conn):
             return UNUSABLE
