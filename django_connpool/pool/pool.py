@@ -102,10 +102,11 @@ class Pool:
             if limits.leak_after or limits.command_timeout:
                 self._upkeep.attend_loan(slot)
             session = slot.session
-            conn = session.conn
-            conn.__dict__["_pool"] = self
-            session.conn = None
-            return conn
+            session.conn.__dict__["_pool"] = self
+            try:  # without a variable for it: an error may keep this frame, and it for ever
+                return session.conn
+            finally:
+                session.conn = None
         except BaseException:
             if slot is not None:
                 if slot.state is LOAN:

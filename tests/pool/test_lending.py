@@ -407,3 +407,18 @@ def test_where_connections_do_not_live_long_their_loans_are_counted_all_the_same
         until(lambda: counts(pool)[1:] == (0, 0))
         assert max(inside.uncounted(pool).values()) < 50, "they gather where nobody looks at them"
         assert pool.snapshot()["histograms"]["hold"]["count"] == 500
+
+
+def test_an_error_that_is_remembered_keeps_no_loan_that_is_dropped() -> None:
+    refused: list[Any] = []
+
+    def check(conn: Any) -> None:
+        if not refused:
+            refused.append(conn)
+            raise LookupError("not this one")
+
+    with working_pool(FakeServer(), max_size=2, check=check) as pool:
+        conn = pool.getconn()
+        assert conn is not refused[0]
+        del conn
+        until(lambda: pool.get_stats()["loans_reclaimed"] == 1)
