@@ -89,6 +89,10 @@ class Slots:
             where.discard(slot)
         slot.waiter = slot.loans = None
 
+    def lent(self) -> list[Slot]:
+        """Those in a borrower's hand, and not about to be."""
+        return [one for one in self.all if one.state is LOAN and one.session.conn is None]
+
     # -- After an interrupt ---------------------------------------------------------------
 
     def audit(self) -> Iterator[Slot]:

@@ -864,7 +864,8 @@ def interrupted(
 
     def mend() -> None:
         # The worst moment for a borrower to come: all is free again, and nothing in order.
-        if inside.has_leftovers(pool) and server.state == "up" and inside.serves(pool):
+        comes = server.state == "up" and inside.serves(pool) and not pool.max_waiting
+        if inside.has_leftovers(pool) and comes:
             rivals.append(Rival(pool))
         inside.tick(pool)
 
