@@ -298,6 +298,7 @@ class Core:
             if slot.state is RETURNING:
                 slot.waiter = None
                 self._settle_if_clean(slot, slot.session.reachable())
+        self.dismiss_if_done()
 
     def _settle_if_clean(self, slot: Slot, conn: Any) -> None:
         """Under the lock, where nothing may be sent: keep a session only if it is clean."""

@@ -185,10 +185,10 @@ class Pool:
     def _stand_in_line(self, waiter: Waiter, seconds: float) -> bool:
         """Under the lock: serve the waiter at once (False), queue it (True), or refuse it."""
         core, slots, line = self._core, self._core.slots, self._core.line
+        if core.inbox:  # where somebody may have asked to close it
+            core.catch_up()
         if core.closed:
             core.check_open()
-        if core.inbox:
-            core.catch_up()
         if slots.idle and slots.idle[-1].state is not IDLE:
             core.audit()
         if core.serving and slots.idle:

@@ -122,6 +122,8 @@ class Slots:
                     self.retire(slot, UNUSABLE)
                 elif slot.is_nobodys:
                     yield slot
+            elif state is GONE:
+                self.forget(slot)
             elif state in ON_LOAN and slot.is_nobodys:
                 self.opening.discard(slot)
                 yield slot
