@@ -192,7 +192,15 @@ def has_leftovers(pool: Any) -> bool:
     return bool(pool._core.inbox)
 
 
-has_put_off = has_leftovers  # what a signal handler asked for inside the lock is such a note
+def has_put_off(pool: Any) -> bool:
+    """Whether there is something left that a signal handler asked for inside the lock."""
+    mending = (core.Core.audit, core.Core.reclaim, core.Core.take_back)
+    return any(note[0] not in mending for note in list(pool._core.inbox))
+
+
+def lose_notes(pool: Any) -> None:
+    """Have the notes be lost that somebody has left, as when an interrupt strikes a finalizer."""
+    pool._core.inbox.clear()
 
 
 def tick(pool: Any) -> None:
@@ -726,7 +734,8 @@ def catch_up_by(pool: Any, wrap: Callable[[Callable[[], None]], None]) -> Callab
 # -- What an interrupt may find half done --------------------------------------------------
 
 CODE_OF_POOL = tuple(
-    str(Path(core.__file__).parents[1] / room) for room in ("pool", "session", "process")
+    str(Path(core.__file__).parents[1] / room)
+    for room in ("pool", "session", "process", "connection_pool.py")
 )
 
 # What the interpreter itself calls, so that what they raise goes nowhere.

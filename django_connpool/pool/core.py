@@ -321,6 +321,8 @@ class Core:
 
     def reclaim(self, slot: Slot, loans: Loans | None) -> None:
         """Under the lock: end a loan whose borrower has dropped it, if it still is one."""
+        if slot.state is not LOAN:  # it may not even have been opened
+            return
         conn = slot.session.reachable()
         if not self._is_orphan(slot, loans, conn):
             return
@@ -338,7 +340,7 @@ class Core:
         self.settle(slot, conn, self.clock(), RECLAIMED)
 
     def _is_orphan(self, slot: Slot, loans: Loans | None, conn: Any) -> bool:
-        if slot.state is not LOAN or slot not in self.slots.all or slot.session.conn is not None:
+        if slot not in self.slots.all or slot.session.conn is not None:
             return False
         if loans is None:
             return conn is None

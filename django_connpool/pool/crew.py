@@ -233,7 +233,6 @@ class Crew:
         except Exception as error:
             self._failed_to_open(slot, error)
             return
-        slot.session = session
         now = core.clock()
         with core.lock:
             took = now - began

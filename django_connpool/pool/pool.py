@@ -155,10 +155,8 @@ class Pool:
                 # Given back a moment ago, it needs no ping. But it may have died unnoticed by
                 # a borrower that did not use it.
                 is_fresh = queued and session.cleaning is None and now < slot.idle_since + FRESH
-                left = began + seconds - now
-                if (
-                    is_fresh and not core.limits.asks_each and session.is_alive()
-                ) or self._checking.is_fit(slot, now, left):
+                fits = is_fresh and not core.limits.asks_each and session.is_alive()
+                if fits or self._checking.is_fit(slot, now, began + seconds - now):
                     return slot
                 waiter = waiter.again()
                 now = core.clock()

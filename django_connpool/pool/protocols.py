@@ -104,7 +104,7 @@ class Opener(Protocol):
     """Opens what a pool lends. `django_connpool.session.opening.Opening` is one."""
 
     def open(self, keeper: Any, hurry: bool) -> Session:
-        """Return a new one. Blocks; raises what there is to say to who waits for it."""
+        """Return a new one, which is `keeper.session` too. Blocks; raises what there is to say."""
 
     def meaning(self, error: BaseException) -> tuple[str, bool]:
         """Of an error of `open`: its kind (see outage.py), and whether time may heal it."""

@@ -85,7 +85,7 @@ class Slots:
         slot.state = GONE
         if slot.has_session:
             slot.session.conn = None
-        for where in (self.all, self.opening, self.closing):
+        for where in (self.opening, self.closing, self.all):  # last that by which it is found
             where.discard(slot)
         slot.waiter = slot.loans = None
 
@@ -105,12 +105,9 @@ class Slots:
             self.idle[:] = [slot for slot in self.idle if slot.state is IDLE]
         for slot in list(self.all):
             state = slot.state
-            if state is LOAN:
+            if state is LOAN or state is IDLE:
                 continue
-            if state is IDLE:
-                if slot not in self.idle:
-                    self.idle.append(slot)
-            elif state is CLOSING:
+            if state is CLOSING:
                 self.opening.discard(slot)
                 self.closing.add(slot)
                 if slot.is_nobodys and slot not in self.to_close:

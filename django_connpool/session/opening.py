@@ -61,17 +61,18 @@ class Opening:
     def open(self, keeper: Keeper, hurry: bool) -> Session:
         """Return a new session, configured. Blocks; raises what the driver or the user raises.
 
-        `keeper` is what it is kept in, and found again by as `_slot` of the connection. `hurry`:
+        It is `keeper`'s from then on, which is found again as `_slot` of the connection. `hurry`:
         somebody waits for it.
         """
         conn = self._connect()
         try:
+            conn.__dict__["_pool"] = None
             cursors.set_watch(conn, self.policy.judge)
             with recording(conn):
                 self._set_up(conn)
             cursors.set_watch(conn, self.policy.judge)  # the user may have chosen other cursors
             conn._slot = keeper
-            session = Session(conn, self.policy, keeper.connection_died)
+            session = keeper.session = Session(conn, self.policy, keeper.connection_died)
             with self._lock:
                 self._sessions.add(session)
             # Not by one that was made to open it; and by what was learned meanwhile.
@@ -93,9 +94,7 @@ class Opening:
         kwargs = parameters.completed(
             conninfo, kwargs, self._command_timeout, parameters.CONNECT_TIMEOUT
         )
-        conn = noticing(self.connection_class).connect(conninfo, **kwargs)
-        conn.__dict__["_pool"] = None
-        return conn
+        return noticing(self.connection_class).connect(conninfo, **kwargs)
 
     def _set_up(self, conn: Any) -> None:
         """Have the user configure the session; ProgrammingError when that leaves a transaction."""

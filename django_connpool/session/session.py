@@ -36,6 +36,8 @@ def _nothing() -> None:
 class Keeper(Protocol):
     """Where a session is kept."""
 
+    session: Any
+
     def connection_died(self, ref: weakref.ref[Any]) -> None:
         """What was lent was collected. The interpreter calls it, at any instruction."""
 

@@ -251,12 +251,6 @@ MUTANTS = [
     # What an interrupt leaves half done
     Mutant(
         "pool/slots.py",
-        "                if slot not in self.idle:\n                    self.idle.append(slot)\n",
-        "                pass\n",
-        "what is idle can be borrowed",
-    ),
-    Mutant(
-        "pool/slots.py",
         "if slot.is_nobodys and slot not in self.to_close:",
         "if False:",
         "what was to be closed is closed by another",

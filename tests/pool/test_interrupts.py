@@ -68,7 +68,8 @@ class Rival:
         until(lambda: self.served or inside.has_waiters(pool))
 
     def _run(self) -> None:
-        self.pool.putconn(self.pool.getconn(timeout=DEADLINE))
+        with suppress(PoolClosed):  # which he is told at once
+            self.pool.putconn(self.pool.getconn(timeout=DEADLINE))
         self.served = True
 
     def assert_served(self) -> None:
@@ -127,6 +128,13 @@ def an_idle_connection(pool: ConnectionPool[Any]) -> Iterator[Step]:
 @contextmanager
 def no_connection(pool: ConnectionPool[Any]) -> Iterator[Step]:
     yield borrow_and_give_back
+
+
+@contextmanager
+def no_more_threads(pool: ConnectionPool[Any]) -> Iterator[Step]:
+    """So that a borrower does the work that there is."""
+    with inside.hiring_by(pool, lambda thread: False):
+        yield borrow_and_give_back
 
 
 @contextmanager
@@ -922,6 +930,7 @@ def assert_sound(pool: ConnectionPool[Any], server: FakeServer) -> None:
 SCENES = [
     an_idle_connection,
     no_connection,
+    no_more_threads,
     dead_connections,
     all_on_loan,
     somebody_waiting,
@@ -1032,12 +1041,12 @@ def test_the_second_interrupt_strikes_at_every_line_of_mending() -> None:
     seen: set[tuple[str, int]] = set()
     for scene in (
         *(an_idle_connection, all_on_loan, somebody_waiting, what_a_finalizer_gave_back),
-        a_loan_given_back_again_after_an_interrupt,
+        *(a_loan_given_back_again_after_an_interrupt, no_more_threads, a_loan_of_a_closed_pool),
     ):
         seen |= strike_everywhere(scene, set())[1]
-    # But for one who finds that another thread has given the same connection back meanwhile.
+    # But for what is done when a note is lost, too.
     left = [place.partition(": ")[2] for place in missing(inside.MENDING, seen)]
-    assert left == ["return"]
+    assert left == ["self.reclaim(slot, None)"]
 
 
 class Interrupt(BaseException):
@@ -1059,6 +1068,7 @@ class Contended(type(threading.RLock())):  # type: ignore[misc]
 @contextmanager
 def interrupts_of_who_waits_for_the_lock(pool: ConnectionPool[Any]) -> Iterator[Step]:
     conn = pool.getconn()
+    pool.putconn(pool.getconn())
 
     def step(pool: ConnectionPool[Any]) -> None:
         for act in (pool.getconn, partial(pool.putconn, conn), pool.getconn):

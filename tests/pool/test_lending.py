@@ -422,3 +422,15 @@ def test_an_error_that_is_remembered_keeps_no_loan_that_is_dropped() -> None:
         assert conn is not refused[0]
         del conn
         until(lambda: pool.get_stats()["loans_reclaimed"] == 1)
+
+
+def test_a_loan_that_was_dropped_comes_back_although_the_note_of_it_is_lost(
+    nobody_comes_by: None,
+) -> None:
+    with working_pool(FakeServer(), max_size=1) as pool:
+        conn = pool.getconn()
+        del conn
+        inside.lose_notes(pool)
+        inside.tick(pool)
+        assert pool.get_stats()["loans_reclaimed"] == 1
+        pool.putconn(pool.getconn(DEADLINE))
