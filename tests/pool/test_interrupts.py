@@ -474,6 +474,14 @@ def leaks_that_are_watched(pool: ConnectionPool[Any]) -> Iterator[Step]:
 
 
 @contextmanager
+def a_changed_session(pool: ConnectionPool[Any]) -> Iterator[Step]:
+    conns = [pool.getconn()]
+    inside.change_session(conns[0])
+    yield lambda pool: pool.putconn(conns.pop())
+    give_back(*conns)
+
+
+@contextmanager
 def a_session_to_clean(pool: ConnectionPool[Any]) -> Iterator[Step]:
     inside.change(pool, reset="always", cleans_always=True)
     yield borrow_and_give_back
@@ -959,6 +967,7 @@ SCENES = [
     what_a_finalizer_gave_back_while_somebody_waits,
     the_loan_after_which_they_are_counted,
     leaks_that_are_watched,
+    a_changed_session,
     a_session_to_clean,
     sessions_being_cleaned,
     the_only_session_being_cleaned,
