@@ -9,6 +9,7 @@ import itertools
 import weakref
 from collections.abc import Callable, Iterable
 from contextlib import ContextDecorator
+from operator import attrgetter
 from time import monotonic
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
@@ -49,17 +50,20 @@ _ERRORS = Errors(PoolClosed, PoolTimeout, TooManyRequests, OperationalError, Pro
 _numbers = itertools.count(1)
 
 
-class _Limit:
-    """A size or time of a pool, to be read and to be changed."""
+class _Setting:
+    """A setting of a pool, where it is kept: to be read and to be changed."""
+
+    def __init__(self, where: str) -> None:
+        self._owner_of = attrgetter(where)
 
     def __set_name__(self, owner: type, name: str) -> None:
         self._name = name
 
     def __get__(self, pool: Any, owner: type | None = None) -> Any:
-        return getattr(pool._core.limits, self._name) if pool is not None else self
+        return self if pool is None else getattr(self._owner_of(pool), self._name)
 
     def __set__(self, pool: Any, value: Any) -> None:
-        setattr(pool._core.limits, self._name, value)
+        setattr(self._owner_of(pool), self._name, value)
 
 
 class ConnectionPool(Pool, Generic[CT]):
@@ -94,18 +98,22 @@ class ConnectionPool(Pool, Generic[CT]):
     All times are seconds. Raises ValueError for sizes and times that make no sense.
     """
 
-    timeout = _Limit()
-    max_waiting = _Limit()
-    max_lifetime = _Limit()
-    max_idle = _Limit()
-    max_uses = _Limit()
-    max_connecting = _Limit()
-    reconnect_timeout = _Limit()
-    outage_patience = _Limit()
-    num_workers = _Limit()
-    jitter = _Limit()
-    leak_after = _Limit()
-    command_timeout = _Limit()
+    name = _Setting("_core")
+    conninfo = _Setting("_opening")
+    kwargs = _Setting("_opening")
+    connection_class = _Setting("_opening")
+    timeout = _Setting("_core.limits")
+    max_waiting = _Setting("_core.limits")
+    max_lifetime = _Setting("_core.limits")
+    max_idle = _Setting("_core.limits")
+    max_uses = _Setting("_core.limits")
+    max_connecting = _Setting("_core.limits")
+    reconnect_timeout = _Setting("_core.limits")
+    outage_patience = _Setting("_core.limits")
+    num_workers = _Setting("_core.limits")
+    jitter = _Setting("_core.limits")
+    leak_after = _Setting("_core.limits")
+    command_timeout = _Setting("_core.limits")
 
     def __init__(
         self,
@@ -164,7 +172,6 @@ class ConnectionPool(Pool, Generic[CT]):
             has_check=callable(check),
             strict=strict,
         )
-        self.connection_class: Any = connection_class
         self._opening = Opening(
             Policy(name, check, reset, reset_functions),
             conninfo,
@@ -184,18 +191,6 @@ class ConnectionPool(Pool, Generic[CT]):
             self.open()
 
     # -- What it is -----------------------------------------------------------------------
-
-    @property
-    def name(self) -> str:
-        return self._core.name
-
-    @property
-    def conninfo(self) -> ConninfoParam:
-        return self._opening.conninfo
-
-    @property
-    def kwargs(self) -> KwargsParam | None:
-        return self._opening.kwargs
 
     @property
     def min_size(self) -> int:

@@ -434,3 +434,17 @@ def test_a_loan_that_was_dropped_comes_back_although_the_note_of_it_is_lost(
         inside.tick(pool)
         assert pool.get_stats()["loans_reclaimed"] == 1
         pool.putconn(pool.getconn(DEADLINE))
+
+
+def test_what_a_pool_is_set_to_can_be_changed_as_it_goes() -> None:
+    first, second = FakeServer(), FakeServer()
+    with working_pool(first, max_size=1) as pool:
+        pool.name, pool.timeout = "renamed", 0.01
+        conn = pool.getconn(DEADLINE)
+        with pytest.raises(PoolTimeout, match=r"pool 'renamed'.* within 0\.0\d s"):
+            pool.getconn()
+        pool.kwargs = {"server": second}
+        pool.drain()
+        pool.putconn(conn)
+        pool.putconn(pool.getconn(DEADLINE))
+        assert len(second.connections) == 1
