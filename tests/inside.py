@@ -509,6 +509,15 @@ def ask_of_functions(monkeypatch: Any, text: bytes) -> None:
     monkeypatch.setattr(_module("session.hidden"), "query", lambda version: text)
 
 
+def taking_in_hand_by(monkeypatch: Any, error: type[BaseException]) -> None:
+    """Have this strike when a wrapper has borrowed, and has nothing in hand yet."""
+
+    def struck(wrapper: Any, binding: Any, connection: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(_module("backends.holding").Holding, "_take", struck)
+
+
 def told_of_loans() -> frozenset[str]:
     """The methods of wrappers that foreign classes are told of each loan by."""
     return frozenset(_module("backends.stacked").TOLD)

@@ -56,6 +56,8 @@ class Holding(Bound):
     tells = False
     overridden: frozenset[str] = frozenset()  # what they override of `stacked.TOLD`
     is_told = False  # `init_connection_state` is called for a loan
+    is_taken = True  # or what is borrowed now is not in hand yet,
+    is_set_up = True  # or not as its settings say
 
     _thread_ident: int  # Django's
     _thread_sharing_count: int  # Django's
@@ -67,15 +69,28 @@ class Holding(Bound):
         if bursts.aside:
             bursts.collect(monotonic())
         work = scopes.current.get()
+        connection = None
+        self.is_taken = False
         try:
-            if work is None or not work.in_vain:
-                connection = binding.pool.getconn()
-            else:
-                connection = in_vain.getconn(binding.pool, work)
-        except PoolTimeout as error:
-            in_vain.note(binding.pool, error, work)
+            try:
+                if work is None or not work.in_vain:
+                    connection = binding.pool.getconn()
+                else:
+                    connection = in_vain.getconn(binding.pool, work)
+            except PoolTimeout as error:
+                in_vain.note(binding.pool, error, work)
+                raise
+            self._take(binding, connection)
+        except BaseException:
+            if connection is None:
+                raise
+            if recall.at_hand(self) is connection:
+                if not self.is_set_up:
+                    connection.close()  # or the next borrower would have it like this
+                self._hand_back(connection)
+            elif not self.is_taken:  # and whoever keeps the error would keep it for ever
+                binding.pool.putconn(connection)
             raise
-        self._take(binding, connection)
 
     def _borrow_from_next(self, closed: registry.Binding) -> None:
         """Borrow when the pool was closed since we were bound to it, by whoever."""
@@ -90,55 +105,48 @@ class Holding(Bound):
         self._borrow(registry.bind(self, closed))
 
     def _take(self, binding: registry.Binding, connection: Any) -> None:
-        """Make a connection that was just borrowed the one in hand. It goes back if that fails."""
+        """Make a connection that was just borrowed the one in hand."""
         self.is_between = self.errors_occurred = False
-        self.connection = connection
-        is_set_up = True
-        try:
-            self.releases_early = binding.releases_early if self.mode is None else self.mode
-            if self._thread_sharing_count:
-                connection._pool.outlive_thread(connection)
-            self.isolation_level = connection.connpool_isolation_level
-            if self.cursors:
-                self.cursors = []
-            work = scopes.current.get()
-            if work is None:
-                self.life = None
-            else:
-                self.life = work.life
-                work.borrowers.add(self)
-                if work.ended:
-                    recall.recaller.soon(self)
-            if binding.options.max_hold_idle:
-                recall.recaller.watch(binding)
-            autocommit = self.settings_dict["AUTOCOMMIT"]
-            # Asking the connection costs more than to know what the pool sees to.
-            if (
-                autocommit
-                and (binding.restores or connection.autocommit)
-                and (not self.tells or _SETTING.isdisjoint(self.overridden))
-            ):
-                self.autocommit = True
-            else:
-                self._keep_during(self.set_autocommit, autocommit)
-            if self.tells and "init_connection_state" in self.overridden:
-                is_set_up = False
-                self._keep_during(self._tell_of_birth, connection)
-            if connection.connpool_receivers != connection_created.receivers:
-                _note_receivers(connection)
-                if not connection.connpool_is_new:
-                    binding.pool.reborn(connection)
-            if connection.connpool_is_new:
-                if not apps.ready:  # an app that queries as it starts, in a thread that lives on
-                    recall.recaller.soon(self)
-                is_set_up = False
-                self._keep_during(self._announce, binding, connection)
-        except BaseException:
-            if recall.at_hand(self) is connection:
-                if not is_set_up:
-                    connection.close()  # or the next borrower would have it like this
-                self._hand_back(connection)
-            raise
+        # With no call in between: see `_borrow`.
+        self.connection, self.is_taken, self.is_set_up = connection, True, True
+        self.releases_early = binding.releases_early if self.mode is None else self.mode
+        if self._thread_sharing_count:
+            connection._pool.outlive_thread(connection)
+        self.isolation_level = connection.connpool_isolation_level
+        if self.cursors:
+            self.cursors = []
+        work = scopes.current.get()
+        if work is None:
+            self.life = None
+        else:
+            self.life = work.life
+            work.borrowers.add(self)
+            if work.ended:
+                recall.recaller.soon(self)
+        if binding.options.max_hold_idle:
+            recall.recaller.watch(binding)
+        autocommit = self.settings_dict["AUTOCOMMIT"]
+        # Asking the connection costs more than to know what the pool sees to.
+        if (
+            autocommit
+            and (binding.restores or connection.autocommit)
+            and (not self.tells or _SETTING.isdisjoint(self.overridden))
+        ):
+            self.autocommit = True
+        else:
+            self._keep_during(self.set_autocommit, autocommit)
+        if self.tells and "init_connection_state" in self.overridden:
+            self.is_set_up = False
+            self._keep_during(self._tell_of_birth, connection)
+        if connection.connpool_receivers != connection_created.receivers:
+            _note_receivers(connection)
+            if not connection.connpool_is_new:
+                binding.pool.reborn(connection)
+        if connection.connpool_is_new:
+            if not apps.ready:  # an app that queries as it starts, in a thread that lives on
+                recall.recaller.soon(self)
+            self.is_set_up = False
+            self._keep_during(self._announce, binding, connection)
 
     def _keep_during(self, call: Any, *args: Any) -> None:
         """Call what may use the connection, but must not give it back."""

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from django.db import DatabaseError, transaction
 
+from tests import inside
 from tests.cluster import Server
 from tests.databases import Databases, on_loan, pid, value
 
@@ -87,3 +88,15 @@ def test_an_error_of_the_statement_alone_keeps_the_connection(spare: Any) -> Non
         value(spare, "SELECT nonsense")
 
     assert pid(spare) == first
+
+
+def test_what_was_lent_as_an_interrupt_struck_goes_back_although_the_error_is_kept(
+    spare: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pid(spare)
+    spare.close()
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt) as kept:
+        inside.taking_in_hand_by(patch, KeyboardInterrupt)
+        spare.ensure_connection()
+    assert spare.pool.snapshot()["in_use"] == 0
+    assert kept.tb is not None
