@@ -135,8 +135,15 @@ class Pool:
         waiter = Waiter(began, since is not None, note)
         try:
             while True:
-                with core.lock:
+                lock = core.lock
+                try:  # see the class
+                    lock.acquire()
                     queued = self._stand_in_line(waiter, seconds)
+                finally:
+                    try:
+                        lock.release()
+                    except RuntimeError as error:
+                        expect_free(error)
                 if core.news:
                     # Not here: a log handler that borrows would stand behind its own thread.
                     self._crew.in_a_thread(core.publish, "news")

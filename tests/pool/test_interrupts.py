@@ -1076,14 +1076,17 @@ class Contended(type(threading.RLock())):  # type: ignore[misc]
 
 @contextmanager
 def interrupts_of_who_waits_for_the_lock(pool: ConnectionPool[Any]) -> Iterator[Step]:
-    conn = pool.getconn()
-    pool.putconn(pool.getconn())
+    first, second = pool.getconn(), pool.getconn()
 
     def step(pool: ConnectionPool[Any]) -> None:
-        for act in (pool.getconn, partial(pool.putconn, conn), pool.getconn):
+        for act in (partial(pool.getconn, 0), partial(pool.putconn, first)):
             inside.set_lock(pool, Contended())
             with suppress(Interrupt):
                 act()
+        pool.putconn(second)
+        inside.set_lock(pool, Contended())
+        with suppress(Interrupt):
+            pool.getconn()
 
     yield step
 

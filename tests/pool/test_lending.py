@@ -132,7 +132,7 @@ def give_back(pool: ConnectionPool[Any]) -> Callable[[], Any]:
     return partial(pool.putconn, pool.getconn())
 
 
-@pytest.mark.parametrize("what", [borrow, give_back])
+@pytest.mark.parametrize("what", [borrow, stand_in_line, give_back])
 def test_an_interrupt_of_who_waits_for_the_lock_is_raised_as_it_is(what: Any) -> None:
     with working_pool(FakeServer(), max_size=1) as pool:
         act = what(pool)

@@ -50,7 +50,7 @@ FOREIGN: dict[str, set[str]] = {
 FOREIGN_ELSEWHERE = {"asgiref", "django", "psycopg"}
 
 LONGEST = 400  # lines of a file
-LINES = 13_950  # of all files
+LINES = 13_956  # of all files
 LEEWAY = 300  # lines below that, from which on the number has to be lowered
 DOORS = 22  # what catches BaseException, and `finally` blocks that mend; 6 are meant to remain
 
@@ -93,6 +93,7 @@ ENDING: set[str] = {
     "middleware.py: _each_async",
     "pool/explain.py: locate",
     "pool/locking.py: is_locked",
+    "pool/pool.py: Pool._wait_for_slot",
     "pool/pool.py: Pool.getconn",
     "pool/pool.py: Pool.putconn",
     "process/userline.py: _above",
