@@ -776,20 +776,18 @@ def leaving_notes() -> Any:
 def situation(pool: Any) -> str:
     """All that decides what there is to mend."""
     slots = pool._core.slots
-    seen = (
-        *(pool.closed, [note[0].__name__ for note in pool._core.inbox]),
-        [(one.left, one.slot is None) for one in pool._core.line],
-        sorted(
-            (
-                *(one.state, one in slots.idle, one in slots.to_close, one in slots.closing),
-                *(one in slots.opening, one.is_nobodys, one.waiter is not None),
-                *(one.waiter is not None and one.waiter.left, one.loans is None),
-                *(one.has_session and one.session.conn is None,),
-            )
-            for one in slots.all
-        ),
-    )
-    return repr(seen)
+    found = {
+        (
+            *(one.state, one in slots.idle, one in slots.to_close, one in slots.closing),
+            *(one in slots.opening, one.is_nobodys, one.waiter is not None),
+            *(one.waiter is not None and one.waiter.left, one.loans is None),
+            one.has_session and one.session.conn is None,
+        )
+        for one in slots.all
+    }
+    notes = {note[0].__name__ for note in pool._core.inbox}
+    line = {(one.left, one.slot is None) for one in pool._core.line}
+    return repr((pool.closed, sorted(notes), sorted(line), sorted(found)))
 
 
 # -- The maintenance thread ---------------------------------------------------------------
