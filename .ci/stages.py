@@ -59,10 +59,10 @@ def stages() -> list[Stage]:
     deep = [
         Stage(["run", "-e", environment], seconds)
         for environment, seconds in (
-            ("newest-deep", 310),
+            ("newest-deep", 600),
             ("newest-ways", 180),
             ("works-with", 40),
-            ("oldest-deep", 310),
+            ("oldest-deep", 600),
             ("py313-django61-psycopg32-pool", 80),
             ("py312-django61", 45),
             ("py312-django52", 45),
