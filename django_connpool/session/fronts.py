@@ -147,6 +147,14 @@ class WatchedNamed(Watched):
         self._check()
         return super()._scroll_gen(value, mode)  # type: ignore[misc]
 
+    def close(self) -> None:
+        if _of(self._conn).loan != self._loan:
+            # It may be collected in the middle of a statement of the next loan, by its thread:
+            # psycopg would wait for the connection's lock, which this thread has.
+            Cursor.close(self)
+        else:
+            super().close()  # type: ignore[misc]
+
     def _close_gen(self) -> Any:
         changes = _of(self._conn)
         if changes.loan != self._loan:  # cleaned away, and the session may be somebody else's

@@ -293,3 +293,20 @@ def test_a_returned_connection_used_on_does_not_hurt_the_pool(make_pool: MakePoo
     conn.close()
     assert pids_of(pool, 1) != before
     until_idle(pool, 1)
+
+
+def test_a_server_side_cursor_of_an_earlier_loan_closes_without_the_connection(
+    make_pool: MakePool,
+) -> None:
+    pool = make_pool(max_size=1)
+    until_known(pool)
+    conn = pool.getconn()
+    cursor = conn.cursor("left")
+    cursor.execute("SELECT generate_series(1, 10)")
+    pool.putconn(conn)
+    again = pool.getconn()
+    assert again is conn
+    with again.lock:  # in the middle of a statement, in which the old one is collected
+        cursor.close()
+    assert cursor.closed
+    pool.putconn(again)
