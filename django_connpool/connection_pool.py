@@ -172,6 +172,7 @@ class ConnectionPool(Pool, Generic[CT]):
             has_check=callable(check),
             strict=strict,
         )
+        self._check = check  # Django's own tests look at it, for psycopg_pool has it
         self._opening = Opening(
             Policy(name, check, reset, reset_functions),
             conninfo,
