@@ -669,6 +669,15 @@ def note_of_an_interrupt(pool: Any, one: Any) -> None:
     pool._core.inbox.append((core.Core.audit,))
 
 
+def retired_again() -> int:
+    """How often a slot is to be closed, of which an interrupt has kept a part of its first try."""
+    slots, one = slots_module.Slots(), slot.Slot(mock.Mock(), 0)
+    slots.retire(one, slot.SURPLUS)
+    slots.closing.clear()
+    slots.retire(one, slot.SURPLUS)
+    return len(slots.to_close)
+
+
 def half_close(pool: Any, one: Any) -> None:
     """Leave an idle slot as an interrupt does that strikes when it is on the way out."""
     one.state, one.reason = slot.CLOSING, slot.LOST

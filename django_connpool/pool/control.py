@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+from django_connpool.process.background import AT_ONCE
 from django_connpool.redaction import one_line, public
 
 from . import explain, view
@@ -113,7 +114,7 @@ class Control:
 
     def check(self) -> None:
         if self._core.is_inside():
-            self._core.put(lambda core: self._crew.in_a_thread(self.check, "check"))
+            self._core.put(_doubt)
             return
         self._crew.check_idle()
         self._crew.staff()
@@ -199,10 +200,18 @@ def _drain(core: Core) -> None:
     core.renew(DRAINED)
 
 
+def _doubt(core: Core) -> None:
+    """Have each idle connection be asked before it is lent."""
+    for slot in core.slots.idle:
+        slot.vet_at = AT_ONCE
+
+
 def _suspend(core: Core) -> None:
-    core.suspended, core.serving = True, False
+    if not core.closed:  # since it was asked for
+        core.suspended, core.serving = True, False
 
 
 def _resume(core: Core) -> None:
-    core.suspended, core.serving = False, True
-    core.serve_line()
+    if not core.closed:
+        core.suspended, core.serving = False, True
+        core.serve_line()

@@ -5,7 +5,7 @@ How a pool is put together, for the reader:
 * A `Slot` is a place of `max_size` with a session in it. `Slots` holds all of them, `Line` those
   who wait, `Outage` what is known of a server that says no. `Core` has them all, and the lock.
 * `lock` guards them and the counters. It is held for a few lines at a time and never while
-  anything blocks. Inside it the background thread's lock may be taken, and no other.
+  anything blocks. Inside it those of the background thread and of sessions may be taken.
 * What blocks (connecting, closing) is done by workers, threads that live as long as there is such
   work: `Crew`. What time brings is done by the process's one background thread: `Upkeep`.
 * `Pool` lends and takes back; `Control` opens, closes, drains, resizes.

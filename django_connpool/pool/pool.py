@@ -325,7 +325,7 @@ class Pool:
 
     def _refuse(self, conn: Any, slot: Slot | None) -> None:
         """What cannot be given back: an error, unless the pool has given it up itself."""
-        owner = slot.core() if slot is not None else getattr(conn, "_pool", None)
+        owner: Any = slot.core() if slot is not None else getattr(conn, "_pool", None)
         mine = owner is self._core or owner is self
         if mine and slot is not None and slot.state in (CLOSING, GONE):
             return

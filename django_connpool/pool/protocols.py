@@ -16,7 +16,6 @@ class Session(Protocol):
 
     conn: Any  # what is lent; None while it is
     cleaning: Any  # not None while it is not known whether it is clean
-    pgconn: Any
     backend_pid: int
 
     def is_alive(self) -> bool:

@@ -45,8 +45,6 @@ NOT_THE_THREADS = (BURST, RECALLED)
 class Keeper(Protocol):
     """What a slot tells of what happens to its loan: the pool's core."""
 
-    name: str
-
     def orphaned(self, slot: Slot, loans: Loans | None) -> None: ...
 
     def write_was_refused(self, slot: Slot) -> None: ...
@@ -108,7 +106,7 @@ class Slot:
     session: Session  # None while it is opened
 
     def __init__(self, core: weakref.ref[Any], generation: int) -> None:
-        self.core = core  # a weak reference to the pool's: a Keeper
+        self.core: weakref.ref[Keeper] = core  # the pool's
         self.state = OPENING
         self.session = None  # type: ignore[assignment]
         self.generation = generation
@@ -157,7 +155,7 @@ class Slot:
 
     @property
     def is_nobodys(self) -> bool:
-        """Of one that is opened or closed: whether no worker is at it."""
+        """Of one that is opened, closed or checked: whether no worker is at it."""
         return self.job is None or self.job.over
 
     @property

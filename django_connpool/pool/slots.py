@@ -71,7 +71,8 @@ class Slots:
             slot.job = None
             slot.state = CLOSING
         if slot not in self.closing:
-            self.to_close.append(slot)
+            if slot not in self.to_close:  # an interrupt may have struck between the two
+                self.to_close.append(slot)
             self.closing.add(slot)
 
     def retire_all(self, reason: str) -> None:

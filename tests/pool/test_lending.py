@@ -448,3 +448,18 @@ def test_what_a_pool_is_set_to_can_be_changed_as_it_goes() -> None:
         pool.putconn(conn)
         pool.putconn(pool.getconn(DEADLINE))
         assert len(second.connections) == 1
+
+
+def test_what_a_handler_asks_of_a_pool_that_it_has_closed_is_not_done() -> None:
+    with working_pool(FakeServer(), max_size=1) as pool:
+        with inside.lock(pool):  # as a signal handler that interrupted the pool itself
+            pool.close()
+            pool.resume()
+            pool.suspend()
+        inside.tick(pool)
+        assert pool.closed
+        assert not inside.serves(pool) and not inside.is_suspended(pool)
+
+
+def test_who_was_interrupted_on_the_way_out_is_closed_once() -> None:
+    assert inside.retired_again() == 1

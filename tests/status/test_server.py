@@ -139,9 +139,8 @@ def test_a_client_that_does_not_read_delays_nobody_who_waits_for_a_connection(
         pool.putconn(pool.getconn(timeout=30))
 
 
-def test_who_asks_while_another_is_answered_has_an_answer_too(
-    status_dir: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def slow_answers(monkeypatch: pytest.MonkeyPatch) -> tuple[threading.Event, threading.Event]:
+    """Have each answer take until the second of these is set; the first says that one has begun."""
     take, asked, go_on = snapshot.take, threading.Event(), threading.Event()
 
     def slowly(started: float) -> Any:
@@ -150,6 +149,13 @@ def test_who_asks_while_another_is_answered_has_an_answer_too(
         return take(started)
 
     monkeypatch.setattr(snapshot, "take", slowly)
+    return asked, go_on
+
+
+def test_who_asks_while_another_is_answered_has_an_answer_too(
+    status_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, go_on = slow_answers(monkeypatch)
     server.start()
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as first:
         first.connect(str(socket_path(status_dir, os.getpid())))
@@ -165,14 +171,7 @@ def test_who_asks_while_another_is_answered_has_an_answer_too(
 def test_who_stops_while_somebody_is_answered_answers_no_more(
     status_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    take, asked, go_on = snapshot.take, threading.Event(), threading.Event()
-
-    def slowly(started: float) -> Any:
-        asked.set()
-        go_on.wait(10)
-        return take(started)
-
-    monkeypatch.setattr(snapshot, "take", slowly)
+    asked, go_on = slow_answers(monkeypatch)
     server.start()
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
         client.connect(str(socket_path(status_dir, os.getpid())))
