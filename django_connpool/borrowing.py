@@ -12,8 +12,8 @@ from asgiref.sync import iscoroutinefunction, sync_to_async
 from django.db import connections
 from django.db.transaction import TransactionManagementError
 
+from . import conf
 from .backends import wrapper as wrappers
-from .backends.recall import held, is_at_rest, recaller
 from .connection_pool import ConnectionPool
 from .process import forks, uwsgi
 from .registry import is_pooled
@@ -50,10 +50,9 @@ def before_work() -> None:
     """
     for wrapper in connections.all(initialized_only=True):
         if (
-            # Looked at past the attribute, which can be a recalled connection's.
-            vars(wrapper).get("connection", wrapper) is not None
+            getattr(wrapper, "in_hand", None) is not None
+            or getattr(wrapper, "offer", None) is not None
             or wrapper.in_atomic_block
-            or getattr(wrapper, "resumes", None) is not None
         ) and is_pooled(wrapper):
             cast(Any, wrapper).before_work()
 
@@ -68,13 +67,11 @@ async def before_work_in_its_thread() -> None:
 def release_loans(work: Scope) -> None:
     """Give back what was borrowed for that work, which ends here, and nobody else's loans.
 
-    This thread's at once; other threads' as soon as they are not using them. An atomic block
+    Those of other threads, too; what they are using they give back themselves. An atomic block
     that was begun in this work is ended as well: what it has done is rolled back.
     """
     work.life.thread = get_ident()
     work.end()
-    for wrapper in list(work.resumers):
-        wrapper.stop_resuming()
     if not work.borrowers and not work.life.has_blocks:
         return
     mine = _borrowers(None)
@@ -84,38 +81,31 @@ def release_loans(work: Scope) -> None:
     mine = [wrapper for wrapper in mine if wrapper in work.borrowers]
     _give_back(mine)
     for wrapper in work.borrowers.difference(mine):
-        recaller.soon(wrapper)
+        if wrapper.life is work.life:
+            wrapper.resumes = None
+            wrapper.surrender()
 
 
 def release_between(work: Scope) -> None:
     """Give back what was borrowed for that work, which pauses here, unless it is in use.
 
-    In use is what is in a transaction, and what an open cursor reads from.
+    In use is what is in a transaction, and what a server-side cursor reads from.
     """
-    for wrapper in list(work.resumers):
-        wrapper.end_burst()
-    if not work.borrowers:
-        return
-    mine = [wrapper for wrapper in _borrowers(None) if wrapper in work.borrowers]
-    for wrapper in mine:
-        if is_at_rest(wrapper):
-            wrapper.close()
-    for wrapper in work.borrowers.difference(mine):
-        work.borrowers.discard(wrapper)
-        recaller.soon(wrapper)
+    for wrapper in list(work.borrowers):
+        wrapper.surrender()
 
 
 async def release_between_in_its_thread(work: Scope) -> None:
     # Asked here first, because the way to that thread and back costs more than a query.
-    asides = [wrapper.aside for wrapper in list(work.resumers)]
-    if any(asides) or any(is_at_rest(wrapper) for wrapper in list(work.borrowers)):
+    if any(wrapper.offer for wrapper in list(work.borrowers)):
         await sync_to_async(release_between, thread_sensitive=True)(work)
 
 
 def _give_back(wrappers: list[Any]) -> None:
     for wrapper in wrappers:
-        wrapper.end_burst()
-        if held(wrapper) is not None and not wrapper.in_atomic_block and not wrapper.kept:
+        if wrapper.offer is not None:
+            wrapper.stop_resuming()
+        if wrapper.in_hand is not None and not wrapper.in_atomic_block and not wrapper.kept:
             wrapper.give_back()
 
 
@@ -198,12 +188,12 @@ def _leave(work: Scope, outer: Scope | None) -> None:
 async def release_in_its_thread(work: Scope) -> None:
     """As `release_loans`, in the thread in which Django runs the queries of async code."""
     work.end()
-    resumers = list(work.resumers)
-    if work.borrowers or work.life.has_blocks or any(wrapper.aside for wrapper in resumers):
+    borrowers = list(work.borrowers)
+    if work.life.has_blocks or any(one.in_hand is not None or one.offer for one in borrowers):
         await sync_to_async(release_loans, thread_sensitive=True)(work)
     else:
-        for wrapper in resumers:
-            wrapper.stop_resuming()
+        for wrapper in borrowers:
+            wrapper.resumes = None
 
 
 @contextmanager
@@ -214,7 +204,7 @@ def released(using: str | None = None) -> Iterator[None]:
     would be lost.
     """
     for wrapper in _borrowers(using):
-        if wrapper.in_atomic_block or (held(wrapper) is not None and not wrapper.autocommit):
+        if wrapper.in_atomic_block or (wrapper.in_hand is not None and not wrapper.autocommit):
             raise TransactionManagementError(
                 f"released() cannot give the connection of {wrapper.alias!r} back inside a "
                 "transaction: end the transaction first, or move the slow work out of it."
@@ -237,16 +227,16 @@ def pinned(using: str | None = None) -> Iterator[None]:
 
 @contextmanager
 def hold(mode: str, using: str | None = None) -> Iterator[None]:
-    """A block in which the option `release` is `mode`: "request" or "transaction".
+    """A block in which the option `release` is `mode`: "auto", "request" or "transaction".
 
     Raises ValueError for another mode.
     """
-    if mode not in ("request", "transaction"):
-        raise ValueError(f'hold() takes "request" or "transaction", not {mode!r}')
+    if mode not in conf.RELEASES:
+        raise ValueError(f'hold() takes "auto", "request" or "transaction", not {mode!r}')
     before = [(wrapper, wrapper.mode) for wrapper in _pooled(using)]
     try:
         for wrapper, _ in before:
-            wrapper.set_mode(mode == "transaction")
+            wrapper.set_mode(mode)
         yield
     finally:
         for wrapper, was in before:

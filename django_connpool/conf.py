@@ -36,6 +36,12 @@ DEFAULT_MAX_SIZE = 10
 # and both fail on more. Longer times, infinity included, count as this (24 days, in seconds).
 LONGEST = 2_147_483.0
 
+# How long a borrower keeps its connection.
+AUTO = "auto"  # until others need it, or its work ends
+REQUEST = "request"  # until its work ends
+TRANSACTION = "transaction"  # until its transaction ends
+RELEASES = (AUTO, REQUEST, TRANSACTION)
+
 ON_WORDS = frozenset({"true", "yes", "on", "1"})
 OFF_WORDS = frozenset({"false", "no", "off", "0"})
 
@@ -72,7 +78,7 @@ class PoolOptions:
     reset: ResetParam = "auto"
     reset_functions: tuple[str, ...] = ()
     strict: bool = False
-    release: str = "request"
+    release: str = AUTO
     leak_after: float = 0.0
     max_hold_idle: float = 0.0
     reconnect_timeout: float = 300.0
@@ -359,8 +365,8 @@ def _switch(value: Any) -> bool:
 
 def _release(value: Any) -> str:
     word = _word(value)
-    if word not in {"request", "transaction"}:
-        raise ValueError('It must be "request" or "transaction".')
+    if word not in RELEASES:
+        raise ValueError('It must be "auto", "request" or "transaction".')
     return word
 
 

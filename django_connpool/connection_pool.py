@@ -23,6 +23,7 @@ from .pool.core import Core
 from .pool.crew import Crew
 from .pool.limits import Limits
 from .pool.locking import LOCKED_AFTER
+from .pool.offers import Watch
 from .pool.pool import Pool
 from .pool.protocols import Errors
 from .pool.upkeep import Upkeep
@@ -88,6 +89,7 @@ class ConnectionPool(Pool, Generic[CT]):
     `command_timeout`: longest a statement may run, given to the server at connect.
     `outage_patience`: how long borrowers wait for a server that has just gone to come back;
     later they get its error at once.
+    `has_offers`: borrowers will let others take what they do not use at the moment.
     `keep_min`: False opens `min_size` only once `warm` is called.
     `describe`: called at each borrow; what it returns tells in reports, by its str(), what
     the loan is for.
@@ -147,6 +149,7 @@ class ConnectionPool(Pool, Generic[CT]):
         ping_after: float = PING_AFTER,
         locked_after: float = LOCKED_AFTER,
         keep_min: bool = True,
+        has_offers: bool = False,
         describe: Callable[[], object] | None = None,
     ) -> None:
         name = name or f"pool-{next(_numbers)}"
@@ -171,6 +174,7 @@ class ConnectionPool(Pool, Generic[CT]):
             asks_each=bool(check) and check != "auto",
             has_check=callable(check),
             strict=strict,
+            has_offers=has_offers,
         )
         self._check = check  # Django's own tests look at it, for psycopg_pool has it
         self._opening = Opening(
@@ -185,7 +189,9 @@ class ConnectionPool(Pool, Generic[CT]):
         crew = Crew(core, _of(self, reconnect_failed) if reconnect_failed else None)
         upkeep = Upkeep(core, crew)
         core.ticket = background.join(upkeep)
-        super().__init__(core, crew, upkeep)
+        watch = Watch(core)
+        watch.ticket = background.join(watch)
+        super().__init__(core, crew, upkeep, watch)
         self._control = Control(core, crew)
         ending.enrol(self._control)
         if open or open is None:

@@ -98,7 +98,7 @@ def _each(body: Iterator[bytes], name: str | None) -> Iterator[bytes]:
                 token = scopes.current.set(work)
                 try:
                     part = next(body)
-                    if work.borrowers or work.resumers:
+                    if work.borrowers:
                         release_between(work)
                 except StopIteration:
                     return
@@ -117,7 +117,7 @@ async def _each_async(body: AsyncIterator[bytes], name: str | None) -> AsyncIter
                 token = scopes.current.set(work)
                 try:
                     part = await anext(body)
-                    if work.borrowers or work.resumers:
+                    if work.borrowers:
                         await release_between_in_its_thread(work)
                 except StopAsyncIteration:
                     return

@@ -38,7 +38,6 @@ class Binding:
         self.timezone_name = wrapper.timezone_name
         # Whether every loan begins with the connection's attributes as they were at its birth.
         self.restores = options.reset in ("auto", "always")
-        self.releases_early = options.release == "transaction"
         self.wrappers: WeakSet[Borrower] = WeakSet()
         self.aliases: set[str] = set()
         self.configured: set[str] = set()  # those of them that DATABASES had, and had like this
@@ -53,6 +52,7 @@ class Binding:
             connection_class=cast(Any, wrapper.opener(self.settings, self.options)),
             open=True,
             keep_min=False,
+            has_offers=self.options.release != "request",
             # What idle threads hold comes back by itself then.
             locked_after=LOCKED_AFTER + 2 * self.options.max_hold_idle,
             command_timeout=self.options.command_timeout,  # see session/vanished.py

@@ -44,12 +44,11 @@ class Life:
 class Scope:
     """One piece of work: its name in reports, and who borrowed for it."""
 
-    __slots__ = ("borrowers", "ended", "in_vain", "life", "note", "resumers", "task")
+    __slots__ = ("borrowers", "ended", "in_vain", "life", "note", "task")
 
     def __init__(self, note: str | None, block: object = None) -> None:
         self.note = note  # its name; see __str__
-        self.borrowers: set[Any] = set()  # database wrappers that hold a connection
-        self.resumers: set[Any] = set()  # those that go on as if they held one
+        self.borrowers: set[Any] = set()  # database wrappers that hold a connection, or held one
         self.in_vain: dict[Any, BaseException] = {}  # pools it has waited for, and what they said
         self.ended = False  # nobody will give back what is borrowed for it from now on
         self.task: weakref.ref[asyncio.Task[Any]] | None = None  # that does it, if one does

@@ -120,7 +120,7 @@ def pid(wrapper: Any) -> int:
 
 def in_hand(wrapper: Any) -> Any:
     """The connection that the wrapper has, or None; reading `connection` would borrow one."""
-    return vars(wrapper).get("connection")
+    return wrapper.in_hand
 
 
 def connected(server: Server, wrapper: Any) -> int:
@@ -129,7 +129,9 @@ def connected(server: Server, wrapper: Any) -> int:
 
 
 def on_loan(wrapper: Any) -> int:
-    return int(wrapper.pool.snapshot()["in_use"])
+    """How many connections the pool has lent, also those that are on offer at the moment."""
+    seen = wrapper.pool.snapshot()
+    return int(seen["in_use"] + seen["offered"])
 
 
 def in_thread(work: Callable[[], Any]) -> Any:

@@ -20,7 +20,17 @@ from unittest import mock
 
 # Also, for the tests of one part of the pool each, what that is made of.
 from django_connpool import connection_pool
-from django_connpool.pool import checking, core, explain, growth, line, locking, outage, slot  # noqa: F401
+from django_connpool.pool import (  # noqa: F401
+    checking,
+    core,
+    explain,
+    growth,
+    line,
+    locking,
+    offers,
+    outage,
+    slot,
+)
 from django_connpool.pool import pool as pool_module
 from django_connpool.pool import slots as slots_module
 from django_connpool.pool.growth import PATIENCE, worth_opening  # noqa: F401
@@ -871,12 +881,16 @@ TUNABLE: dict[str, tuple[str, ...]] = {
     # How long a fork waits for the maintenance thread, and this after a failure of its own.
     "parking": ("process.background.PARKING",),
     "failure_pause": ("process.background.FAILURE_PAUSE",),
-    # Between two statements of a burst: after which others take what is set aside, and after
-    # which its owner looks whether it lives. How long a loan may last for one. Between two looks.
-    "burst_pause": ("backends.bursts.SHORT",),
-    "burst_trust": ("backends.pauses.SHORT",),
-    "burst_loan": ("backends.pauses.LONGEST",),
-    "burst_look": ("backends.bursts.LOOK",),
+    # On offer, after which others may take it, and after which its owner looks whether it lives.
+    "offer_settled": ("pool.offers.SETTLED", "backends.loans.SETTLED"),
+    "offer_trust": ("backends.offering.TRUSTED",),
+    # How long a loan may last while others wait; how long what an app borrows as it starts.
+    "offer_loan": ("backends.offering.LONGEST",),
+    "offer_start": ("backends.offering.AFTER_START",),
+    # Between two looks of the background thread at what is on offer.
+    "offer_often": ("pool.offers.OFTEN",),
+    "offer_seldom": ("pool.offers.SELDOM",),
+    "offer_first_look": ("pool.offers.FIRST_LOOK",),
 }
 
 
@@ -999,240 +1013,56 @@ def parts_of(body: Iterator[Any], name: str) -> Iterator[Any]:
 
 def code_of_releasing() -> set[str]:
     """The files that release between two statements."""
-    names = ("holding", "pauses", "releasing", "cursors", "wrapper", "bursts")
+    names = ("holding", "offering", "cursors", "wrapper")
     return {_module(f"backends.{name}").__file__ for name in names}
 
 
-# Taking a connection back from a thread that does not use it.
+# Connections that nobody uses at the moment.
 
 
-def recalling() -> Any:
-    """The lock inside which connections are taken back."""
-    return _module("backends.recall")._lock
+def offered(wrapper: Any) -> Any:
+    """The connection that the wrapper has on offer; None when it has none, or it was taken."""
+    return wrapper.offer[0] if wrapper.offer else None
 
 
-def park(wrapper: Any, now: float = 0.0) -> None:
-    """Put the wrapper's connection where its owner has to ask for it, if it is at rest."""
-    with recalling():
-        _module("backends.recall")._park(wrapper, now)
+def is_between(wrapper: Any) -> bool:
+    """Whether the wrapper goes on with its next statement, with a connection or another."""
+    return wrapper.in_hand is None and wrapper.offer is not None
 
 
-def look(wrapper: Any, seconds: float, now: float, taken: list[Any]) -> bool:
-    """Take what has been parked for so long, else park it; say whether it was taken."""
-    with recalling():
-        return bool(_module("backends.recall")._take(wrapper, seconds, now, taken))
+def take(wrapper: Any) -> bool:
+    """Give back what the wrapper has on offer, as somebody who waits does; say whether it did."""
+    slots = [one.slot for one in (wrapper.offer,) if one is not None and one]
+    return bool(offers.give_back(slots))
 
 
-def take(wrapper: Any, taken: list[Any], now: float = 0.0) -> bool:
-    """Take the wrapper's connection, if it is at rest: it is parked, it is taken."""
-    with recalling():
-        look(wrapper, 0.0, now, taken)
-        return look(wrapper, 0.0, now, taken)
+def take_all(pool: Any) -> None:
+    """Give back all that is on offer in a pool."""
+    pool.take_offers()
 
 
-def in_hand(wrapper: Any) -> Any:
-    """The wrapper's connection, parked or not. For other threads than its owner's."""
-    return _module("backends.recall")._in_hand(wrapper)
+def watch_of(pool: Any) -> Any:
+    """The task that looks at what is on offer."""
+    return pool._watch
 
 
-def parked(wrapper: Any) -> Any:
-    """The wrapper's connection, if its owner has to ask for it."""
-    return wrapper.parked
+def terms(wrapper: Any) -> tuple[float, float]:
+    """After how many seconds who waits may take the wrapper's connection, and anybody."""
+    slot = wrapper.offer.slot
+    return slot.patience, slot.idle_limit
 
 
 def is_at_rest(wrapper: Any) -> bool:
-    """Whether nobody is in the middle of anything with the wrapper's connection."""
-    return bool(_module("backends.recall").is_at_rest(wrapper))
+    """Whether the session that the wrapper has may go to somebody else."""
+    conn = offered(wrapper) or wrapper.in_hand
+    return bool(_module("backends.loans").is_at_rest(conn))
 
 
 def ties(wrapper: Any) -> list[str]:
     """What keeps the session in the wrapper's hand from going to somebody else, in words."""
-    found: list[str] = _module("backends.loans").ties(wrapper.connection)
+    conn = offered(wrapper) or wrapper.in_hand
+    found: list[str] = _module("backends.loans").ties(conn)
     return found
-
-
-def counting_by(monkeypatch: Any, count: Callable[[Any], int]) -> None:
-    """Have the references to a connection be counted by this."""
-    monkeypatch.setattr(_module("backends.recall"), "count", count)
-
-
-def count_at_rest() -> int:
-    """What is counted for a connection that nobody else has."""
-    return int(_module("backends.recall").ONE_VARIABLE)
-
-
-def recall_idle(now: float, taken: list[Any]) -> float:
-    """Take what was idle for `max_hold_idle`, as the maintenance thread does."""
-    return float(_module("backends.recall").recaller._recall_idle(now, taken))
-
-
-def recall_idle_by(monkeypatch: Any, act: Callable[[float, list[Any]], float]) -> None:
-    """Have it be taken by this."""
-    monkeypatch.setattr(_module("backends.recall").recaller, "_recall_idle", act)
-
-
-def recall_soon(wrapper: Any) -> None:
-    """Have the wrapper's loan given back as soon as its thread is not using it."""
-    _module("backends.recall").recaller.soon(wrapper)
-
-
-def recall_soon_by(monkeypatch: Any, act: Callable[[Any], None]) -> None:
-    """Have that be done by this."""
-    monkeypatch.setattr(_module("backends.recall").recaller, "soon", act)
-
-
-def recall_tick() -> None:
-    """Take back all that is due, as the maintenance thread does."""
-    _module("backends.recall").recaller.run(monotonic())
-
-
-@contextmanager
-def recall_ticks(after: Callable[[], None]) -> Iterator[None]:
-    """A block in which this is called after each look of the maintenance thread."""
-    recaller = _module("backends.recall").recaller
-    run = recaller.run
-
-    def ran(now: float) -> float:
-        try:
-            return float(run(now))
-        finally:
-            after()
-
-    recaller.run = ran
-    try:
-        yield
-    finally:
-        del recaller.run
-
-
-def is_recall_due() -> bool:
-    """Whether the maintenance thread will look for something to take back."""
-    return _module("backends.recall").recaller._ticket in background.due
-
-
-def take_back(wrapper: Any) -> None:
-    """Take back, here and now, all loans of the wrapper's database that nobody is using."""
-    _module("backends.recall").take_back(wrapper._bind())
-
-
-def give_back(connections: list[Any]) -> None:
-    """Give back what was taken from others."""
-    _module("backends.recall").give_back(connections)
-
-
-def watch_nobody() -> None:
-    """Forget whose loans are given back when they lie idle."""
-    _module("backends.recall").recaller._watched.clear()
-
-
-def is_watched(wrapper: Any) -> bool:
-    """Whether loans of the wrapper's database are given back when they lie idle."""
-    return wrapper._binding in _module("backends.recall").recaller._watched
-
-
-# Statements in quick succession, that keep their connection aside.
-
-
-def bursts() -> Any:
-    """Those who have set a connection aside, of all wrappers."""
-    return _module("backends.bursts").bursts
-
-
-def aside(wrapper: Any) -> Any:
-    """What the wrapper has set aside: a list with its connection, empty once it is taken."""
-    return wrapper.aside
-
-
-def popped(aside: list[Any]) -> list[Any]:
-    """What is still there of it, which is the caller's then."""
-    return _module("backends.bursts").popped(aside)  # type: ignore[no-any-return]
-
-
-def loss() -> int:
-    """How many hand-overs saved make good for a connection kept for nothing."""
-    return int(_module("backends.bursts").LOSS)
-
-
-def hasten(wrapper: Any, score: int | None = None) -> None:
-    """Have the wrapper expect that its statements follow upon each other; not, if negative."""
-    expected = loss() if score is None else score
-    wrapper.haste.scores = [expected] * _module("backends.bursts").PAUSES
-
-
-def haste(wrapper: Any) -> list[int]:
-    """What the wrapper expects after as many statements; above 0: that it goes on at once."""
-    return wrapper.haste.scores  # type: ignore[no-any-return]
-
-
-def is_burst_due() -> bool:
-    """Whether the maintenance thread will look for what was set aside for too long."""
-    return background.due.get(bursts()._ticket, NEVER) < NEVER
-
-
-def burst_tick() -> None:
-    """Give back what was set aside for too long, as the maintenance thread does."""
-    bursts().run(monotonic())
-
-
-def forget_bursts() -> None:
-    """Have the maintenance thread not look for what was set aside."""
-    bursts()._ticket.leave()
-    bursts().is_watched = False
-
-
-def knows_bursts() -> bool:
-    """Whether the maintenance thread has them on its list."""
-    return bursts()._ticket in background.due
-
-
-def dismissing_by(monkeypatch: Any, wrap: Callable[[Callable[[], None]], None]) -> None:
-    """Have whatever leaves the maintenance thread's list do so by `wrap`, given what does it."""
-    leave = Ticket.leave
-    monkeypatch.setattr(Ticket, "leave", lambda ticket: wrap(partial(leave, ticket)))
-
-
-def burst_clock_by(monkeypatch: Any, clock: Callable[[], float]) -> None:
-    """Have the pauses between statements be measured by this."""
-    monkeypatch.setattr(_module("backends.pauses"), "monotonic", clock)
-
-
-def asking_whether_alive_by(monkeypatch: Any, ask: Callable[[Any], bool]) -> None:
-    """Have what was set aside be asked by this whether it lives."""
-    loans = _module("backends.loans")
-    monkeypatch.setattr(loans, "is_alive", lambda conn: ask(loans.of(conn)))
-
-
-def whether_alive(one: Any) -> bool:
-    """Ask the connection in a slot."""
-    return bool(_module("session.liveness").is_alive(one))
-
-
-def looking_for_a_loop_by(monkeypatch: Any, look: Callable[[], Any]) -> None:
-    """Have this be called when it is asked whether an event loop runs."""
-    monkeypatch.setattr(_module("backends.pauses"), "running_loop", look)
-
-
-def popping_by(monkeypatch: Any, pop: Callable[[Any], list[Any]]) -> None:
-    """Have whoever takes what was set aside take it by this."""
-    monkeypatch.setattr(_module("backends.bursts"), "popped", pop)
-
-
-def giving_back_late_by(monkeypatch: Any, act: Callable[[list[Any]], None]) -> None:
-    """Have what was set aside for too long be given back by this."""
-    monkeypatch.setattr(_module("backends.bursts"), "give_back", act)
-
-
-def noting_who_goes_on(monkeypatch: Any, note: Callable[[bool], None]) -> None:
-    """Have this be told of each statement whether it goes on with what was set aside."""
-    mixin = _module("backends.pauses").Pausing
-    goes_on = mixin._goes_on
-
-    def noted(wrapper: Any) -> bool:
-        went = bool(goes_on(wrapper))
-        note(went)
-        return went
-
-    monkeypatch.setattr(mixin, "_goes_on", noted)
 
 
 @contextmanager

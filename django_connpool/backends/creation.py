@@ -12,8 +12,6 @@ from django.db import DatabaseError
 from django_connpool import registry
 from django_connpool.pool import explain
 
-from . import recall
-
 
 class PooledDatabaseCreationMixin:
     """Closes the pools of a test database before it is cloned or destroyed.
@@ -41,7 +39,7 @@ class PooledDatabaseCreationMixin:
         """Do something to a database that nobody may use; say who does, when that fails."""
         bindings = registry.close_database(self.connection.settings_dict, name)
         for binding in bindings:
-            recall.take_back(binding)
+            binding.pool.take_offers()
         try:
             yield
         except DatabaseError as error:

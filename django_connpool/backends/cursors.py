@@ -9,9 +9,6 @@ from typing import Any
 
 from psycopg import InterfaceError
 
-from . import loans
-from .recall import at_hand
-
 
 def _remembered(name: str) -> Any:
     """An attribute of the present cursor; what is set on it, is set on the next one as well."""
@@ -40,42 +37,29 @@ class EarlyCursor:
     def __init__(self, wrapper: Any, cursor: Any, name: str | None) -> None:
         self._wrapper = wrapper
         self._cursor = cursor
-        # What was lent; an agent may have put a proxy before what the cursor knows.
-        self._lent = wrapper.connection
-        # Of its connection, which may have been lent to others and come back.
-        self._loan = loans.epoch(self._lent)
+        self._turn = wrapper.turn  # the wrapper's, when the cursor was made
         self._name = name
 
     def _present(self) -> Any:
-        """The psycopg cursor to use now, on a connection that is at hand."""
+        """The psycopg cursor to use now, on a connection that is in hand."""
         if self._closed:
             raise InterfaceError("the cursor is closed")
         wrapper = self._wrapper
-        connection = None if wrapper.is_between else wrapper.connection
-        if connection is None:
+        if wrapper.in_hand is None:
             wrapper.connect_for_a_statement()
-            connection = wrapper.connection
-        cursor = self._cursor
-        if self._lent is not connection or self._loan != loans.epoch(connection):
+        if self._turn != wrapper.turn:
             cursor = wrapper.plain_cursor(self._name)
             for name, value in self._set.items():
                 setattr(cursor, name, value)
-            self._cursor, self._lent = cursor, connection
-            self._loan = loans.epoch(connection)
-        return cursor
+            self._cursor, self._turn = cursor, wrapper.turn
+        return self._cursor
 
     def execute(self, *args: Any, **kwargs: Any) -> EarlyCursor:
-        cursor, wrapper = self._cursor, self._wrapper
-        connection = self._lent
-        if (
-            wrapper.is_between
-            or connection is not wrapper.connection
-            or self._closed
-            or self._loan != loans.epoch(connection)
-        ):
-            cursor = self._present()
+        wrapper = self._wrapper
+        if wrapper.in_hand is None or self._turn != wrapper.turn or self._closed:
+            self._present()
         try:
-            cursor.execute(*args, **kwargs)
+            self._cursor.execute(*args, **kwargs)
         finally:
             wrapper.release_if_free()
         return self
@@ -99,17 +83,19 @@ class EarlyCursor:
     def close(self) -> None:
         if not self._closed:
             self._closed = True
-            self._lent = None
             wrapper = self._wrapper
             try:
                 self._cursor.close()
             finally:
-                if at_hand(wrapper) is not None:
+                if wrapper.in_hand is not None:
+                    if wrapper.by_hand:  # so that what refers to the connection can be counted
+                        self._cursor = _Closed()
                     wrapper.release_after_use()
 
     @property
     def connection(self) -> Any:
-        return self._present().connection
+        self._present()
+        return self._wrapper.connection
 
     @property
     def closed(self) -> bool:
@@ -141,3 +127,18 @@ class EarlyCursor:
 
     def __repr__(self) -> str:
         return repr(self._cursor)
+
+
+class _Closed:
+    """Stands for a closed cursor of psycopg's that would keep its connection from going back."""
+
+    closed = True
+    description = None
+    rowcount = -1
+    rownumber = None
+    statusmessage = None
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        raise InterfaceError("the cursor is closed")

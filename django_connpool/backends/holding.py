@@ -4,51 +4,66 @@ from __future__ import annotations
 
 import weakref
 from contextlib import suppress
-from time import monotonic
 from typing import Any
 
-from django.apps import apps
 from django.db.backends.signals import connection_created
 
 from django_connpool import registry, scopes
+from django_connpool.conf import REQUEST
 from django_connpool.errors import PoolClosed, PoolTimeout
 from django_connpool.session.birth import recording, repeating
 
-from . import in_vain, loans, recall
+from . import in_vain, loans
 from .bound import Bound
-from .bursts import bursts
 
 MOST_CLOSED = 8  # pools that may be closed under a borrower before it gives up
 _SETTING = frozenset({"_set_autocommit", "set_autocommit"})
 
 
-class Holding(Bound):
-    """Where a wrapper's connection is, in the attributes that say so:
+class _InHand:
+    """The class attribute `connection`: what is in hand, for everybody but this package.
 
-        in hand    `connection` is it
-        parked     `parked` is it, and `connection` is unset: its thread does not use it
-        recalled   both are unset: it was taken from there. Whoever reads `connection` borrows
-        between    so, too, and `is_between` is set: given back early, between two statements
-        none       `connection` is None
-        set aside  between, or none, and `aside` has it, unless somebody has taken it; see bursts.py
-
-    `connection` is unset when the instance has no such attribute, so that the class's is found.
-    In hand it stays, whatever `release` says, as long as one of these is true: `in_atomic_block`
-    (Django's), `kept`, `by_hand`, `_thread_sharing_count` (Django's), or the session has a tie.
+    Whoever reads it may go on to use the connection, so that is noted.
     """
 
-    connection: Any = recall.Lent()
-    parked: Any = None
-    parked_at = 0.0  # since when, in monotonic seconds
-    is_between = False  # asked before `connection` wherever nothing may be borrowed
-    aside: list[Any] | None = None
+    def __get__(self, wrapper: Any, owner: type) -> Any:
+        if wrapper is None:
+            return self
+        wrapper.by_hand = True
+        if wrapper.in_hand is None and wrapper.offer is not None:
+            return wrapper.borrow_to_look()
+        return wrapper.in_hand
+
+    def __set__(self, wrapper: Any, connection: Any) -> None:
+        wrapper.in_hand = connection
+        wrapper.turn += 1
+        wrapper.by_hand = False
+
+
+class Holding(Bound):
+    """Where a wrapper's connection is, in two attributes:
+
+        none       both are None
+        in hand    `in_hand` is the connection
+        between    `in_hand` is None, and `offer` is not: between two statements of some work.
+                   The connection is in the offer, unless somebody has taken it, or it was given
+                   back at once. Whoever begins a statement takes it up again, or borrows another
+
+    In hand it stays as long as one of these is true: `in_atomic_block` (Django's), `kept`,
+    `_thread_sharing_count` (Django's), somebody else has it too, or the session has a tie.
+    """
+
+    connection: Any = _InHand()
+    in_hand: Any = None
+    offer: loans.Offer | None = None  # of this loan, once it has been offered
+    turn = 0  # another number for each connection that gets into the hand
     kept = 0  # blocks, streams and copies under way that need this very connection
-    by_hand = False  # somebody has asked for the connection itself
-    is_for_a_statement = False  # what is borrowed now is not meant to be used by hand
-    # The binding from whose pool it goes on, having given back early, until the work ends.
+    by_hand = False  # somebody has read `connection`, and may have it still
+    by_hand_before = False  # Django has switched autocommit, for which it reads that, too
+    # The binding from whose pool it goes on, between two statements, until the work ends.
     resumes: registry.Binding | None = None
-    releases_early = False  # `mode`, or else what the option `release` says
-    mode: bool | None = None  # of `hold()` blocks
+    release: str | None = None  # how long it is kept; see conf.py
+    mode: str | None = None  # the same, as a block of `hold()` wants it
     # Of this loan:
     life: scopes.Life | None = None  # of the work that it was borrowed for
     cursors: list[weakref.ref[Any]]  # those that are open are among them
@@ -66,8 +81,6 @@ class Holding(Bound):
 
     def _borrow(self, binding: registry.Binding) -> None:
         """Take a connection of that pool's in hand. Raises what the pool does."""
-        if bursts.aside:
-            bursts.collect(monotonic())
         work = scopes.current.get()
         connection = None
         self.is_taken = False
@@ -84,7 +97,7 @@ class Holding(Bound):
         except BaseException:
             if connection is None:
                 raise
-            if recall.at_hand(self) is connection:
+            if self.in_hand is connection:
                 if not self.is_set_up:
                     connection.close()  # or the next borrower would have it like this
                 self._hand_back(connection)
@@ -106,10 +119,12 @@ class Holding(Bound):
 
     def _take(self, binding: registry.Binding, connection: Any) -> None:
         """Make a connection that was just borrowed the one in hand."""
-        self.is_between = self.errors_occurred = False
+        self.errors_occurred = self.by_hand = False
         # With no call in between: see `_borrow`.
-        self.connection, self.is_taken, self.is_set_up = connection, True, True
-        self.releases_early = binding.releases_early if self.mode is None else self.mode
+        self.in_hand, self.is_taken, self.is_set_up = connection, True, True
+        self.offer = None
+        self.turn += 1
+        self.release = self.mode or binding.options.release
         if self._thread_sharing_count:
             connection._pool.outlive_thread(connection)
         self.isolation_level = connection.connpool_isolation_level
@@ -121,10 +136,6 @@ class Holding(Bound):
         else:
             self.life = work.life
             work.borrowers.add(self)
-            if work.ended:
-                recall.recaller.soon(self)
-        if binding.options.max_hold_idle:
-            recall.recaller.watch(binding)
         autocommit = self.settings_dict["AUTOCOMMIT"]
         # Asking the connection costs more than to know what the pool sees to.
         if (
@@ -143,8 +154,6 @@ class Holding(Bound):
             if not connection.connpool_is_new:
                 binding.pool.reborn(connection)
         if connection.connpool_is_new:
-            if not apps.ready:  # an app that queries as it starts, in a thread that lives on
-                recall.recaller.soon(self)
             self.is_set_up = False
             self._keep_during(self._announce, binding, connection)
 
@@ -175,19 +184,6 @@ class Holding(Bound):
             connection_created.send(sender=self.__class__, connection=self)
         binding.pool.reborn(connection)
 
-    def borrow_again(self) -> Any:
-        """Borrow in the middle of a step, after the connection it began with was recalled."""
-        if self.tells:
-            self.connection = None
-            self.close()  # which finds that there is none
-        self.is_for_a_statement = True
-        try:
-            with self.wrap_database_errors:
-                self.connect()
-        finally:
-            self.is_for_a_statement = False
-        return self.connection
-
     # -- Giving back ------------------------------------------------------------------------
 
     def _hand_back(self, connection: Any) -> None:
@@ -200,9 +196,9 @@ class Holding(Bound):
         pool, loan = connection._pool, loans.epoch(connection)
         try:
             # With no call in between: whatever happens below, this wrapper cannot use it again.
-            if self.is_between or self.connection is not connection:
+            if self.in_hand is not connection:
                 return
-            self.connection = None
+            self.in_hand = self.offer = None
             work = scopes.current.get()
             if work is not None:
                 work.borrowers.discard(self)
@@ -213,22 +209,22 @@ class Holding(Bound):
             with self.wrap_database_errors:
                 raise
         except BaseException:
-            if recall.at_hand(self) is connection:
-                self.connection = None
+            if self.in_hand is connection:
+                self.in_hand = None
             if loans.epoch(connection) == loan:
                 with suppress(ValueError):
                     pool.putconn(connection)
             raise
 
     def _pin(self, why: str) -> None:
-        """Note for the status why this loan lasts longer than a transaction."""
-        if not self.is_between:
-            loans.pin(self.connection, why)
+        """Note for the status why this loan lasts longer than it should."""
+        if self.release != REQUEST:
+            loans.pin(self.in_hand, why)
 
     @property
     def is_lent(self) -> bool:
         """Whether the connection in hand belongs to a pool."""
-        return getattr(recall.held(self), "_pool", None) is not None
+        return getattr(self.in_hand, "_pool", None) is not None
 
 
 def _note_receivers(connection: Any) -> None:

@@ -8,24 +8,24 @@ from __future__ import annotations
 from operator import attrgetter
 from typing import Any
 
-from django_connpool.pool.slot import BURST as BURST
-from django_connpool.pool.slot import RECALLED as RECALLED
+from django_connpool.pool.offers import SETTLED as SETTLED
+from django_connpool.pool.offers import GIVEN_BACK as GIVEN_BACK
+from django_connpool.pool.offers import Offer as Offer
 from django_connpool.session import ties as session_ties
 
 # Where no call of Python's is to be paid for, these are C's.
 epoch = attrgetter("_slot.loan")  # which loan of the connection it is: a number
 since = attrgetter("_slot.since")  # when it was lent, in monotonic seconds
-of = attrgetter("_slot")  # what has `pinned`, to be set where nothing may be called; see `pin`
+of = attrgetter("_slot")  # the place it has in its pool
 
 
-def identity(connection: Any) -> tuple[Any, float] | None:
-    """What is equal for the same loan of the same pool only; None if it is on loan from none."""
-    slot = getattr(connection, "_slot", None)
-    return None if slot is None else (slot, slot.since)
+def is_at_rest(connection: Any, autocommit: bool = True) -> bool:
+    """Whether its session may go to somebody else; see `session.ties`."""
+    return session_ties.is_at_rest(of(connection).session, connection, autocommit)
 
 
 def ties(connection: Any, autocommit: bool = True) -> list[str]:
-    """What keeps its session from going to somebody else; see `session.ties`."""
+    """What keeps its session from that, in words."""
     return session_ties.ties(of(connection).session, connection, autocommit)
 
 
@@ -37,11 +37,6 @@ def under_way(connection: Any, autocommit: bool) -> list[str]:
 def given(connection: Any) -> list[str]:
     """The kinds of state that statements have left in the session, by their text."""
     return session_ties.given(of(connection).session)
-
-
-def is_as_it_was(connection: Any) -> None:
-    """Note that the session has no ties: until another function is called, none shows."""
-    of(connection).session.changes.called = False
 
 
 def is_alive(connection: Any) -> bool:

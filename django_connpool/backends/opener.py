@@ -15,8 +15,6 @@ from django_connpool.session.objects import noticing
 from django_connpool.session.parameters import CONNECT_TIMEOUT, completed
 from django_connpool.session.statements import Judge
 
-from .closed_cursors import letting_go
-
 
 def _connected() -> None:
     """What `ensure_connection` does for a wrapper that is connected."""
@@ -95,8 +93,6 @@ class Opener:
                 await_end(end, interrupt=say_goodbye(made, made.pgconn))
             raise
         driver.made.clear()
-        if self.options.max_hold_idle:
-            connection.cursor_factory = letting_go(connection.cursor_factory)
         # For the first borrower's wrapper, which stands for this one from then on.
         connection.connpool_is_new = True
         connection.connpool_receivers = []  # those of connection_created that have heard of it

@@ -20,8 +20,7 @@ from django_connpool.pool import explain
 from django_connpool.process.cpython import COUNTS, ONE_VARIABLE, count
 
 from . import loans
-from .recall import at_hand, held
-from .releasing import Releasing
+from .offering import Offering
 
 logger = logging.getLogger("django_connpool.pool")
 
@@ -37,7 +36,7 @@ def _of_a_list_alone() -> int:
 _ONLY_THE_LIST = _of_a_list_alone()
 
 
-class Working(Releasing):
+class Working(Offering):
     """What a wrapper does at the beginning and at the end of some work."""
 
     atomic_in: scopes.Life | None = None  # the work in which the outermost atomic block was begun
@@ -57,7 +56,7 @@ class Working(Releasing):
             return
         self.stop_resuming()
         # No variable here refers to the connection: it is counted what does.
-        if getattr(held(self), "_pool", None) is not None and not self._is_needed():
+        if self.is_lent and not self._is_needed():
             self._tell_of_state()
             self.close()
 
@@ -66,7 +65,7 @@ class Working(Releasing):
 
         A wrapper that is told of that does it again.
         """
-        given = loans.given(self.connection)
+        given = loans.given(self.in_hand)
         if given and not self.tells:
             logger.warning(
                 "%s: what was done to a session (%s) ends where other work begins: put that in the "
@@ -77,7 +76,7 @@ class Working(Releasing):
 
     def _is_needed(self) -> bool:
         """Whether a transaction, a cursor or a block has this very connection in use."""
-        connection = self.connection
+        connection = self.in_hand
         if self.kept or loans.under_way(connection, self.settings_dict["AUTOCOMMIT"]):
             return True
         if any(ref() is not None for ref in self.cursors):
@@ -116,7 +115,7 @@ class Working(Releasing):
             # Between the first statement of `Atomic.__enter__` and its last, or of `__exit__`.
             return (
                 self.autocommit_by_atomic
-                and at_hand(self) is not None
+                and self.in_hand is not None
                 and self.autocommit != self.settings_dict["AUTOCOMMIT"]
             )
         life, blocks = self.atomic_in, self.atomic_blocks
@@ -132,7 +131,7 @@ class Working(Releasing):
 
         When this is interrupted, too, the next work finds what is left.
         """
-        connection = held(self)
+        connection = self.in_hand
         logger.error(
             "%s: %s has left an atomic block that was never ended, as an interrupt in the middle "
             "of its beginning or end does; what was not committed is rolled back, and the session "
@@ -198,6 +197,6 @@ def holds_outside_of(wrapper: Any, outer: scopes.Scope | None) -> bool:
     life = wrapper.life
     if wrapper.in_atomic_block:
         life = wrapper.atomic_in
-    elif at_hand(wrapper) is None:
+    elif wrapper.in_hand is None and wrapper.offer is None:
         return False
     return life is None or life.is_over or (outer is not None and life is outer.life)

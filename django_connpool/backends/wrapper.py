@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from threading import get_ident
 from typing import Any
@@ -13,6 +13,7 @@ from django.db.utils import ProgrammingError
 from django.utils.asyncio import async_unsafe
 
 from django_connpool import conf, registry, requests, runners, scopes
+from django_connpool.conf import REQUEST
 from django_connpool.errors import PoolClosed
 from django_connpool.process import forks
 from django_connpool.process.cpython import running_loop
@@ -20,7 +21,7 @@ from django_connpool.session import cursors as session_cursors
 from django_connpool.session import rest
 from django_connpool.session.changes import rolling_back
 
-from . import creation, djangos, recall, schema, stacked
+from . import creation, djangos, schema, stacked
 from .cursors import EarlyCursor
 from .work import Working, holds_outside_of
 
@@ -106,8 +107,6 @@ class PooledDatabaseWrapperMixin(Working):
             return
         if running_loop() is not None:
             self._refuse_event_loops()
-        if self.aside is not None:
-            self.end_burst()
         binding = self._binding
         # What follows from the settings is done again only when they have changed.
         if binding is None or not binding.suits(self):
@@ -135,11 +134,6 @@ class PooledDatabaseWrapperMixin(Working):
                 raise
             self._borrow_from_next(binding)
         self.run_on_commit = []
-        if self.releases_early and not self.is_for_a_statement:
-            # Django's ensure_connection() was called from outside: whoever does that is about to
-            # use `connection.connection`.
-            self.by_hand = True
-            self._pin("taken by ensure_connection()")
 
     def _above_django(self) -> Any:
         """What is called with `super()`, from where the foreign classes below have been called."""
@@ -152,17 +146,16 @@ class PooledDatabaseWrapperMixin(Working):
 
     @async_unsafe
     def close(self) -> None:
+        self.validate_thread_sharing()
         if self.in_atomic_block and not self.closed_in_transaction:
             self.end_lost_block()
         self.stop_resuming()
-        if "connection" not in vars(self):
-            recall.held(self)
         super().close()
 
     def _close(self) -> Any:
         if self.floor is not None and self.on_floor != "_close":
             return super()._close()  # type: ignore[misc]
-        connection = self.connection
+        connection = self.in_hand
         pool = getattr(connection, "_pool", None)
         if pool is None:
             return self._close_own()
@@ -178,10 +171,10 @@ class PooledDatabaseWrapperMixin(Working):
 
         Such is one whose thread has ended: the pool took it back then.
         """
-        if self.connection is None or not self.is_pooled:
+        if self.in_hand is None or not self.is_pooled:
             return self._above_django()._close()
         with self.wrap_database_errors:
-            self.connection.close()
+            self.in_hand.close()
         return None
 
     def close_if_health_check_failed(self) -> None:
@@ -189,13 +182,15 @@ class PooledDatabaseWrapperMixin(Working):
 
         Not in a transaction: its first half is lost, and whoever runs it has to be told.
         """
-        if self.errors_occurred and self.autocommit and not self.in_atomic_block:
-            connection = recall.held(self)
-            if getattr(connection, "_pool", None) is not None and connection.closed:
-                self.close()
-        if self.is_between:
-            return
-        connection = self.connection
+        if (
+            self.errors_occurred
+            and self.autocommit
+            and not self.in_atomic_block
+            and self.is_lent
+            and self.in_hand.closed
+        ):
+            self.close()
+        connection = self.in_hand
         if connection is not None and getattr(connection, "_pool", None) is None:
             super().close_if_health_check_failed()
 
@@ -209,10 +204,9 @@ class PooledDatabaseWrapperMixin(Working):
             return
         if self.in_atomic_block:
             self.end_lost_block()
-        if self.resumes is not None:
+        if self.offer is not None:
             self.stop_resuming()
-        own = vars(self)
-        connection = own["connection"] if "connection" in own else recall.held(self)
+        connection = self.in_hand
         if connection is None:
             return
         if getattr(connection, "_pool", None) is None:
@@ -236,30 +230,30 @@ class PooledDatabaseWrapperMixin(Working):
             or self.in_atomic_block
             or self.closed_in_transaction
             or not self.settings_dict["AUTOCOMMIT"]
-            or getattr(self.connection, "_pool", None) is None
+            or not self.is_lent
         ):
             self.close()
             return
         self.run_on_commit = []
         self.by_hand = False
-        self._hand_back(self.connection)
+        self._hand_back(self.in_hand)
 
     def is_usable(self) -> bool:
         # Django 4.2 does not look: with it, what is closed is still there to be asked.
-        return self.connection is not None and super().is_usable()
+        return self.in_hand is not None and super().is_usable()
 
     # -- Statements -----------------------------------------------------------------------
 
     def _cursor(self, name: str | None = None) -> Any:
         if self.errors_occurred:
             self.close_if_health_check_failed()
-        if self.is_between or self.connection is None:
+        if self.in_hand is None:
             self.connect_for_a_statement()
         if (
             not self.connects_as_django
             or BaseDatabaseWrapper.ensure_connection is not djangos.ENSURE
             or BaseDatabaseWrapper._cursor is not djangos.CURSOR  # type: ignore[attr-defined]
-            or getattr(self.connection, "_pool", None) is None
+            or not self.is_lent
         ):
             return super()._cursor(name)  # type: ignore[misc]
         # What Django's own does when it finds that there is a connection, and no error so far.
@@ -271,12 +265,13 @@ class PooledDatabaseWrapperMixin(Working):
 
     def create_cursor(self, name: str | None = None) -> Any:
         cursor = self.plain_cursor(name)
-        early = self.releases_early and getattr(self.connection, "_pool", None) is not None
-        return EarlyCursor(self, cursor, name) if early else cursor
+        return EarlyCursor(self, cursor, name) if self.is_lent else cursor
 
     def plain_cursor(self, name: str | None = None) -> Any:
         """A cursor of psycopg's, set up as Django wants it, on the connection at hand."""
+        by_hand = self.by_hand
         cursor = super().create_cursor(name)
+        self.by_hand = by_hand  # that was Django
         # Django makes named cursors of a class of its own, past the connection's.
         if name:
             return session_cursors.watch_cursor(cursor)
@@ -285,7 +280,7 @@ class PooledDatabaseWrapperMixin(Working):
 
     @contextmanager
     def temporary_connection(self) -> Iterator[Any]:
-        if self.is_between:  # Django would look at `connection`, and keep or close it
+        if self.in_hand is not None or self.offer is not None:  # Django would read `connection`
             with self.cursor() as cursor:
                 yield cursor
         else:
@@ -298,13 +293,16 @@ class PooledDatabaseWrapperMixin(Working):
         if not self.in_atomic_block:
             self.note_atomic()  # which asks this before it begins
         if (
-            self.releases_early
-            and (self.is_between or self.connection is None)
+            self.in_hand is None
+            and self.release not in (None, REQUEST)
             and self.settings_dict["AUTOCOMMIT"]
         ):
             return True  # of whatever is borrowed next
         self.connect_for_a_statement()
-        return super().get_autocommit()
+        by_hand = self.by_hand
+        autocommit = super().get_autocommit()
+        self.by_hand = by_hand  # that was Django
+        return autocommit
 
     def set_autocommit(self, *args: Any, **kwargs: Any) -> None:
         if self.errors_occurred:
@@ -312,35 +310,43 @@ class PooledDatabaseWrapperMixin(Working):
         self.connect_for_a_statement()
         if not (args[0] if args else kwargs["autocommit"]):
             self.autocommit_by_atomic = _BY_ATOMIC in kwargs
+        self.by_hand_before = self.by_hand
         super().set_autocommit(*args, **kwargs)
 
     def _set_autocommit(self, autocommit: bool) -> None:
         super()._set_autocommit(autocommit)  # type: ignore[misc]
-        if self.releases_early and autocommit:
+        self.by_hand = self.by_hand_before
+        if autocommit:
             # The transaction is over. What comes now are the hooks of on_commit().
             self.autocommit = True
             self.release_if_free()
 
     def _commit(self) -> None:
-        if self.is_between:  # the last transaction has ended
-            return
-        super()._commit()  # type: ignore[misc]
-        self.release_without_autocommit()
+        self._end_transaction(super()._commit)  # type: ignore[misc]
 
     def _rollback(self) -> None:
-        if self.is_between:  # the last transaction has ended
+        with rolling_back(self.in_hand):
+            self._end_transaction(super()._rollback)  # type: ignore[misc]
+
+    def _end_transaction(self, end: Callable[[], None]) -> None:
+        if self.in_hand is None and self.offer is not None:  # the last one has ended
             return
-        with rolling_back(self.connection):
-            super()._rollback()  # type: ignore[misc]
-        self.release_without_autocommit()
+        by_hand = self.by_hand
+        try:
+            end()
+        finally:
+            self.by_hand = by_hand  # that was Django
+        if not self.settings_dict["AUTOCOMMIT"]:  # there are only transactions
+            self.release_if_free()
 
     # -- Threads ---------------------------------------------------------------------------
 
     def inc_thread_sharing(self) -> None:
         """As Django's; and what is on loan is not taken back with the thread that borrowed it."""
-        self.end_burst()
+        if self.offer is not None and self.in_hand is None:
+            self._take_up()
         super().inc_thread_sharing()
-        connection = None if self.is_between else self.connection
+        connection = self.in_hand
         pool = getattr(connection, "_pool", None)
         if pool is not None:
             pool.outlive_thread(connection)
@@ -363,9 +369,7 @@ def _forget_loans() -> None:
     """In a forked child: its parent's connections are not its own."""
     for wrapper in list(_wrappers):
         wrapper._binding = wrapper.resumes = None  # bound again, the child's pool is announced
-        wrapper.aside = None
-        if wrapper.is_between:
-            recall.end_between(wrapper)
+        wrapper.offer = None
         if wrapper.is_lent:
             wrapper.connection = None
             wrapper.by_hand = False

@@ -42,12 +42,12 @@ from .slot import (
     HANDED,
     IDLE,
     LOAN,
-    NOT_THE_THREADS,
     OPENING,
     POOL_CLOSED,
     RECLAIMED,
     RETURNING,
     SURPLUS,
+    TAKEN,
     Loans,
     Slot,
 )
@@ -146,6 +146,10 @@ class Core:
         self.inbox.append((Core.reclaim, slot, loans))
         self.ticket.now()
 
+    def dropped(self, slot: Slot, conn: Any) -> None:
+        """A borrower is gone that did not use its connection. For finalizers."""
+        self.put(Core.take_back, slot, conn, slot.loan)
+
     def write_was_refused(self, slot: Slot) -> None:
         """A borrower could not write: if the server has turned read-only, none of these can."""
         this, others = slot.session.after_refused_write()
@@ -204,7 +208,7 @@ class Core:
             session.conn = conn  # last: an interrupt in between must not make it look fit
             return
         session.conn = conn
-        slot.note = slot.pinned = None
+        slot.note = slot.pinned = slot.offer = None
         slot.loan += 1
         if not slot.loan % COUNT_AT:
             self.stats.count()
@@ -323,6 +327,10 @@ class Core:
         """Under the lock: end a loan whose borrower has dropped it, if it still is one."""
         if slot.state is not LOAN:  # it may not even have been opened
             return
+        if loans is not None and slot.loans is loans and (conn := slot.take_offer()) is not None:
+            slot.state = RETURNING
+            self._settle_if_clean(slot, conn)
+            return
         conn = slot.session.reachable()
         if not self._is_orphan(slot, loans, conn):
             return
@@ -345,9 +353,7 @@ class Core:
         if loans is None:
             return conn is None
         # Or it was given back meanwhile, or another thread works with it, or will give it back.
-        return (
-            slot.loans is loans and not slot.session.in_use() and slot.pinned not in NOT_THE_THREADS
-        )
+        return slot.loans is loans and not slot.session.in_use() and slot.pinned is not TAKEN
 
     def replace_read_only(self, slot: Slot, others: bool) -> None:
         """Under the lock: a server that has turned read-only goes on for ever, and so would this.

@@ -36,7 +36,8 @@ def locate(loans: list[dict[str, Any]], most: int | None = None) -> None:
 
 
 def holders(loans: list[dict[str, Any]]) -> str:
-    """One clause for each holder, longest first."""
+    """One clause for each holder, longest first; none for who would let others have it."""
+    loans = [loan for loan in loans if not loan["offered"]]
     lines = []
     for loan in sorted(loans, key=lambda loan: -loan["held"])[:LISTED]:
         what = f", {loan['note']}" if loan["note"] else ""
@@ -59,8 +60,8 @@ def timeout(snapshot: dict[str, Any], waited: float) -> str:
     )
     if snapshot["suspended"]:
         text += " The pool is suspended: call resume()."
-    if snapshot["loans"]:
-        text += f" On loan to {holders(snapshot['loans'])}."
+    if held := holders(snapshot["loans"]):
+        text += f" On loan to {held}."
     if any(loan["thread_id"] == threading.get_ident() for loan in snapshot["loans"]):
         text += " This thread holds one of them itself, and waits for another."
     if snapshot["last_error"]:

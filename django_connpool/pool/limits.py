@@ -31,6 +31,7 @@ class Limits:
     asks_each: bool  # before each loan, however fresh a connection is
     has_check: bool  # the user's own
     strict: bool
+    has_offers: bool  # borrowers let others take what they do not use; see offers.py
 
     def __post_init__(self) -> None:
         self.check_sizes(self.min_size, self.max_size)

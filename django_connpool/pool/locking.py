@@ -51,7 +51,7 @@ def _is_locked(
 ) -> bool:
     awaited: set[int] | None = None
     for slot in slots:
-        if slot.loans is None or slot.note is None:
+        if slot.loans is None or slot.note is None or slot.is_offered:
             return False
         if slot.thread in threads:
             continue

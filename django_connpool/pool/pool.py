@@ -9,7 +9,7 @@ from typing import Any, cast
 from django_connpool.process.cpython import expect_free
 from django_connpool.redaction import public
 
-from . import explain, view
+from . import explain, offers, view
 from .checking import Checking
 from .core import AUDIT_EVERY, CLEAN_TIMEOUT, Core
 from .crew import FRESH, Crew
@@ -43,10 +43,11 @@ class Pool:
     beginning of a `finally` clause, but for one that begins with it.)
     """
 
-    def __init__(self, core: Core, crew: Crew, upkeep: Upkeep) -> None:
+    def __init__(self, core: Core, crew: Crew, upkeep: Upkeep, watch: offers.Watch) -> None:
         self._core = core
         self._crew = crew
         self._upkeep = upkeep
+        self._watch = watch
         self._checking = Checking(core, crew, upkeep)
 
     # -- Borrowing ------------------------------------------------------------------------
@@ -135,6 +136,8 @@ class Pool:
         waiter = Waiter(began, since is not None, note)
         try:
             while True:
+                if core.limits.has_offers:
+                    self._serve_from_offers(1)
                 lock = core.lock
                 try:  # see the class
                     lock.acquire()
@@ -151,7 +154,7 @@ class Pool:
                     self._upkeep.expect_lock(waiter.since)
                     if len(core.slots) < core.limits.max_size or core.slots.to_close:
                         self._crew.staff()
-                    if not waiter.wait(began + seconds - now):
+                    if not self._wait(waiter, began + seconds - now):
                         self._leave_line(waiter, seconds)
                 slot: Slot | None = waiter.slot
                 if slot is None:
@@ -175,6 +178,31 @@ class Pool:
             core.inbox.append((_gave_up, waiter, error.__class__))
             self._read_notes(error)
             raise
+
+    def _serve_from_offers(self, more: int) -> None:
+        """Take what others do not use for those in line, and so many more who are about to be."""
+        core = self._core
+        if core.slots.idle or (len(core.slots) < core.limits.max_size and core.outage is None):
+            return
+        with core.lock:
+            ripe = offers.for_those_who_wait(core.slots.all, core.clock())
+            wanted = len(core.line) + more
+        offers.give_back(ripe[:wanted])
+
+    def _wait(self, waiter: Waiter, seconds: float) -> bool:
+        """Wait in line, at most so long; say whether woken.
+
+        Not at once for all of it, where others may go on to offer what they hold. Who has waited
+        for a moment looks himself, and has the background thread look from then on: so a line
+        that moves by itself costs nobody anything.
+        """
+        if not self._core.limits.has_offers or seconds <= offers.FIRST_LOOK:
+            return waiter.wait(seconds)
+        if waiter.wait(offers.FIRST_LOOK):
+            return True
+        self._serve_from_offers(0)
+        self._watch.come_by(self._core.clock() + offers.OFTEN)
+        return waiter.wait(seconds - offers.FIRST_LOOK)
 
     def _read_notes(self, error: BaseException) -> None:
         """Do what the notes say, but not when an interrupt has just struck."""
@@ -337,6 +365,16 @@ class Pool:
             why = "it doesn't come from any pool"
         name = self._core.name
         raise ValueError(f"can't return connection to pool {name!r}, {why}: {conn}")
+
+    def offers_until(self, at: float) -> None:
+        """A borrower offers a connection, which is to be back in the pool at that moment."""
+        self._watch.come_by(at)
+
+    def take_offers(self) -> None:
+        """Give back, here and now, everything on loan that nobody is using."""
+        with self._core.lock:
+            slots = list(self._core.slots.all)
+        offers.give_back(slots)
 
     def outlive_thread(self, conn: Any) -> None:
         """Let a loan go on when the thread that borrowed it ends.

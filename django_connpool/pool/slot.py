@@ -35,17 +35,19 @@ RECLAIMED = "reclaimed"
 UNCLEAN = "unclean"
 POOL_CLOSED = "pool closed"
 
-# Why a loan goes on whose connection waits for the next statement of its thread, or was taken from
-# that. Somebody gives it back also when there is no such thread any more.
-BURST = "a burst of statements"
-RECALLED = "recalled, about to be given back"
-NOT_THE_THREADS = (BURST, RECALLED)
+# Why a loan goes on that somebody is ending in its borrower's stead; see offers.py. He does so
+# also when the borrower's thread has ended.
+TAKEN = "taken from its offer, about to be given back"
 
 
 class Keeper(Protocol):
     """What a slot tells of what happens to its loan: the pool's core."""
 
+    limits: Any
+
     def orphaned(self, slot: Slot, loans: Loans | None) -> None: ...
+
+    def dropped(self, slot: Slot, conn: Any) -> None: ...
 
     def write_was_refused(self, slot: Slot) -> None: ...
 
@@ -83,13 +85,17 @@ class Slot:
         "code",
         "core",
         "generation",
+        "idle_limit",
         "idle_since",
         "job",
         "line",
         "loan",
         "loans",
         "note",
+        "offer",
+        "offered_at",
         "opened_at",
+        "patience",
         "pinned",
         "reason",
         "reported",
@@ -124,6 +130,11 @@ class Slot:
         self.loans: Loans | None = None  # what its thread has borrowed, this included
         self.note: object = None  # what it is for, as text by str()
         self.pinned: str | None = None  # why it lasts longer than a transaction, if it should not
+        # While its borrower does not use it; see offers.py. Written by the borrower.
+        self.offer: weakref.ref[Any] | None = None
+        self.offered_at = 0.0
+        self.patience = NEVER  # seconds for which it is not taken for those who wait
+        self.idle_limit = NEVER  # seconds after which it is taken although nobody waits
         self.code: CodeType | None = None  # where it was borrowed
         self.line = 0
         self.reported = False  # held longer than `leak_after`, and said so
@@ -162,6 +173,25 @@ class Slot:
     def is_somebodys(self) -> bool:
         """Whether it is on loan, and not just being looked at."""
         return self.state in ON_LOAN and (self.loans is not None or self.waiter is not None)
+
+    @property
+    def is_offered(self) -> bool:
+        """Whether it is on loan, and its borrower does not use it at the moment."""
+        return self.offer is not None and bool(self.offer())
+
+    def take_offer(self) -> Any:
+        """Its connection, if it is on offer and nobody is faster; else None. In any thread.
+
+        Whoever gets it is to give it back.
+        """
+        offer = self.offer and self.offer()
+        try:
+            connection = offer.pop() if offer else None
+        except IndexError:
+            return None
+        if connection is not None:
+            self.pinned = TAKEN
+        return connection
 
     @property
     def thread(self) -> int:

@@ -128,7 +128,12 @@ class Upkeep:
             return
         for slot in core.slots.all:
             held = now - slot.since
-            if slot.loans is not None and not slot.reported and held >= core.limits.leak_after:
+            if (
+                slot.loans is not None
+                and not slot.reported
+                and not slot.is_offered
+                and held >= core.limits.leak_after
+            ):
                 slot.reported = True
                 line = userline.of_thread(slot.thread, slot.note)
                 core.tell(

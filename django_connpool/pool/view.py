@@ -13,13 +13,15 @@ from .slot import Slot
 def snapshot(core: Core) -> dict[str, Any]:
     """Under the lock. Where the holders are is still to be found: see `explain.locate`."""
     now = core.clock()
+    offered = sum(slot.is_offered for slot in core.slots.all)
     return {
         "name": core.name,
         "min_size": core.limits.min_size,
         "max_size": core.limits.max_size,
         "size": len(core.slots.all),
         "idle": len(core.slots.idle),
-        "in_use": core.slots.on_loan(),
+        "in_use": core.slots.on_loan() - offered,
+        "offered": offered,
         "opening": len(core.slots.opening),
         "closing": len(core.slots.closing),
         "waiting": len(core.line),
@@ -62,6 +64,7 @@ def _loan(slot: Slot, now: float) -> dict[str, Any]:
         "taken_at": (lent and slot.site()) or None,  # with `leak_after`
         "at": slot.note,  # see explain.locate
         "pinned": slot.pinned,
+        "offered": slot.is_offered,
         "backend_pid": slot.session.backend_pid,
         "transaction": slot.session.transaction(),
     }

@@ -4,8 +4,8 @@ Python tells of the forks it makes. uWSGI makes its own and tells nobody: such a
 its process id, at moments that come before its first query; see uwsgi.py.
 
 A thread of the parent may have held a lock as it forked, and is not in the child to release it. So
-the hooks replace them: those of objects (the background, the pools), and those of four modules:
-registry.py, backends/recall.py, status/server.py and this one.
+the hooks replace them: those of objects (the background, the pools), and those of three modules:
+registry.py, status/server.py and this one.
 """
 
 from __future__ import annotations
@@ -29,11 +29,9 @@ class Floor(IntEnum):
     POOLS = 1
     # Its lock is taken by whoever looks for a wrapper's pool, or for a pool's wrappers.
     REGISTRY = 2
-    # Loans that are taken back from their wrappers: a wrapper asks under their lock for its own.
-    LOANS = 3
-    WRAPPERS = 4
+    WRAPPERS = 3
     # It tells of all the others.
-    STATUS = 5
+    STATUS = 4
 
 
 _lock = threading.RLock()

@@ -7,7 +7,6 @@ the same.
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from operator import attrgetter
@@ -104,16 +103,3 @@ def is_in_block(conn: Any) -> bool:
 def is_in_two_phase(conn: Any) -> bool:
     """Whether a two-phase commit may be under way."""
     return bool(getattr(conn, "_tpc", True))
-
-
-# -- Cursors ------------------------------------------------------------------------------
-
-# Each of them leads to the connection; a closed cursor uses none.
-_WAYS = ("_conn", "_query", "_tx")
-
-
-def let_go(cursor: Any) -> None:
-    """Have a closed cursor refer to its connection weakly; where it cannot, it goes on to."""
-    if all(hasattr(cursor, name) for name in _WAYS):
-        cursor._conn = weakref.proxy(cursor._conn)
-        cursor._query = cursor._tx = None

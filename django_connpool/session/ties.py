@@ -18,10 +18,32 @@ from .statements import DIRT, HELD, RENAMED, SEQUENCES, kinds
 # is forgotten before the next borrower asks, and every INSERT with a serial key would be a reason.
 # What psycopg has prepared, it prepares again.
 _GIVEN = DIRT & ~(SEQUENCES | RENAMED | HELD)
+_GIVEN_OR_HELD = _GIVEN | HELD
 
 _OPEN = (TransactionStatus.INTRANS, TransactionStatus.INERROR)
 _DEAD = TransactionStatus.UNKNOWN
 _QUIET = (TransactionStatus.IDLE, _DEAD)
+
+
+def is_at_rest(session: Any, conn: Any, autocommit: bool = True) -> bool:
+    """Whether nothing keeps it; as `ties`, where it is asked after each statement.
+
+    If so, no function that has run so far is a reason to compare its settings again.
+    """
+    pgconn, known = conn.pgconn, session.changes
+    if (
+        pgconn.transaction_status
+        or pgconn.pipeline_status
+        or known.dirt & _GIVEN_OR_HELD
+        or known.called
+        or session.birth.touch.touched
+        or conn.autocommit != autocommit
+        or conn.lock.locked()
+    ):
+        if ties(session, conn, autocommit):
+            return False
+        known.called = False
+    return True
 
 
 def ties(session: Any, conn: Any, autocommit: bool = True) -> list[str]:

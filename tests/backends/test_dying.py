@@ -23,18 +23,28 @@ def kill(server: Server, wrapper: Any) -> int:
     return first
 
 
-def test_after_one_error_the_next_query_works(spare: Any, cluster: Server) -> None:
+def test_what_has_died_between_two_statements_costs_none_of_them(
+    spare: Any, cluster: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inside.tune(monkeypatch, offer_trust=0.0)
     first = kill(cluster, spare)
+    assert pid(spare) != first
+    assert on_loan(spare) == 1
+
+
+def test_after_one_error_the_next_query_works(spare: Any) -> None:
+    first = pid(spare)
     with pytest.raises(DatabaseError):
-        value(spare, "SELECT 1")
+        value(spare, "SELECT pg_terminate_backend(pg_backend_pid())")
 
     assert pid(spare) != first
     assert on_loan(spare) == 1
 
 
-def test_a_loop_that_goes_on_for_ever_sees_one_error_for_each_death(
-    spare: Any, cluster: Server
+def test_a_loop_that_goes_on_at_once_sees_one_error_for_each_death(
+    spare: Any, cluster: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    inside.tune(monkeypatch, offer_trust=3600.0)
     errors = 0
     for turn in range(12):
         if turn % 4 == 1:

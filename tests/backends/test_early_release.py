@@ -15,6 +15,7 @@ from django.test.utils import CaptureQueriesContext
 from psycopg import ClientCursor
 
 import django_connpool
+from tests import inside
 from tests.cluster import Server
 from tests.databases import Databases, in_hand, in_thread, in_threads, on_loan, pid, value
 
@@ -192,7 +193,7 @@ def test_who_asks_for_the_connection_itself_keeps_it(early: Any) -> None:
     raw = early.connection
     value(early, "SELECT 1")
     assert early.connection is raw
-    assert pin(early) == "taken by ensure_connection()"
+    assert pin(early) == "taken by reading `connection`"
     early.close()
     value(early, "SELECT 1")
     assert not held(early)
@@ -291,17 +292,22 @@ def test_pinned_gives_back_when_its_block_fails(early: Any) -> None:
 
 
 def test_hold_changes_the_mode_for_a_block(early: Any) -> None:
+    never = float("inf")
     with django_connpool.hold("request", early.alias):
         pid(early)
-        assert held(early)
+        assert inside.terms(early) == (never, never) and on_loan(early) == 1
         with django_connpool.hold("transaction", early.alias):
             pid(early)
             assert not held(early)
         pid(early)
-        assert held(early)
+        with django_connpool.hold("auto", early.alias):
+            assert inside.terms(early) == (inside.tuning("offer_settled"), never)
+        assert inside.terms(early) == (never, never) and on_loan(early) == 1
+        value(early, "SELECT 1")
+    value(early, "SELECT 1")
     assert not held(early)
     with (
-        pytest.raises(ValueError, match='"request" or "transaction"'),
+        pytest.raises(ValueError, match='"auto", "request" or "transaction"'),
         django_connpool.hold("session"),
     ):
         pass
@@ -314,7 +320,7 @@ def test_hold_releases_early_where_the_option_does_not(databases: Databases) -> 
         pid(wrapper)
         assert not held(wrapper)
     pid(wrapper)
-    assert held(wrapper)
+    assert on_loan(wrapper) == 1
 
 
 def test_released_refuses_inside_a_transaction(early: Any) -> None:
@@ -404,7 +410,7 @@ def test_two_aliases_nest_with_one_connection_each(databases: Databases) -> None
 
 
 def test_other_databases_are_not_touched() -> None:
-    assert connection.releases_early is False
+    assert connection.release != "transaction"
 
 
 def test_settings_that_change_are_noticed_by_the_next_request(early: Any) -> None:

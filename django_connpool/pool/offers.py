@@ -1,0 +1,155 @@
+"""Connections on loan that their borrowers do not use at the moment: who may take one, and when.
+
+A borrower between two statements puts its connection in the loan's offer, and takes it out with
+the next statement. Others may take it out meanwhile, and give it back in the borrower's stead:
+who waits for a connection, the background thread, or whoever ends the borrower's work. Exactly
+one of them gets it, because an element of a list can be popped once, and neither the borrower nor
+who takes it needs the pool's lock for that.
+"""
+
+from __future__ import annotations
+
+import logging
+import weakref
+from collections.abc import Iterable
+from typing import Any
+
+from django_connpool.process.background import NEVER, Ticket
+
+from .core import Core
+from .slot import Slot
+
+logger = logging.getLogger("django_connpool.pool")
+
+SETTLED = 0.001  # seconds without another statement, after which those who wait may take it
+FIRST_LOOK = 0.001  # seconds in line, after which a borrower looks for offers once more
+# Seconds between two looks of the background thread, while borrowers wait and others offer: these
+# at first, and after something was taken; twice as many each time there was nothing.
+OFTEN = 0.001
+SELDOM = 0.008
+
+
+class Offer(list[Any]):
+    """Holds a connection while its borrower can do without it. One for each loan.
+
+    Only its borrower has a strong reference to it: with one that is collected, it goes back.
+    """
+
+    __slots__ = ("__weakref__", "slot")
+
+    def __init__(self, slot: Slot) -> None:
+        """For the borrower of the loan that the slot is on."""
+        self.slot = slot
+        slot.offer = weakref.ref(self)
+
+    def agree(self, patience: float, idle_limit: float) -> None:
+        """Say after how many seconds who waits may take it, and when it is taken in any case."""
+        slot = self.slot
+        if slot.offer is None or slot.offer() is not self:  # the loan is over
+            return
+        slot.patience, slot.idle_limit = patience, idle_limit
+        core = slot.core()
+        if core is not None and patience < NEVER:
+            core.limits.has_offers = True
+
+    def __del__(self) -> None:
+        # A finalizer: it may run inside any lock, so it takes none.
+        slot = self.slot
+        core = slot.core()
+        if self and core is not None:
+            core.dropped(slot, self.pop())
+
+
+class _GivenBack(Offer):
+    """Stands for the offer of a loan that is over already: there is nothing in it."""
+
+    __slots__ = ()
+
+    def __init__(self) -> None:
+        pass
+
+    def agree(self, patience: float, idle_limit: float) -> None:
+        pass
+
+    def __del__(self) -> None:
+        pass
+
+
+GIVEN_BACK = _GivenBack()
+
+
+class Watch:
+    """A task of the background thread: looks at what is on offer, while somebody waits for it.
+
+    `due` is written without a lock: at worst it looks once too often.
+    """
+
+    def __init__(self, core: Core) -> None:
+        self.ticket: Ticket  # of the background thread
+        self.due = NEVER  # when it looks next
+        self._core = core
+        self._pause = OFTEN
+
+    def come_by(self, at: float) -> None:
+        """Have it look no later than at that moment."""
+        if at < self.due:
+            self.due = at
+            self.ticket.by(at)
+
+    def run(self, now: float) -> float:
+        """Give back what may be taken, and return when to look again."""
+        core = self._core
+        self.due = NEVER
+        with core.lock:
+            wanted = len(core.line)
+            ripe = too_long(core.slots.all, now)
+            if wanted:
+                ripe += for_those_who_wait(core.slots.all, now)[:wanted]
+        taken = give_back(ripe)
+        if wanted and core.limits.has_offers:
+            self._pause = OFTEN if taken else min(2 * self._pause, SELDOM)
+            self.due = min(self.due, now + self._pause)
+        with core.lock:
+            self.due = min([self.due, *next_too_long(core.slots.all)])
+        if self.due == NEVER:
+            self.ticket.leave()
+            if self.due < NEVER:  # somebody came meanwhile
+                self.ticket.by(self.due)
+        return self.due
+
+
+def give_back(slots: Iterable[Slot]) -> int:
+    """Give back those that are still offered, in their borrowers' stead; return how many."""
+    taken = 0
+    for slot in slots:
+        connection = slot.take_offer()
+        if connection is None:
+            continue
+        taken += 1
+        pool = connection._pool
+        try:
+            pool.putconn(connection)
+        except Exception:  # there is nobody to be told
+            logger.exception("%s: giving back what was on offer failed", pool.name)
+        connection = None
+    return taken
+
+
+def for_those_who_wait(slots: Iterable[Slot], now: float) -> list[Slot]:
+    """Under the lock: those that may be taken for who waits, longest offered first."""
+    found = [slot for slot in slots if slot.is_offered and now - slot.offered_at >= slot.patience]
+    return sorted(found, key=lambda slot: slot.offered_at)
+
+
+def too_long(slots: Iterable[Slot], now: float) -> list[Slot]:
+    """Under the lock: those that are on offer for as long as their borrowers let them be."""
+    return [slot for slot in slots if slot.is_offered and now - slot.offered_at >= slot.idle_limit]
+
+
+def next_too_long(slots: Iterable[Slot]) -> list[float]:
+    """Under the lock: when there will be such, as moments of the monotonic clock."""
+    return [
+        slot.offered_at + slot.idle_limit
+        for slot in slots
+        if slot.idle_limit < NEVER and slot.is_offered
+    ]
