@@ -29,6 +29,14 @@ def quantile(values: Sequence[float], share: float) -> float:
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 
 
+def spread(values: Sequence[float], share: float = 0.0) -> str:
+    """The median of values, and between what they lie; `share` of them is left out at each end."""
+    middle, least, most = (quantile(values, each) for each in (0.5, share, 1.0 - share))
+    if least == most:
+        return _cell(middle)
+    return f"{_cell(statistics.median(values))} ({_cell(least)} to {_cell(most)})"
+
+
 def table(title: str, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """Print a table; numbers are rounded to three digits."""
     cells = [[_cell(value) for value in row] for row in [header, *rows]]

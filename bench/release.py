@@ -142,18 +142,16 @@ def serve_rounds(entry: dict[str, Any], queries: int) -> None:
 class Subject:
     """A process that serves rounds. It ends when its standard input does."""
 
-    def __init__(self, entry: dict[str, Any], queries: int) -> None:
-        command = [sys.executable, "-m", "bench.release", "--queries", str(queries)]
+    def __init__(self, *command: str) -> None:
         self._process = subprocess.Popen(
-            [*command, "--serve", json.dumps(entry)],
+            [sys.executable, "-m", *command],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
         )
 
-    def run(self, milliseconds: int, seconds: float) -> dict[str, float]:
+    def run(self, **asked: float) -> dict[str, float]:
         assert self._process.stdin is not None and self._process.stdout is not None
-        asked = {"pause": milliseconds / 1000, "seconds": seconds}
         self._process.stdin.write(json.dumps(asked) + "\n")
         self._process.stdin.flush()
         answer = self._process.stdout.readline()
@@ -170,8 +168,13 @@ class Subject:
 
 
 @contextmanager
-def pgbouncer(cluster: Cluster) -> Iterator[dict[str, str]]:
-    """A PgBouncer in front of the server; where it answers, as Django's settings say it."""
+def pgbouncer(
+    cluster: Cluster, connections: int = CONNECTIONS, patience: int = 120
+) -> Iterator[dict[str, str]]:
+    """A PgBouncer in front of the server; where it answers, as Django's settings say it.
+
+    `patience` is for how many seconds a query waits for a connection.
+    """
     folder = Path(tempfile.mkdtemp(prefix="pgbouncer-"))
     place = cluster.params()
     (folder / "users").write_text('"postgres" ""\n')
@@ -185,7 +188,8 @@ def pgbouncer(cluster: Cluster) -> Iterator[dict[str, str]]:
         auth_type = trust
         auth_file = {folder}/users
         pool_mode = transaction
-        default_pool_size = {CONNECTIONS}
+        default_pool_size = {connections}
+        query_wait_timeout = {patience}
         max_client_conn = {2 * THREADS}
         logfile = {folder}/log
         """.replace("        ", "")
@@ -240,7 +244,8 @@ def start(cluster: Cluster, names: list[str], queries: int, stack: ExitStack) ->
         entry = SUBJECTS[name]
         options = {**place.pop("OPTIONS"), **entry.get("OPTIONS", {})}
         whole = {**place, **entry, "OPTIONS": options}
-        started[name] = stack.enter_context(Subject(whole, queries))
+        command = ["bench.release", "--queries", str(queries), "--serve", json.dumps(whole)]
+        started[name] = stack.enter_context(Subject(*command))
     return started
 
 
@@ -250,10 +255,10 @@ def compare(
     found: dict[str, list[dict[str, float]]] = {name: [] for name in subjects}
     open_now: dict[str, int] = {}
     for subject in subjects.values():
-        subject.run(pause, 0.0)
+        subject.run(pause=pause / 1000, seconds=0.0)
     for _ in range(rounds):
         for name, subject in subjects.items():
-            found[name].append(subject.run(pause, seconds))
+            found[name].append(subject.run(pause=pause / 1000, seconds=seconds))
             open_now[name] = cluster.backends(dbname=database(name))
 
     def median(key: str) -> dict[str, float]:
