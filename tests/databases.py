@@ -129,7 +129,7 @@ def connected(server: Server, wrapper: Any) -> int:
 
 
 def on_loan(wrapper: Any) -> int:
-    """How many connections the pool has lent, also those that are on offer at the moment."""
+    """How many connections the pool has lent, those included that are on offer."""
     seen = wrapper.pool.snapshot()
     return int(seen["in_use"] + seen["offered"])
 

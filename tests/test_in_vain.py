@@ -134,7 +134,7 @@ def test_the_threads_of_a_request_share_what_it_has_learnt(
 
 
 def test_once_something_of_it_was_given_back_it_waits_again(databases: Databases) -> None:
-    spare = databases.add(pool={"max_size": 1, "timeout": 0.2})
+    spare = databases.add(pool={"max_size": 1, "timeout": 0.2, "release": "request"})
     pool = spare.pool
     same = {"NAME": spare.settings_dict["NAME"], "options": spare.settings_dict["OPTIONS"]}
     other = databases.add("twin", **same)

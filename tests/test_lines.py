@@ -231,7 +231,7 @@ def test_the_line_of_a_celery_task(databases: Databases) -> None:
 
 
 def test_a_timeout_names_the_line_of_an_async_holder(databases: Databases) -> None:
-    wrapper = databases.add(pool={"max_size": 1})
+    wrapper = databases.add(pool={"max_size": 1, "release": "request"})
     errors: list[str] = []
 
     def fail() -> None:

@@ -23,7 +23,7 @@ HOLDERS = 3
 
 @pytest.fixture
 def spare(databases: Databases) -> Any:
-    return databases.add(pool={"max_size": HOLDERS, "timeout": 10 * DEADLINE})
+    return databases.add(pool={"max_size": HOLDERS, "timeout": 10 * DEADLINE, "release": "request"})
 
 
 def query(alias: str) -> None:

@@ -58,7 +58,7 @@ def test_it_names_the_loan_and_gives_it_back_at_its_end(spare: Any) -> None:
 
 
 def test_the_timeout_of_others_names_it(databases: Databases) -> None:
-    spare = databases.add(pool={"max_size": 1, "timeout": 0.1})
+    spare = databases.add(pool={"max_size": 1, "timeout": 0.1, "release": "request"})
     with spare.pool.connection(DEADLINE):
         pass  # it is open, whatever that took
     with django_connpool.scope("job 17"):

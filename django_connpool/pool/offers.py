@@ -22,6 +22,7 @@ from .slot import Slot
 logger = logging.getLogger("django_connpool.pool")
 
 SETTLED = 0.001  # seconds without another statement, after which those who wait may take it
+OPENING = 0.05  # seconds in line, after which it is taken although a connection is being opened
 FIRST_LOOK = 0.001  # seconds in line, after which a borrower looks for offers once more
 # Seconds between two looks of the background thread, while borrowers wait and others offer: these
 # at first, and after something was taken; twice as many each time there was nothing.
@@ -102,9 +103,7 @@ class Watch:
         self.due = NEVER
         with core.lock:
             wanted = len(core.line)
-            ripe = too_long(core.slots.all, now)
-            if wanted:
-                ripe += for_those_who_wait(core.slots.all, now)[:wanted]
+            ripe = too_long(core.slots.all, now) + for_those_who_wait(core, now, 0)
         taken = give_back(ripe)
         if wanted and core.limits.has_offers:
             self._pause = OFTEN if taken else min(2 * self._pause, SELDOM)
@@ -135,15 +134,25 @@ def give_back(slots: Iterable[Slot]) -> int:
     return taken
 
 
-def for_those_who_wait(slots: Iterable[Slot], now: float) -> list[Slot]:
-    """Under the lock: those that may be taken for who waits, longest offered first."""
-    found = [slot for slot in slots if slot.is_offered and now - slot.offered_at >= slot.patience]
-    return sorted(found, key=lambda slot: slot.offered_at)
+def for_those_who_wait(core: Core, now: float, more: int) -> list[Slot]:
+    """Under the lock: those to take for the line and so many more, longest offered first.
+
+    None, while something is idle, or is opened for them.
+    """
+    line, slots = core.line, core.slots
+    if slots.idle or not core.serving:
+        return []
+    has_place = len(slots) < core.limits.max_size and core.outage is None
+    if has_place and (not line or now - line[0].since < OPENING):
+        return []
+    found = [slot for slot in slots.all if slot.is_unused]
+    found = [slot for slot in found if now - slot.offered_at >= slot.patience]
+    return sorted(found, key=lambda slot: slot.offered_at)[: len(line) + more]
 
 
 def too_long(slots: Iterable[Slot], now: float) -> list[Slot]:
     """Under the lock: those that are on offer for as long as their borrowers let them be."""
-    return [slot for slot in slots if slot.is_offered and now - slot.offered_at >= slot.idle_limit]
+    return [slot for slot in slots if slot.is_unused and now - slot.offered_at >= slot.idle_limit]
 
 
 def next_too_long(slots: Iterable[Slot]) -> list[float]:
@@ -151,5 +160,5 @@ def next_too_long(slots: Iterable[Slot]) -> list[float]:
     return [
         slot.offered_at + slot.idle_limit
         for slot in slots
-        if slot.idle_limit < NEVER and slot.is_offered
+        if slot.idle_limit < NEVER and slot.is_unused
     ]

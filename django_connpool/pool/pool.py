@@ -182,26 +182,28 @@ class Pool:
     def _serve_from_offers(self, more: int) -> None:
         """Take what others do not use for those in line, and so many more who are about to be."""
         core = self._core
-        if core.slots.idle or (len(core.slots) < core.limits.max_size and core.outage is None):
-            return
         with core.lock:
-            ripe = offers.for_those_who_wait(core.slots.all, core.clock())
-            wanted = len(core.line) + more
-        offers.give_back(ripe[:wanted])
+            ripe = offers.for_those_who_wait(core, core.clock(), more)
+        offers.give_back(ripe)
 
     def _wait(self, waiter: Waiter, seconds: float) -> bool:
         """Wait in line, at most so long; say whether woken.
 
-        Not at once for all of it, where others may go on to offer what they hold. Who has waited
-        for a moment looks himself, and has the background thread look from then on: so a line
-        that moves by itself costs nobody anything.
+        Not at once for all of it, where others may offer what they hold. Who has waited for a
+        moment looks himself, and has the background thread look from then on, until there is no
+        line. So a line that moves at once costs nobody anything, and a long one little.
         """
-        if not self._core.limits.has_offers or seconds <= offers.FIRST_LOOK:
+        core = self._core
+        if (
+            not core.limits.has_offers
+            or seconds <= offers.FIRST_LOOK
+            or self._watch.due <= core.clock() + offers.SELDOM
+        ):
             return waiter.wait(seconds)
         if waiter.wait(offers.FIRST_LOOK):
             return True
         self._serve_from_offers(0)
-        self._watch.come_by(self._core.clock() + offers.OFTEN)
+        self._watch.come_by(core.clock() + offers.OFTEN)
         return waiter.wait(seconds - offers.FIRST_LOOK)
 
     def _read_notes(self, error: BaseException) -> None:

@@ -175,9 +175,14 @@ class Slot:
         return self.state in ON_LOAN and (self.loans is not None or self.waiter is not None)
 
     @property
-    def is_offered(self) -> bool:
+    def is_unused(self) -> bool:
         """Whether it is on loan, and its borrower does not use it at the moment."""
         return self.offer is not None and bool(self.offer())
+
+    @property
+    def is_offered(self) -> bool:
+        """Whether, besides, whoever waits may take it."""
+        return self.is_unused and self.patience < NEVER
 
     def take_offer(self) -> Any:
         """Its connection, if it is on offer and nobody is faster; else None. In any thread.

@@ -486,7 +486,8 @@ def test_a_mirror_reads_the_test_database_through_the_pool_of_the_alias_it_mirro
 
     assert value(replica, "SELECT current_database()") == wrapper.settings_dict["NAME"]
     assert replica.pool is wrapper.pool
-    assert pid(replica) != pid(wrapper)
+    with transaction.atomic(using="replica"):
+        assert pid(replica) != pid(wrapper)
 
 
 def test_close_all_gives_everything_back(databases: Databases, cluster: Server) -> None:
