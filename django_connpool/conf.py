@@ -36,11 +36,8 @@ DEFAULT_MAX_SIZE = 10
 # and both fail on more. Longer times, infinity included, count as this (24 days, in seconds).
 LONGEST = 2_147_483.0
 
-# How long a borrower keeps its connection.
-AUTO = "auto"  # until others need it, or its work ends
-REQUEST = "request"  # until its work ends
-TRANSACTION = "transaction"  # until its transaction ends
-RELEASES = (AUTO, REQUEST, TRANSACTION)
+# How long a borrower keeps its connection: until others need it, or its work or transaction ends.
+RELEASES = (AUTO, REQUEST, TRANSACTION) = ("auto", "request", "transaction")
 
 ON_WORDS = frozenset({"true", "yes", "on", "1"})
 OFF_WORDS = frozenset({"false", "no", "off", "0"})

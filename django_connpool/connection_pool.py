@@ -173,6 +173,7 @@ class ConnectionPool(Pool, Generic[CT]):
             locked_after=locked_after,
             asks_each=bool(check) and check != "auto",
             has_check=callable(check),
+            has_reset=callable(reset),
             strict=strict,
             has_offers=has_offers,
         )
@@ -189,7 +190,7 @@ class ConnectionPool(Pool, Generic[CT]):
         crew = Crew(core, _of(self, reconnect_failed) if reconnect_failed else None)
         upkeep = Upkeep(core, crew)
         core.ticket = background.join(upkeep)
-        watch = Watch(core)
+        watch = Watch(core, crew)
         watch.ticket = background.join(watch)
         super().__init__(core, crew, upkeep, watch)
         self._control = Control(core, crew)

@@ -14,7 +14,6 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from time import monotonic
 from typing import Any
 from unittest import mock
 
@@ -54,7 +53,7 @@ from django_connpool.process import (
     userline,  # noqa: F401
     uwsgi,
 )
-from django_connpool.process.background import Background, Ticket, background
+from django_connpool.process.background import Background, background
 from django_connpool.redaction import (  # noqa: F401
     LONGEST,
     named,
@@ -996,11 +995,6 @@ def users(wrapper: Any) -> Iterator[Any]:
     return _module("registry").users(wrapper._bind())  # type: ignore[no-any-return]
 
 
-def users_are(monkeypatch: Any, *wrappers: Any) -> None:
-    """Have whoever asks for the wrappers of a database find these."""
-    monkeypatch.setattr(_module("registry"), "users", lambda binding: iter(wrappers))
-
-
 def pooled_aliases() -> list[str]:
     """The aliases that `poolstatus` knows."""
     return list(_module("management.commands.poolstatus")._pooled(None))
@@ -1025,25 +1019,72 @@ def offered(wrapper: Any) -> Any:
     return wrapper.offer[0] if wrapper.offer else None
 
 
-def is_between(wrapper: Any) -> bool:
-    """Whether the wrapper goes on with its next statement, with a connection or another."""
-    return wrapper.in_hand is None and wrapper.offer is not None
-
-
-def take(wrapper: Any) -> bool:
-    """Give back what the wrapper has on offer, as somebody who waits does; say whether it did."""
-    slots = [one.slot for one in (wrapper.offer,) if one is not None and one]
-    return bool(offers.give_back(slots))
-
-
 def take_all(pool: Any) -> None:
     """Give back all that is on offer in a pool."""
     pool.take_offers()
 
 
+def take_ripe(pool: Any) -> int:
+    """Give back what somebody could take who would have waited for long; return how many."""
+    core = pool._core
+    with core.lock:
+        found = offers.for_those_who_wait(core, core.clock() + 60, 1)
+    return offers.give_back(found)
+
+
+@contextmanager
+def somebody_in_line(pool: Any) -> Iterator[None]:
+    """A block in which somebody stands in line, whom nobody serves."""
+    waiter = line.Waiter(pool._core.clock() - 60, 1)
+    waiter.left = True  # not served
+    with pool._core.lock:
+        pool._core.line.append(waiter)
+    try:
+        yield
+    finally:
+        with pool._core.lock:
+            pool._core.line.leave(waiter)
+
+
+@contextmanager
+def offering_after(monkeypatch: Any, act: Callable[[], None]) -> Iterator[None]:
+    """A block in which this is done in the moment before a connection is on offer."""
+    append = offers.Offer.append
+
+    def appended(offer: Any, conn: Any) -> None:
+        act()
+        append(offer, conn)
+
+    with mock.patch.object(offers.Offer, "append", appended):
+        yield
+
+
+def do_not_count(monkeypatch: Any) -> None:
+    """Have the package believe that the interpreter does not count references."""
+    monkeypatch.setattr(_module("backends.offering"), "COUNTS", False)
+
+
 def watch_of(pool: Any) -> Any:
     """The task that looks at what is on offer."""
     return pool._watch
+
+
+def leaving_with(conn: Any) -> Any:
+    """What dies with the borrower of a connection, with a new offer of it."""
+    leaving = offers.Leaving()
+    leaving.offer = offers.Offer(slot_of(conn))
+    return leaving
+
+
+def end_thread_of(conn: Any) -> None:
+    """Tell the pool that the thread has ended that borrowed this connection."""
+    one = slot_of(conn)
+    one.thread_ended(one.loans)
+
+
+def let_nobody_offer(pool: Any) -> None:
+    """Have the pool believe that its borrowers keep what they hold."""
+    pool._core.limits.has_offers = False
 
 
 def terms(wrapper: Any) -> tuple[float, float]:
@@ -1055,14 +1096,13 @@ def terms(wrapper: Any) -> tuple[float, float]:
 def is_at_rest(wrapper: Any) -> bool:
     """Whether the session that the wrapper has may go to somebody else."""
     conn = offered(wrapper) or wrapper.in_hand
-    return bool(_module("backends.loans").is_at_rest(conn))
+    return conn is None or bool(_module("backends.loans").is_at_rest(conn))
 
 
 def ties(wrapper: Any) -> list[str]:
     """What keeps the session in the wrapper's hand from going to somebody else, in words."""
     conn = offered(wrapper) or wrapper.in_hand
-    found: list[str] = _module("backends.loans").ties(conn)
-    return found
+    return [] if conn is None else list(_module("backends.loans").ties(conn))
 
 
 @contextmanager

@@ -8,8 +8,9 @@ from __future__ import annotations
 from operator import attrgetter
 from typing import Any
 
-from django_connpool.pool.offers import SETTLED as SETTLED
 from django_connpool.pool.offers import GIVEN_BACK as GIVEN_BACK
+from django_connpool.pool.offers import SETTLED as SETTLED
+from django_connpool.pool.offers import Leaving as Leaving
 from django_connpool.pool.offers import Offer as Offer
 from django_connpool.session import ties as session_ties
 

@@ -44,6 +44,10 @@ class Offering(Holding):
     # No class between this one and Django's has a way of its own to connect; so calls can be saved.
     connects_as_django = False
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.leaving = loans.Leaving()  # with this wrapper
+        super().__init__(*args, **kwargs)
+
     # -- The next statement -----------------------------------------------------------------
 
     def connect_for_a_statement(self) -> None:
@@ -160,7 +164,7 @@ class Offering(Holding):
         """Put it where others may take it. An interrupt leaves it here or there."""
         offer = self.offer
         if offer is None:
-            offer = self.offer = loans.Offer(loans.of(connection))
+            offer = self.offer = self.leaving.offer = loans.Offer(loans.of(connection))
             offer.agree(*self._terms())
             self.resumes = self.resumes or self._binding
         slot = loans.of(connection)

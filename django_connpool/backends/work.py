@@ -81,7 +81,8 @@ class Working(Offering):
             return True
         if any(ref() is not None for ref in self.cursors):
             return bool(open_cursors(self.cursors))
-        return COUNTS and count(connection) > ONE_VARIABLE + 1
+        # Counted only then: other threads of the pool look at connections, too, for a moment.
+        return self.by_hand and COUNTS and count(connection) > ONE_VARIABLE + 1
 
     def note_cursor(self, cursor: Any) -> None:
         """Remember a cursor of the connection at hand, as long as it is open."""

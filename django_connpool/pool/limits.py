@@ -30,6 +30,7 @@ class Limits:
     locked_after: float
     asks_each: bool  # before each loan, however fresh a connection is
     has_check: bool  # the user's own
+    has_reset: bool  # the same
     strict: bool
     has_offers: bool  # borrowers let others take what they do not use; see offers.py
 

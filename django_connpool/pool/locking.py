@@ -42,7 +42,7 @@ def is_locked(slots: Collection[Slot], waiters: Collection[Waiter]) -> bool:
         return _is_locked(slots, notes, threads, frames)
     finally:
         # It has this function's own: a circle, which would keep alive all that the others' hold,
-        # and what is referred to from elsewhere is not taken back (backends/recall.py).
+        # and what is referred to from elsewhere is not taken back (backends/offering.py).
         frames.clear()
 
 

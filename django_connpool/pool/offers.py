@@ -10,13 +10,15 @@ who takes it needs the pool's lock for that.
 from __future__ import annotations
 
 import logging
-import weakref
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 from django_connpool.process.background import NEVER, Ticket
 
 from .core import Core
+from .crew import Crew
+from .line import Waiter
 from .slot import Slot
 
 logger = logging.getLogger("django_connpool.pool")
@@ -31,34 +33,24 @@ SELDOM = 0.008
 
 
 class Offer(list[Any]):
-    """Holds a connection while its borrower can do without it. One for each loan.
+    """Holds a connection while its borrower can do without it. One for each loan."""
 
-    Only its borrower has a strong reference to it: with one that is collected, it goes back.
-    """
-
-    __slots__ = ("__weakref__", "slot")
+    __slots__ = ("slot",)
 
     def __init__(self, slot: Slot) -> None:
         """For the borrower of the loan that the slot is on."""
         self.slot = slot
-        slot.offer = weakref.ref(self)
+        slot.offer = self
 
     def agree(self, patience: float, idle_limit: float) -> None:
         """Say after how many seconds who waits may take it, and when it is taken in any case."""
         slot = self.slot
-        if slot.offer is None or slot.offer() is not self:  # the loan is over
+        if slot.offer is not self:  # the loan is over
             return
         slot.patience, slot.idle_limit = patience, idle_limit
         core = slot.core()
         if core is not None and patience < NEVER:
             core.limits.has_offers = True
-
-    def __del__(self) -> None:
-        # A finalizer: it may run inside any lock, so it takes none.
-        slot = self.slot
-        core = slot.core()
-        if self and core is not None:
-            core.dropped(slot, self.pop())
 
 
 class _GivenBack(Offer):
@@ -72,11 +64,25 @@ class _GivenBack(Offer):
     def agree(self, patience: float, idle_limit: float) -> None:
         pass
 
-    def __del__(self) -> None:
-        pass
-
 
 GIVEN_BACK = _GivenBack()
+
+
+class Leaving:
+    """Dies with a borrower, and gives back what that has left on offer."""
+
+    __slots__ = ("offer",)
+
+    def __init__(self) -> None:
+        self.offer: Offer | None = None  # the present one
+
+    def __del__(self) -> None:
+        # A finalizer: it may run inside any lock, so it takes none.
+        if self.offer:
+            slot = self.offer.slot
+            core, connection = slot.core(), slot.take_offer()
+            if core is not None and connection is not None:
+                core.dropped(slot, connection)
 
 
 class Watch:
@@ -85,10 +91,11 @@ class Watch:
     `due` is written without a lock: at worst it looks once too often.
     """
 
-    def __init__(self, core: Core) -> None:
+    def __init__(self, core: Core, crew: Crew) -> None:
         self.ticket: Ticket  # of the background thread
         self.due = NEVER  # when it looks next
         self._core = core
+        self._crew = crew
         self._pause = OFTEN
 
     def come_by(self, at: float) -> None:
@@ -97,6 +104,35 @@ class Watch:
             self.due = at
             self.ticket.by(at)
 
+    def wait(self, waiter: Waiter, seconds: float) -> bool:
+        """Wait in line, at most so long; say whether woken.
+
+        Not at once for all of it, where others may offer what they hold. Who has waited for a
+        moment looks himself, and has the background thread look from then on, until there is no
+        line. So a line that moves at once costs nobody anything, and a long one little.
+        """
+        core = self._core
+        if not core.limits.has_offers or seconds <= FIRST_LOOK or self.due <= core.clock() + SELDOM:
+            return waiter.wait(seconds)
+        if waiter.wait(FIRST_LOOK):
+            return True
+        self.serve(0)
+        self.come_by(core.clock() + OFTEN)
+        return waiter.wait(seconds - FIRST_LOOK)
+
+    def serve(self, more: int) -> None:
+        """Take what others do not use for those in line, and so many more who are about to be."""
+        core = self._core
+        with core.lock:
+            ripe = for_those_who_wait(core, core.clock(), more)
+        give_back(ripe)
+
+    def take_all(self) -> None:
+        """Give back everything on loan that nobody is using."""
+        with self._core.lock:
+            slots = list(self._core.slots.all)
+        give_back(slots)
+
     def run(self, now: float) -> float:
         """Give back what may be taken, and return when to look again."""
         core = self._core
@@ -104,7 +140,11 @@ class Watch:
         with core.lock:
             wanted = len(core.line)
             ripe = too_long(core.slots.all, now) + for_those_who_wait(core, now, 0)
-        taken = give_back(ripe)
+        if ripe and core.limits.has_reset:  # which may take its time
+            self._crew.in_a_thread(partial(_give_back, ripe), "offers")
+            taken = len(ripe)
+        else:
+            taken = give_back(ripe)
         if wanted and core.limits.has_offers:
             self._pause = OFTEN if taken else min(2 * self._pause, SELDOM)
             self.due = min(self.due, now + self._pause)
@@ -132,6 +172,10 @@ def give_back(slots: Iterable[Slot]) -> int:
             logger.exception("%s: giving back what was on offer failed", pool.name)
         connection = None
     return taken
+
+
+def _give_back(slots: Iterable[Slot]) -> None:
+    give_back(slots)
 
 
 def for_those_who_wait(core: Core, now: float, more: int) -> list[Slot]:

@@ -9,11 +9,12 @@ from typing import Any, cast
 from django_connpool.process.cpython import expect_free
 from django_connpool.redaction import public
 
-from . import explain, offers, view
+from . import explain, view
 from .checking import Checking
 from .core import AUDIT_EVERY, CLEAN_TIMEOUT, Core
 from .crew import FRESH, Crew
 from .line import Waiter
+from .offers import Watch
 from .outage import again
 from .owners import this_thread
 from .prospects import is_hopeless
@@ -43,7 +44,7 @@ class Pool:
     beginning of a `finally` clause, but for one that begins with it.)
     """
 
-    def __init__(self, core: Core, crew: Crew, upkeep: Upkeep, watch: offers.Watch) -> None:
+    def __init__(self, core: Core, crew: Crew, upkeep: Upkeep, watch: Watch) -> None:
         self._core = core
         self._crew = crew
         self._upkeep = upkeep
@@ -137,7 +138,7 @@ class Pool:
         try:
             while True:
                 if core.limits.has_offers:
-                    self._serve_from_offers(1)
+                    self._watch.serve(1)
                 lock = core.lock
                 try:  # see the class
                     lock.acquire()
@@ -154,7 +155,7 @@ class Pool:
                     self._upkeep.expect_lock(waiter.since)
                     if len(core.slots) < core.limits.max_size or core.slots.to_close:
                         self._crew.staff()
-                    if not self._wait(waiter, began + seconds - now):
+                    if not self._watch.wait(waiter, began + seconds - now):
                         self._leave_line(waiter, seconds)
                 slot: Slot | None = waiter.slot
                 if slot is None:
@@ -178,33 +179,6 @@ class Pool:
             core.inbox.append((_gave_up, waiter, error.__class__))
             self._read_notes(error)
             raise
-
-    def _serve_from_offers(self, more: int) -> None:
-        """Take what others do not use for those in line, and so many more who are about to be."""
-        core = self._core
-        with core.lock:
-            ripe = offers.for_those_who_wait(core, core.clock(), more)
-        offers.give_back(ripe)
-
-    def _wait(self, waiter: Waiter, seconds: float) -> bool:
-        """Wait in line, at most so long; say whether woken.
-
-        Not at once for all of it, where others may offer what they hold. Who has waited for a
-        moment looks himself, and has the background thread look from then on, until there is no
-        line. So a line that moves at once costs nobody anything, and a long one little.
-        """
-        core = self._core
-        if (
-            not core.limits.has_offers
-            or seconds <= offers.FIRST_LOOK
-            or self._watch.due <= core.clock() + offers.SELDOM
-        ):
-            return waiter.wait(seconds)
-        if waiter.wait(offers.FIRST_LOOK):
-            return True
-        self._serve_from_offers(0)
-        self._watch.come_by(core.clock() + offers.OFTEN)
-        return waiter.wait(seconds - offers.FIRST_LOOK)
 
     def _read_notes(self, error: BaseException) -> None:
         """Do what the notes say, but not when an interrupt has just struck."""
@@ -374,9 +348,7 @@ class Pool:
 
     def take_offers(self) -> None:
         """Give back, here and now, everything on loan that nobody is using."""
-        with self._core.lock:
-            slots = list(self._core.slots.all)
-        offers.give_back(slots)
+        self._watch.take_all()
 
     def outlive_thread(self, conn: Any) -> None:
         """Let a loan go on when the thread that borrowed it ends.

@@ -131,7 +131,7 @@ class Slot:
         self.note: object = None  # what it is for, as text by str()
         self.pinned: str | None = None  # why it lasts longer than a transaction, if it should not
         # While its borrower does not use it; see offers.py. Written by the borrower.
-        self.offer: weakref.ref[Any] | None = None
+        self.offer: list[Any] | None = None
         self.offered_at = 0.0
         self.patience = NEVER  # seconds for which it is not taken for those who wait
         self.idle_limit = NEVER  # seconds after which it is taken although nobody waits
@@ -177,7 +177,7 @@ class Slot:
     @property
     def is_unused(self) -> bool:
         """Whether it is on loan, and its borrower does not use it at the moment."""
-        return self.offer is not None and bool(self.offer())
+        return bool(self.offer)
 
     @property
     def is_offered(self) -> bool:
@@ -189,7 +189,7 @@ class Slot:
 
         Whoever gets it is to give it back.
         """
-        offer = self.offer and self.offer()
+        offer = self.offer  # looked at once: the loan may be over at this moment
         try:
             connection = offer.pop() if offer else None
         except IndexError:

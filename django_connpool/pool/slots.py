@@ -88,7 +88,7 @@ class Slots:
             slot.session.conn = None
         for where in (self.opening, self.closing, self.all):  # last that by which it is found
             where.discard(slot)
-        slot.waiter = slot.loans = None
+        slot.waiter = slot.loans = slot.offer = None
 
     def lent(self) -> list[Slot]:
         """Those in a borrower's hand, and not about to be."""

@@ -155,7 +155,9 @@ def test_a_timeout_is_an_operational_error_that_names_the_holder(databases: Data
 
 
 def test_too_many_waiters_are_refused_at_once(databases: Databases) -> None:
-    wrapper = databases.add(pool={"max_size": 1, "max_waiting": 1, "timeout": 15, "release": "request"})
+    wrapper = databases.add(
+        pool={"max_size": 1, "max_waiting": 1, "timeout": 15, "release": "request"}
+    )
     pid(wrapper)
     first = threading.Thread(target=lambda: pid(connections[wrapper.alias]))
     first.start()

@@ -29,7 +29,13 @@ def snapshot(**changes: Any) -> dict[str, Any]:
 
 
 def loan(held: float, **changes: Any) -> dict[str, Any]:
-    return {"held": held, "thread": "thread", "thread_id": 0, "note": None} | changes
+    return {
+        "held": held,
+        "thread": "thread",
+        "thread_id": 0,
+        "note": None,
+        "offered": False,
+    } | changes
 
 
 def test_it_names_the_pool_the_numbers_and_the_way_out() -> None:

@@ -50,9 +50,9 @@ FOREIGN: dict[str, set[str]] = {
 FOREIGN_ELSEWHERE = {"asgiref", "django", "psycopg"}
 
 LONGEST = 400  # lines of a file
-LINES = 13_972  # of all files
+LINES = 13_680  # of all files
 LEEWAY = 300  # lines below that, from which on the number has to be lowered
-DOORS = 22  # what catches BaseException, and `finally` blocks that mend; 6 are meant to remain
+DOORS = 16  # what catches BaseException, and `finally` blocks that mend; 6 are meant to remain
 
 IMPORTS_REMAIN: set[str] = set()
 CIRCLES_REMAIN: set[str] = set()
@@ -63,11 +63,7 @@ UNTOLD_REMAIN: set[str] = set()
 # Each `finally`, by its file and function. Those that mend bring to rest what somebody was
 # interrupted in, as a door does, and are counted as such.
 MENDING: set[str] = {
-    "backends/bursts.py: Bursts.collect",
-    "backends/recall.py: Recaller.run",
-    "backends/recall.py: _park",
-    "backends/recall.py: take_back",
-    "backends/releasing.py: Releasing.connect_for_a_statement",
+    "backends/offering.py: Offering.connect_for_a_statement",
     "process/background.py: Background._run_task",
     "process/background.py: Background.park",
     "process/ending.py: _before_fork",
@@ -80,8 +76,8 @@ ENDING: set[str] = {
     "backends/cursors.py: EarlyCursor.executemany",
     "backends/holding.py: Holding._keep_during",
     "backends/holding.py: Holding._tell_of_birth",
-    "backends/holding.py: Holding.borrow_again",
-    "backends/releasing.py: Releasing.keeping",
+    "backends/offering.py: Offering.keeping",
+    "backends/wrapper.py: PooledDatabaseWrapperMixin._end_transaction",
     "backends/stacked.py: _floor.on_floor.method",
     "borrowing.py: hold",
     "borrowing.py: scope.__aexit__",

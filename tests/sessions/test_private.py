@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import gc
 import warnings
-import weakref
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from types import SimpleNamespace
@@ -184,26 +183,6 @@ def test_a_block_is_seen(conn: Any) -> None:
 def test_a_block_that_cannot_be_seen_may_be_there() -> None:
     assert private.is_in_block(NOTHING)
     assert private.is_in_two_phase(NOTHING)
-
-
-# -- Cursors ------------------------------------------------------------------------------
-
-
-def test_a_closed_cursor_lets_go(cluster: Server) -> None:
-    conn: Any = psycopg.connect(cluster.dsn())
-    cursor = conn.execute("SELECT %s", [1])
-    cursor.close()
-    private.let_go(cursor)
-    gone = weakref.ref(conn)
-    conn.close()
-    del conn
-    assert gone() is None
-    assert cursor.closed
-
-
-def test_a_cursor_that_cannot_let_go_is_left_alone() -> None:
-    private.let_go(NOTHING)
-    assert vars(NOTHING) == {}
 
 
 # -- The fronts ---------------------------------------------------------------------------

@@ -80,7 +80,7 @@ def main(way: str, mode: str) -> None:
                 [answer.status_code, "all is well" in str(answer.content)] for answer in answers
             ],
             "recorded": [[query["sql"] for query in panel._queries] for panel in panels],
-            "in_use": on_loan(connection),
+            "in_use": connection.pool.snapshot()["in_use"],
         }
     )
 

@@ -396,5 +396,5 @@ def test_in_a_child_nobody_begins_anew_before_what_it_stands_on(dsn: str) -> Non
     """,
         dsn,
     ).splitlines()
-    floors = ["BACKGROUND", "POOLS", "REGISTRY", "LOANS", "WRAPPERS", "STATUS"]
+    floors = ["BACKGROUND", "POOLS", "REGISTRY", "WRAPPERS", "STATUS"]
     assert lines == [f"{floor} {turn}" for floor in floors for turn in (1, 2)] + ["work"]

@@ -1,0 +1,775 @@
+"""Between two statements a connection is offered: nobody waits for it while it lies idle."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import os
+import random
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from asgiref.sync import sync_to_async
+from django.core.exceptions import SynchronousOnlyOperation
+from django.db import DatabaseError, InterfaceError, close_old_connections, connections, transaction
+
+from django_connpool import borrowing, hold, pinned, release, scope, scopes
+from tests import inside
+from tests.cluster import Server
+from tests.databases import (
+    DEADLINE,
+    Databases,
+    connected,
+    in_hand,
+    in_thread,
+    in_threads,
+    on_loan,
+    pid,
+    value,
+)
+from tests.pool.real.helpers import until_known
+from tests.testproject.processes import wait_until
+
+NEVER = float("inf")
+
+
+@pytest.fixture
+def single(databases: Databases) -> Any:
+    return databases.add(pool={"max_size": 1, "timeout": DEADLINE})
+
+
+@pytest.fixture
+def calm(databases: Databases) -> Any:
+    """As `single`, where nobody takes anything but the test."""
+    return databases.add(pool={"max_size": 1, "timeout": DEADLINE, "release": "request"})
+
+
+class Lingering:
+    """A thread that lives on between the pieces of work it is given."""
+
+    def __init__(self) -> None:
+        self._executor = ThreadPoolExecutor(1)
+
+    def does(self, work: Callable[..., Any], *args: Any) -> Any:
+        return self._executor.submit(work, *args).result(DEADLINE)
+
+    def ends(self) -> None:
+        self._executor.shutdown()
+
+
+@pytest.fixture
+def lingering() -> Iterator[Lingering]:
+    thread = Lingering()
+    yield thread
+    thread.does(connections.close_all)
+    thread.ends()
+
+
+def mine() -> int:
+    return pid(connections["spare"])
+
+
+def borrows(wrapper: Any) -> int:
+    return int(wrapper.pool.get_stats()["requests_num"])
+
+
+# -- Who needs it gets it ---------------------------------------------------------------------
+
+
+def test_as_long_as_nobody_needs_it_it_stays_with_its_borrower(single: Any) -> None:
+    first, before = pid(single), borrows(single)
+    for _ in range(3):
+        assert inside.offered(single) is not None and in_hand(single) is None
+        assert pid(single) == first
+    with transaction.atomic(using="spare"):
+        assert pid(single) == first
+        assert in_hand(single) is not None and inside.offered(single) is None
+    assert borrows(single) == before
+    single.close()
+    assert on_loan(single) == 0
+
+
+def test_who_waits_gets_what_lies_idle_in_somebodys_hand(single: Any, lingering: Lingering) -> None:
+    first = lingering.does(mine)
+    assert pid(single) == first
+    assert lingering.does(mine) == first
+    assert pid(single) == first
+    assert single.pool.get_stats()["connections_num"] == 1
+
+
+@pytest.mark.parametrize("release", ["auto", "transaction"])
+def test_jobs_in_threads_that_live_on_do_not_keep_each_other_waiting(
+    databases: Databases, release: str
+) -> None:
+    databases.add(pool={"max_size": 2, "timeout": DEADLINE, "release": release})
+    with ThreadPoolExecutor(6) as executor:
+        found = list(executor.map(lambda _: mine(), range(40)))
+        list(executor.map(lambda _: connections.close_all(), range(6)))
+    assert len(set(found)) == 2
+
+
+def test_a_query_in_the_thread_of_the_event_loop_takes_no_place_for_ever(single: Any) -> None:
+    """As at the end of an `asgi.py`."""
+    pid(single)
+
+    async def main() -> int:
+        return await sync_to_async(lambda: in_thread(mine))()
+
+    assert asyncio.run(main())
+
+
+def test_a_thread_at_work_at_once_goes_on_with_its_own(
+    single: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What has just been offered is left alone, whoever waits."""
+    inside.tune(monkeypatch, offer_settled=3600.0, offer_loan=3600.0)
+    first = pid(single)
+    got: list[int] = []
+    waiting = threading.Thread(target=lambda: got.append(mine()))
+    waiting.start()
+    wait_until(lambda: single.pool.is_awaited, "somebody waits", DEADLINE)
+    for _ in range(5):
+        assert pid(single) == first
+    assert single.pool.is_awaited and not got
+    single.close()
+    waiting.join(DEADLINE)
+    assert got == [first]
+
+
+def test_but_not_for_longer_than_a_moment(single: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    inside.tune(monkeypatch, offer_settled=3600.0, offer_loan=0.0)
+    with transaction.atomic(using="spare"):
+        first = pid(single)
+        got: list[int] = []
+        waiting = threading.Thread(target=lambda: got.append(mine()))
+        waiting.start()
+        wait_until(lambda: single.pool.is_awaited, "somebody waits", DEADLINE)
+    waiting.join(DEADLINE)
+    assert got == [first]
+    assert pid(single) == first
+
+
+def test_with_request_nothing_is_taken_before_the_request_ends(
+    calm: Any, lingering: Lingering
+) -> None:
+    lingering.does(mine)
+    assert inside.take_ripe(calm.pool) == 0
+    calm.pool.timeout = 0.1
+    with pytest.raises(DatabaseError, match="On loan to 'ThreadPoolExecutor"):
+        pid(calm)
+
+
+def test_a_dead_one_in_somebodys_hand_costs_neither_of_them_an_error(
+    single: Any, lingering: Lingering, cluster: Server
+) -> None:
+    first = lingering.does(mine)
+    assert cluster.terminate(first) == 1
+    assert pid(single) != first
+    assert lingering.does(mine) != first
+
+
+def test_a_statement_that_finds_its_connection_dead_after_a_pause_runs_on_another(
+    calm: Any, cluster: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inside.tune(monkeypatch, offer_trust=0.0)
+    first = pid(calm)
+    assert cluster.terminate(first) == 1
+    with transaction.atomic(using="spare"):
+        assert pid(calm) != first
+
+
+def test_hooks_wait_for_their_transaction_whoever_has_the_connection_meanwhile(
+    single: Any,
+) -> None:
+    done: list[str] = []
+    with transaction.atomic(using="spare"):
+        pid(single)
+        transaction.on_commit(lambda: done.append(f"{in_thread(mine) > 0}"), using="spare")
+        transaction.on_commit(lambda: done.append("second"), using="spare")
+    assert done == ["True", "second"]
+
+
+# -- What is in use stays ---------------------------------------------------------------------
+
+
+def in_atomic() -> Iterator[None]:
+    with transaction.atomic(using="spare"):
+        mine()
+        yield
+
+
+def in_atomic_before_its_first_query() -> Iterator[None]:
+    with transaction.atomic(using="spare"):
+        yield
+
+
+def without_autocommit() -> Iterator[None]:
+    connections["spare"].set_autocommit(False)
+    yield
+    connections["spare"].set_autocommit(True)
+
+
+def with_a_server_side_cursor() -> Iterator[None]:
+    with connections["spare"].chunked_cursor() as cursor:
+        cursor.execute("SELECT generate_series(1, 1000)")
+        assert cursor.fetchone() == (1,)
+        yield
+        assert cursor.fetchone() == (2,)
+
+
+def with_the_raw_connection() -> Iterator[None]:
+    mine()
+    raw = connections["spare"].connection
+    mine()
+    yield
+    assert raw.execute("SELECT 1").fetchone() == (1,)
+    del raw
+    mine()
+
+
+def with_the_raw_connection_of_a_block() -> Iterator[None]:
+    with transaction.atomic(using="spare"):
+        mine()
+        raw = connections["spare"].connection
+    yield
+    assert raw.execute("SELECT 1").fetchone() == (1,)
+    del raw
+    mine()
+
+
+def with_the_connection_of_a_cursor() -> Iterator[None]:
+    with connections["spare"].cursor() as cursor:
+        cursor.execute("SELECT 1")
+        raw = cursor.connection
+    mine()
+    yield
+    assert raw.execute("SELECT 1").fetchone() == (1,)
+    del raw
+    mine()
+
+
+def with_a_raw_cursor() -> Iterator[None]:
+    mine()
+    raw = connections["spare"].connection.cursor()
+    mine()
+    yield
+    assert raw.execute("SELECT 1").fetchone() == (1,)
+    del raw
+    mine()
+
+
+def with_a_changed_connection() -> Iterator[None]:
+    mine()
+    connections["spare"].connection.read_only = True
+    mine()
+    yield
+    connections["spare"].connection.read_only = None
+    mine()
+
+
+def in_a_pinned_block() -> Iterator[None]:
+    with pinned("spare"):
+        mine()
+        yield
+
+
+def shared_by_threads() -> Iterator[None]:
+    mine()
+    connections["spare"].inc_thread_sharing()
+    yield
+    connections["spare"].dec_thread_sharing()
+
+
+IN_USE = [
+    in_atomic,
+    in_atomic_before_its_first_query,
+    without_autocommit,
+    with_a_server_side_cursor,
+    with_the_raw_connection,
+    with_the_raw_connection_of_a_block,
+    with_the_connection_of_a_cursor,
+    with_a_raw_cursor,
+    with_a_changed_connection,
+    in_a_pinned_block,
+    shared_by_threads,
+]
+
+
+@pytest.mark.parametrize("state", IN_USE)
+def test_what_is_in_use_is_never_taken(
+    single: Any, lingering: Lingering, state: Callable[[], Iterator[None]]
+) -> None:
+    block = contextmanager(state)()
+    lingering.does(block.__enter__)
+    inside.take_all(single.pool)
+    assert on_loan(single) == 1
+
+    lingering.does(block.__exit__, None, None, None)
+    del block
+    inside.take_all(single.pool)
+    assert on_loan(single) == 0
+
+
+@pytest.mark.parametrize(
+    "statement",
+    ["SET work_mem = '7MB'", "SELECT set_config('work_mem', '7MB', false)"],
+)
+def test_what_a_thread_has_set_stays_with_it(
+    single: Any, lingering: Lingering, statement: str
+) -> None:
+    lingering.does(lambda: connections["spare"].cursor().execute(statement))
+    inside.take_all(single.pool)
+    assert on_loan(single) == 1
+    assert lingering.does(lambda: value(connections["spare"], "SHOW work_mem")) == "7MB"
+
+
+def test_where_references_are_not_counted_who_has_read_it_keeps_it_until_the_work_ends(
+    single: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inside.do_not_count(monkeypatch)
+    with scope("work"):
+        mine()
+        assert single.connection is not None
+        mine()
+        inside.take_all(single.pool)
+        assert on_loan(single) == 1
+    assert on_loan(single) == 0
+
+
+def test_who_has_looked_keeps_nothing_once_the_next_statement_has_ended(single: Any) -> None:
+    """As the panels of debug toolbars do, and Django where it quotes."""
+    first = pid(single)
+    for _ in range(2):
+        assert single.connection.info.backend_pid == first
+        assert inside.offered(single) is None, "it is in hand"
+        assert pid(single) == first
+        assert inside.offered(single) is not None
+
+
+def test_a_wrapper_around_statements_that_looks_keeps_nothing(single: Any) -> None:
+    seen: list[int] = []
+
+    def look(execute: Any, sql: Any, params: Any, many: Any, context: Any) -> Any:
+        seen.append(context["connection"].connection.info.backend_pid)
+        return execute(sql, params, many, context)
+
+    with single.execute_wrapper(look):
+        first = pid(single)
+        assert inside.offered(single) is not None
+    assert seen == [first]
+
+
+def test_a_cursor_that_was_closed_answers_as_psycopgs_does(single: Any) -> None:
+    with single.cursor() as cursor:
+        cursor.execute("SELECT 1")
+        assert single.connection is not None  # so that it has to be let go
+    assert inside.offered(single) is not None
+    assert (cursor.closed, cursor.rowcount, cursor.description) == (True, -1, None)
+    assert not hasattr(cursor.cursor, "__nothing__")
+    for use in (cursor.fetchone, cursor.fetchall, lambda: cursor.execute("SELECT 1")):
+        with pytest.raises(InterfaceError, match="the cursor is closed"):
+            use()
+
+
+def test_an_incomparable_change_of_the_connection_keeps_it(single: Any) -> None:
+    class Incomparable:
+        def __eq__(self, other: object) -> bool:
+            raise ValueError("on purpose")
+
+        __hash__ = object.__hash__
+
+    pid(single)
+    single.connection.prepare_threshold = Incomparable()
+    assert not inside.is_at_rest(single)
+    single.connection.prepare_threshold = 5
+
+
+# -- Ends -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        lambda wrapper: release(wrapper.alias),
+        lambda wrapper: wrapper.close(),
+        lambda wrapper: close_old_connections(),
+        lambda wrapper: inside.take_all(wrapper.pool),
+    ],
+    ids=["release", "close", "request", "take_offers"],
+)
+@pytest.mark.parametrize("release_mode", ["auto", "request"])
+def test_it_goes_back_at_once_with(
+    databases: Databases, end: Callable[[Any], None], release_mode: str
+) -> None:
+    wrapper = databases.add(pool={"max_size": 1, "timeout": DEADLINE, "release": release_mode})
+    first = pid(wrapper)
+    end(wrapper)
+    assert on_loan(wrapper) == 0
+    assert pid(wrapper) == first
+
+
+def test_closing_what_was_taken_borrows_nothing(single: Any) -> None:
+    pid(single)
+    before = borrows(single)
+    inside.take_all(single.pool)
+    single.close()
+    single.close_if_unusable_or_obsolete()
+    assert single.connection is None
+    assert borrows(single) == before
+
+
+def test_the_end_of_the_work_takes_it_from_other_threads(calm: Any, lingering: Lingering) -> None:
+    with scope("work"):
+        work = scopes.current.get()
+
+        def statement() -> int:
+            scopes.current.set(work)
+            return mine()
+
+        lingering.does(statement)
+        assert on_loan(calm) == 1
+    assert on_loan(calm) == 0
+
+
+def test_what_they_use_as_the_work_ends_they_give_back_themselves(
+    calm: Any, lingering: Lingering
+) -> None:
+    with scope("work"):
+        work = scopes.current.get()
+
+        def begin() -> None:
+            scopes.current.set(work)
+            transaction.set_autocommit(False, using="spare")
+            mine()
+
+        lingering.does(begin)
+    assert on_loan(calm) == 1
+    lingering.does(lambda: transaction.rollback(using="spare"))
+    lingering.does(lambda: transaction.set_autocommit(True, using="spare"))
+    assert on_loan(calm) == 0
+
+
+def test_the_work_may_end_in_the_moment_of_the_offer(
+    calm: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another thread ends it, and has seen no offer yet."""
+    with scope("work"):
+        work = scopes.current.get()
+        assert work is not None
+        with inside.offering_after(monkeypatch, work.end):
+            pid(calm)
+        assert on_loan(calm) == 0
+
+
+def test_a_thread_that_ends_leaves_what_it_did_not_use(
+    single: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    until_known(single.pool)
+    first = in_thread(mine)
+    gc.collect()
+    wait_until(lambda: on_loan(single) == 0, "it goes back", DEADLINE)
+    assert pid(single) == first, "it was not closed"
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert single.pool.get_stats()["loans_reclaimed"] == 0
+
+
+def test_a_wrapper_that_is_collected_leaves_what_it_did_not_use(calm: Any) -> None:
+    until_known(calm.pool)
+    left = [calm.copy()]
+    first = pid(left[0])
+    left.clear()
+    gc.collect()
+    assert pid(calm) == first
+
+
+def test_max_hold_idle_ends_a_loan_although_nobody_waits(
+    databases: Databases, lingering: Lingering
+) -> None:
+    spare = databases.add(pool={"max_size": 1, "max_hold_idle": 0.05, "release": "request"})
+    first = lingering.does(mine)
+    wait_until(lambda: on_loan(spare) == 0, "it goes back", DEADLINE)
+    assert lingering.does(mine) == first
+    wait_until(lambda: on_loan(spare) == 0, "it goes back again", DEADLINE)
+    wait_until(lambda: inside.watch_of(spare.pool).due == NEVER, "nobody looks any more", DEADLINE)
+
+
+def test_max_hold_idle_begins_anew_with_each_statement(
+    databases: Databases, lingering: Lingering
+) -> None:
+    spare = databases.add(pool={"max_size": 1, "max_hold_idle": 3600})
+    lingering.does(mine)
+    watch, now = inside.watch_of(spare.pool), time.monotonic()
+    assert now + 3599 < watch.run(now + 3590) < now + 3601 and on_loan(spare) == 1
+    lingering.does(mine)
+    watch.run(now + 3600)
+    assert on_loan(spare) == 1
+    watch.run(time.monotonic() + 3601)
+    assert on_loan(spare) == 0
+
+
+def test_an_event_loop_is_refused_although_the_connection_is_there(single: Any) -> None:
+    pid(single)
+    offered = inside.offered(single)
+
+    async def query() -> None:
+        with single.cursor() as cursor:
+            cursor.execute("SELECT 1")
+
+    with pytest.raises(SynchronousOnlyOperation):
+        asyncio.run(query())
+    assert inside.offered(single) is offered
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded")
+def test_a_child_has_nothing_on_offer(single: Any) -> None:
+    backend = pid(single)
+    child = os.fork()
+    if not child:
+        status = 1
+        try:
+            assert inside.offered(single) is None
+            assert pid(single) != backend
+            status = 0
+        finally:
+            os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert pid(single) == backend
+
+
+@pytest.mark.parametrize("mode", ["auto", "request"])
+def test_between_two_parts_of_a_stream_it_is_given_back(databases: Databases, mode: str) -> None:
+    wrapper = databases.add(pool={"max_size": 1, "release": mode})
+
+    def body() -> Iterator[bytes]:
+        for _ in range(2):
+            pid(wrapper)
+            assert inside.offered(wrapper)
+            yield b"part"
+
+    for _ in inside.parts_of(body(), "stream"):
+        assert on_loan(wrapper) == 0
+    assert on_loan(wrapper) == 0
+
+
+def test_the_event_loop_gives_nothing_back_itself(databases: Databases) -> None:
+    threads: list[int] = []
+    databases.add(
+        "in_a_loop",  # whose thread keeps its own wrapper
+        pool={"max_size": 1, "reset": lambda conn: threads.append(threading.get_ident())},
+    )
+
+    def statement() -> Any:
+        own = connections["in_a_loop"]
+        pid(own)
+        assert inside.offered(own)
+        return own
+
+    async def main() -> Any:
+        async with scope("work"):
+            work = scopes.current.get()
+            assert work is not None
+            await sync_to_async(statement)()
+            assert not threads
+            await borrowing.release_between_in_its_thread(work)
+            assert len(threads) == 1
+            own = await sync_to_async(statement)()
+        assert len(threads) == 2
+        assert threading.get_ident() not in threads
+        return own
+
+    assert on_loan(asyncio.run(main())) == 0
+
+
+def test_the_background_thread_calls_no_reset_of_the_users(
+    databases: Databases, lingering: Lingering
+) -> None:
+    threads: list[str] = []
+    spare = databases.add(
+        pool={
+            "max_size": 1,
+            "timeout": DEADLINE,
+            "reset": lambda conn: threads.append(threading.current_thread().name),
+        }
+    )
+    lingering.does(mine)
+    watch = inside.watch_of(spare.pool)
+    with inside.somebody_in_line(spare.pool):
+        watch.run(time.monotonic() + 60)
+        wait_until(lambda: threads, "it was given back", DEADLINE)
+    assert threads == ["spare-offers"]
+
+
+def test_a_block_of_hold_changes_the_terms(single: Any, lingering: Lingering) -> None:
+    settled = inside.tuning("offer_settled")
+    pid(single)
+    assert inside.terms(single) == (settled, NEVER)
+    with hold("request", "spare"):
+        assert inside.terms(single) == (NEVER, NEVER)
+        pid(single)
+        assert inside.terms(single) == (NEVER, NEVER)
+    assert inside.terms(single) == (settled, NEVER)
+    inside.take_all(single.pool)
+    lingering.does(mine)
+    with hold("request", "spare"):  # of a loan that is over: nothing is changed for the other
+        assert inside.take_ripe(single.pool) == 1
+
+
+@pytest.mark.filterwarnings("ignore:Accessing the database during app initialization")
+def test_an_app_that_queries_as_it_starts_keeps_nothing(
+    calm: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a thread that may live on, as that of a scheduler."""
+    inside.tune(monkeypatch, offer_start=0.01)
+    monkeypatch.setattr("django.apps.apps.ready", False)
+    first = pid(calm)
+    wait_until(lambda: on_loan(calm) == 0, "it goes back", DEADLINE)
+    monkeypatch.undo()
+    assert pid(calm) == first
+
+
+def test_an_error_of_a_signal_handler_before_giving_back_keeps_nothing(
+    databases: Databases,
+) -> None:
+    early = databases.add(pool={"max_size": 1, "release": "transaction"})
+    with scope("work"):
+        try:
+            with inside.handing_back_by(early, side_effect=SystemExit):
+                pid(early)
+        except SystemExit:
+            assert on_loan(early) == 0
+        else:
+            pytest.fail("there was no error")
+
+
+# -- What is told of it -----------------------------------------------------------------------
+
+
+def test_it_is_told_from_what_is_in_use(single: Any) -> None:
+    pid(single)
+    seen = single.pool.snapshot()
+    assert (seen["in_use"], seen["offered"], seen["idle"]) == (0, 1, 0)
+    assert [loan["offered"] for loan in seen["loans"]] == [True]
+    with transaction.atomic(using="spare"):
+        pid(single)
+        seen = single.pool.snapshot()
+        assert (seen["in_use"], seen["offered"]) == (1, 0)
+        assert [loan["offered"] for loan in seen["loans"]] == [False]
+
+
+def test_nobody_is_blamed_for_what_anybody_could_have_had(
+    databases: Databases, lingering: Lingering, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inside.tune(monkeypatch, offer_settled=3600.0)
+    spare = databases.add(pool={"max_size": 2, "timeout": 0.2})
+    lingering.does(mine)
+    with transaction.atomic(using="spare"):
+        pid(spare)
+        with pytest.raises(DatabaseError, match="On loan to 'MainThread'") as caught:
+            in_thread(mine)
+    assert "ThreadPoolExecutor" not in str(caught.value)
+
+
+def test_it_is_no_leak(
+    databases: Databases, caplog: pytest.LogCaptureFixture, lingering: Lingering
+) -> None:
+    spare = databases.add(pool={"max_size": 1, "leak_after": 600})
+    lingering.does(mine)
+    inside.set_clock(spare.pool, lambda: time.monotonic() + 601)
+    inside.tick(spare.pool)
+    inside.take_all(spare.pool)
+    assert not caplog.messages
+
+
+# -- Owners and takers ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def switching_often() -> Iterator[None]:
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    yield
+    sys.setswitchinterval(before)
+
+
+@pytest.mark.stress
+@pytest.mark.timeout(120)
+@pytest.mark.usefixtures("switching_often")
+@pytest.mark.parametrize("mode", ["auto", "request", "transaction"])
+def test_owners_and_takers_never_use_a_connection_together(
+    databases: Databases, cluster: Server, mode: str
+) -> None:
+    """Truth: the answers, the rows written, and the server's count of connections."""
+    size = 3
+    spare = databases.add(pool={"max_size": size, "timeout": 60, "release": mode})
+    cluster.execute("DROP TABLE IF EXISTS offered")
+    cluster.execute("CREATE TABLE offered (n int)")
+    stop, most = threading.Event(), 0
+
+    def hammer() -> None:
+        nonlocal most
+        while not stop.is_set():
+            inside.take_all(spare.pool)
+            most = max(most, connected(cluster, spare))
+
+    def work(number: int) -> int:
+        chance = random.Random(number)
+        wrapper = connections["spare"]
+        written = 0
+        try:
+            for step in range(150):
+                tag = number * 1_000_000 + step
+                kind = chance.randrange(5)
+                time.sleep(chance.choice((0, 0, 1e-5, 1e-4)))
+                if kind == 0:
+                    assert value(wrapper, "SELECT %s::int", [tag]) == tag
+                elif kind == 1:
+                    with wrapper.cursor() as cursor:
+                        for more in range(3):
+                            cursor.execute("SELECT %s::int", [tag + more])
+                            assert cursor.fetchone() == (tag + more,)
+                elif kind == 2:
+                    with transaction.atomic(using="spare"):
+                        first = pid(wrapper)
+                        value(wrapper, "INSERT INTO offered VALUES (%s) RETURNING n", [tag])
+                        assert pid(wrapper) == first
+                    written += 1
+                elif kind == 3:
+                    with scope("work"):
+                        value(wrapper, "SELECT set_config('app.tag', %s, false)", [str(tag)])
+                        assert value(wrapper, "SHOW app.tag") == str(tag)
+                    assert value(wrapper, "SELECT current_setting('app.tag', true)") in ("", None)
+                else:
+                    with wrapper.chunked_cursor() as cursor:
+                        cursor.execute("SELECT %s::int + generate_series(1, 300)", [tag])
+                        assert cursor.fetchmany(3) == [(tag + n,) for n in (1, 2, 3)]
+                        assert len(cursor.fetchall()) == 297
+                    del cursor
+        finally:
+            wrapper.close()
+        return written
+
+    hammers = [threading.Thread(target=hammer) for _ in range(2)]
+    for thread in hammers:
+        thread.start()
+    try:
+        written = in_threads([lambda n=n: work(n) for n in range(5)], 100)  # type: ignore[misc]
+    finally:
+        stop.set()
+        for thread in hammers:
+            thread.join()
+    assert value(spare, "SELECT count(*) FROM offered") == sum(written)
+    spare.close()
+    cluster.execute("DROP TABLE offered")
+    assert on_loan(spare) == 0
+    assert most <= size
+    stats = spare.pool.get_stats()
+    assert stats["loans_reclaimed"] == stats["returns_bad"] == 0
+    assert stats["connections_num"] == size

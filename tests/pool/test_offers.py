@@ -1,0 +1,274 @@
+"""Connections that their borrowers do not use at the moment, and others may take."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from django_connpool import ConnectionPool, PoolTimeout
+from tests import inside
+from tests.inside import NEVER
+from tests.pool.real.helpers import until, until_waiting
+
+from .fake import FakeClock, FakeServer, fake_pool, working_pool
+
+DEADLINE = 30.0  # seconds
+SETTLED = 1.0  # of the fake clock
+SIZE = 3
+
+
+class Owner:
+    """A borrower that uses its connection now and then."""
+
+    def __init__(self, pool: ConnectionPool[Any], conn: Any, clock: Any) -> None:
+        self._pool = pool
+        self._clock = clock
+        self.conn = conn
+        self.leaving = inside.leaving_with(conn)
+        self.offer = self.leaving.offer
+        self.offered_at = NEVER  # while it is on offer
+
+    def agree(self, patience: float = SETTLED, idle_limit: float = NEVER) -> Owner:
+        self.offer.agree(patience, idle_limit)
+        return self
+
+    def rests(self) -> None:
+        inside.slot_of(self.conn).offered_at = self.offered_at = self._clock()
+        conn, self.conn = self.conn, None
+        self.offer.append(conn)
+
+    def goes_on(self) -> bool:
+        self.offered_at = NEVER
+        try:
+            self.conn = self.offer.pop()
+        except IndexError:
+            return False
+        return True
+
+
+class Machine(RuleBasedStateMachine):
+    """Owners, takers and the watch meet in any order. Nobody ever waits: `timeout` is 0."""
+
+    @initialize()
+    def begin(self) -> None:
+        self.clock = FakeClock()
+        self.clock.now = time.monotonic()
+        self.server = FakeServer()
+        self.pool = fake_pool(self.server, max_size=SIZE, has_offers=True)
+        conns = [self.pool.getconn() for _ in range(SIZE)]
+        for conn in conns:
+            self.pool.putconn(conn)
+        self.maintenance = inside.maintenance_asleep()
+        self.maintenance.__enter__()
+        inside.set_clock(self.pool, self.clock)
+        self.owners: list[Owner] = []
+        self.backends = {conn.pgconn for conn in conns}
+
+    def teardown(self) -> None:
+        if hasattr(self, "pool"):
+            self.maintenance.__exit__(None, None, None)
+            self.pool.close(0)
+
+    # -- The model ------------------------------------------------------------------------
+
+    def holding(self) -> list[Owner]:
+        return [owner for owner in self.owners if owner.conn is not None or owner.offer]
+
+    def ripe(self) -> list[Owner]:
+        """Those that a borrower may take from, longest offered first."""
+        found = [
+            owner
+            for owner in self.owners
+            if owner.offer
+            and self.clock() - owner.offered_at >= inside.slot_of(owner.offer[0]).patience
+        ]
+        return sorted(found, key=lambda owner: owner.offered_at)
+
+    # -- What happens ---------------------------------------------------------------------
+
+    @rule(patience=st.sampled_from([0.0, SETTLED, NEVER]), limit=st.sampled_from([5.0, NEVER]))
+    def borrow(self, patience: float, limit: float) -> None:
+        is_full = len(self.holding()) == SIZE
+        ripe = self.ripe() if is_full else []
+        try:
+            conn = self.pool.getconn(timeout=0)
+        except PoolTimeout:
+            assert is_full and not ripe
+            return
+        taken = [owner for owner in ripe if not owner.offer]
+        assert len(taken) == is_full
+        assert not taken or taken[0].offered_at == ripe[0].offered_at
+        self.owners.append(Owner(self.pool, conn, self.clock).agree(patience, limit))
+
+    def _some(self, data: Any, owners: list[Owner]) -> Owner:
+        return owners[data.draw(st.integers(0, len(owners) - 1))]
+
+    @precondition(lambda self: any(owner.conn is not None for owner in self.owners))
+    @rule(data=st.data())
+    def rest(self, data: Any) -> None:
+        self._some(data, [owner for owner in self.owners if owner.conn is not None]).rests()
+
+    @precondition(lambda self: any(owner.conn is None for owner in self.owners))
+    @rule(data=st.data())
+    def go_on(self, data: Any) -> None:
+        owner = self._some(data, [owner for owner in self.owners if owner.conn is None])
+        had = bool(owner.offer)
+        assert owner.goes_on() == had
+        if not had:
+            self.owners.remove(owner)
+
+    @precondition(lambda self: any(owner.conn is not None for owner in self.owners))
+    @rule(data=st.data())
+    def give_back(self, data: Any) -> None:
+        owner = self._some(data, [owner for owner in self.owners if owner.conn is not None])
+        self.owners.remove(owner)
+        self.pool.putconn(owner.conn)
+
+    @precondition(lambda self: any(owner.offer for owner in self.owners))
+    @rule(data=st.data())
+    def be_collected(self, data: Any) -> None:
+        """The borrower goes, and its connection, which is on offer, goes back."""
+        owner = self._some(data, [owner for owner in self.owners if owner.offer])
+        self.owners.remove(owner)
+        del owner
+        gc.collect()
+
+    @precondition(lambda self: any(owner.offer for owner in self.owners))
+    @rule(data=st.data())
+    def be_taken_with_its_thread(self, data: Any) -> None:
+        owner = self._some(data, [owner for owner in self.owners if owner.offer])
+        inside.end_thread_of(owner.offer[0])
+        inside.tick(self.pool)
+        assert not owner.offer
+
+    @rule(seconds=st.sampled_from([0.5, 1.0, 5.0]))
+    def wait(self, seconds: float) -> None:
+        self.clock.now += seconds
+        idle = [
+            owner
+            for owner in self.owners
+            if owner.offer
+            and self.clock() - owner.offered_at >= inside.slot_of(owner.offer[0]).idle_limit
+        ]
+        inside.watch_of(self.pool).run(self.clock())
+        assert not any(owner.offer for owner in idle)
+
+    @rule()
+    def take_all(self) -> None:
+        self.pool.take_offers()
+        assert not any(owner.offer for owner in self.owners)
+
+    # -- What always holds ----------------------------------------------------------------
+
+    @invariant()
+    def nobody_shares(self) -> None:
+        if not hasattr(self, "pool"):
+            return
+        inside.tick(self.pool)
+        held = [owner.conn or owner.offer[0] for owner in self.holding()]
+        assert len({id(conn) for conn in held}) == len(held)
+        seen = self.pool.snapshot()
+        assert seen["in_use"] + seen["offered"] == len(held)
+        assert seen["idle"] == SIZE - len(held)
+        assert {conn.pgconn for conn in held} <= self.backends
+        assert self.server.attempts == SIZE, "none was closed"
+        offered = [owner for owner in self.owners if owner.offer]
+        assert seen["offered"] == sum(
+            inside.slot_of(owner.offer[0]).patience < NEVER for owner in offered
+        )
+
+
+TestOffers = Machine.TestCase
+TestOffers.settings = settings(
+    max_examples=80,
+    stateful_step_count=40,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+)
+
+
+@pytest.fixture
+def pool() -> Iterator[ConnectionPool[Any]]:
+    with working_pool(FakeServer(), max_size=1, timeout=DEADLINE, has_offers=True) as pool:
+        pool.putconn(pool.getconn())
+        yield pool
+
+
+def owner_of(pool: ConnectionPool[Any], patience: float = 0.0) -> Owner:
+    return Owner(pool, pool.getconn(), inside.clock(pool)).agree(patience)
+
+
+def waiting(pool: ConnectionPool[Any], got: list[Any]) -> threading.Thread:
+    thread = threading.Thread(target=lambda: got.append(pool.getconn()))
+    thread.start()
+    return thread
+
+
+def test_who_stands_in_line_already_gets_what_is_offered_then(pool: ConnectionPool[Any]) -> None:
+    owner = owner_of(pool)
+    got: list[Any] = []
+    thread = waiting(pool, got)
+    until(lambda: inside.watch_of(pool).due < NEVER)
+    owner.rests()
+    thread.join(DEADLINE)
+    assert len(got) == 1 and not owner.goes_on()
+    pool.putconn(got.pop())
+
+
+def test_what_is_taken_goes_to_the_head_of_the_line(pool: ConnectionPool[Any]) -> None:
+    owner = owner_of(pool)
+    order: list[int] = []
+
+    def borrow(number: int) -> None:
+        with pool.connection():
+            order.append(number)
+
+    threads = []
+    for number in range(4):
+        threads.append(threading.Thread(target=borrow, args=(number,)))
+        threads[-1].start()
+        until_waiting(pool, number + 1)
+    owner.rests()
+    for thread in threads:
+        thread.join(DEADLINE)
+    assert order == [0, 1, 2, 3]
+
+
+def test_nobody_looks_any_more_once_the_line_is_empty(pool: ConnectionPool[Any]) -> None:
+    owner = owner_of(pool)
+    got: list[Any] = []
+    thread = waiting(pool, got)
+    until(lambda: inside.watch_of(pool).due < NEVER)
+    owner.rests()
+    thread.join(DEADLINE)
+    pool.putconn(got.pop())
+    until(lambda: inside.watch_of(pool).due == NEVER)
+
+
+def test_nobody_looks_where_nobody_offers(pool: ConnectionPool[Any]) -> None:
+    inside.let_nobody_offer(pool)
+    conn = pool.getconn()
+    got: list[Any] = []
+    thread = waiting(pool, got)
+    until_waiting(pool, 1)
+    assert inside.watch_of(pool).due == NEVER
+    pool.putconn(conn)
+    thread.join(DEADLINE)
+    pool.putconn(got.pop())
+
+
+def test_agreeing_on_a_loan_that_is_over_changes_nothing(pool: ConnectionPool[Any]) -> None:
+    owner = owner_of(pool, patience=NEVER)
+    pool.putconn(owner.conn)
+    other = owner_of(pool, patience=7.0)
+    owner.agree(0.0)
+    assert inside.slot_of(other.conn).patience == 7.0
+    pool.putconn(other.conn)
