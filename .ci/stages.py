@@ -48,8 +48,8 @@ def stages() -> list[Stage]:
         Stage(["run", "-e", f"django-suite-{version}", "--", "--mode", mode], seconds)
         for version, mode, seconds in (
             ("61", "transaction", 240),
-            ("42", "request", 240),
-            ("61", "request", 240),
+            ("42", "auto", 240),
+            ("61", "auto", 240),
             ("42", "transaction", 240),
             ("52", "both", 480),
             ("60", "both", 480),

@@ -21,9 +21,10 @@ from .comparing import Comparison
 from .running import STOCK, Choice, NoOutcome, Outcomes, run
 
 MODES = {
+    "auto": ("auto",),
     "request": ("request",),
-    "transaction": ("transaction",),
-    "both": ("request", "transaction"),
+    "transaction": ("transaction",),  # as "auto" where somebody takes every offer at once
+    "both": ("auto", "transaction"),
 }
 MOST_AGAIN = 20  # tests told apart that are run once more; if there are more, something is wrong
 # Beside the interpreter: in the folder of the virtual environment, as tox makes one.

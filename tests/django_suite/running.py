@@ -20,6 +20,7 @@ INSIDE = Path(__file__).parent / "inside"
 STOCK = "stock"
 ENGINES = {
     STOCK: "django.db.backends.postgresql",
+    "auto": "django_connpool.backends.postgresql",
     "request": "django_connpool.backends.postgresql",
     "transaction": "django_connpool.backends.postgresql",
 }

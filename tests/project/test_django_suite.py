@@ -57,7 +57,7 @@ def test_every_explanation_is_complete() -> None:
     assert read
     for entry in read:
         assert entry.versions <= {"4.2", "5.1", "5.2", "6.0", "6.1"}, entry
-        assert entry.modes <= {"request", "transaction"}, entry
+        assert entry.modes <= {"auto", "request", "transaction"}, entry
         assert entry.versions and entry.modes
 
 
