@@ -41,7 +41,8 @@ class Loan(TypedDict):
     thread: str
     thread_id: int
     note: str | None
-    pinned: str | None  # why it is kept, with `release` "transaction"
+    pinned: str | None  # why it is kept, where others could have it otherwise
+    offered: bool  # not used at the moment, and whoever waits may take it
     taken_at: str | None  # the user's line of code, with `leak_after`
     at: str | None  # the one its holder is at now, where that can be told
     backend_pid: int
@@ -67,6 +68,7 @@ class Pool(TypedDict):
     size: int
     idle: int
     in_use: int
+    offered: int  # on loan, too; earlier versions count them as in use
     opening: int
     closing: int
     waiting: int

@@ -15,6 +15,7 @@ class Figures:
     size: int = 0
     max_size: int = 0
     in_use: int = 0
+    offered: int = 0
     idle: int = 0
     waiting: int = 0
     longest_wait: float = 0.0
@@ -30,6 +31,7 @@ class Figures:
             size=pool["size"],
             max_size=pool["max_size"],
             in_use=pool["in_use"],
+            offered=pool.get("offered", 0),
             idle=pool["idle"],
             waiting=pool["waiting"],
             longest_wait=pool["longest_wait"],

@@ -149,15 +149,23 @@ def _of(process: Process) -> Labels:
 
 def _states(pools: list[tuple[Labels, Pool]]) -> Iterator[Metric]:
     count = Metric("db_client_connection_count", "gauge", "Connections of the pool, by state.")
+    resting = Metric(
+        "django_connpool_connections_offered",
+        "gauge",
+        "Of those used, what nobody uses at the moment and whoever waits may take.",
+    )
     changing = Metric(
         "django_connpool_connections_changing", "gauge", "Connections being opened or closed."
     )
     for labels, pool in pools:
         count.samples.append(({**labels, "state": "idle"}, pool["idle"]))
-        count.samples.append(({**labels, "state": "used"}, pool["in_use"]))
+        offered = pool.get("offered", 0)
+        count.samples.append(({**labels, "state": "used"}, pool["in_use"] + offered))
+        resting.samples.append((labels, offered))
         changing.samples.append(({**labels, "state": "opening"}, pool["opening"]))
         changing.samples.append(({**labels, "state": "closing"}, pool["closing"]))
     yield count
+    yield resting
     yield changing
 
 

@@ -15,7 +15,8 @@ MAX_ALIAS_WIDTH = 24
 
 _HEADINGS = (
     "OPEN/MAX",
-    "ON LOAN",
+    "IN USE",
+    "OFFERED",
     "IDLE",
     "WAITING",
     "LONGEST",
@@ -115,6 +116,7 @@ def _cells(figures: Figures) -> tuple[str, ...]:
     return (
         f"{figures.size}/{figures.max_size}",
         str(figures.in_use),
+        str(figures.offered),
         str(figures.idle),
         str(figures.waiting),
         duration(figures.longest_wait) if figures.longest_wait > 0 else "-",
@@ -153,7 +155,8 @@ def _loans(loans: Sequence[Loan], width: int) -> Iterator[str]:
     for loan, (held, *middle, note) in zip(ordered, shown, strict=True):
         known = [held.rjust(widths[0])]
         known += [text.ljust(w) for text, w in zip(middle, widths[1:], strict=False)]
-        line = _INDENT * 2 + _GAP.join(["on loan " + known[0], *known[1:]]) + _GAP
+        state = "offered" if loan.get("offered") else "on loan"
+        line = _INDENT * 2 + _GAP.join([f"{state} {known[0]}", *known[1:]]) + _GAP
         yield line + shorten(note, width - len(line))
         for verb, site in (("taken at", loan.get("taken_at")), ("at", loan.get("at"))):
             if site:
@@ -162,7 +165,7 @@ def _loans(loans: Sequence[Loan], width: int) -> Iterator[str]:
 
 
 def _purpose(loan: Loan) -> str:
-    """What it is for; and, with `release` "transaction", why it is kept."""
+    """What it is for; and why it is kept, where others could have it otherwise."""
     note = loan.get("note") or "no request"
     pinned = loan.get("pinned")
     return f"{note}, pinned: {pinned}" if pinned else note

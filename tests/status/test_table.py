@@ -25,7 +25,8 @@ def report(*processes: Any, silent: Any = (), server: Any = None) -> Report:
 
 def test_a_site_at_work() -> None:
     loans = [
-        loan(held=0.012, note=None, thread="MainThread", backend_pid=913, transaction="IDLE"),
+        loan(held=0.012, note=None, thread="MainThread", backend_pid=913, transaction="IDLE")
+        | {"offered": True},
         loan(held=75.0, transaction="INTRANS"),
     ]
     shown = table.render(
@@ -37,20 +38,20 @@ def test_a_site_at_work() -> None:
         )
     )
     assert shown.splitlines() == [
-        "POOL                    OPEN/MAX  ON LOAN  IDLE  WAITING  LONGEST"
+        "POOL                    OPEN/MAX  IN USE  OFFERED  IDLE  WAITING  LONGEST"
         "  BORROWS  TIMEOUTS  OPENED  LOST",
         "pid 4711  gunicorn shop.wsgi --workers 2",
-        "  default                   4/10        3     1        2   250 ms"
+        "  default                   4/10       2        1     1        2   250 ms"
         "    10231         4      12     2",
         "    on loan 1m 15s  backend 4801  in transaction  ThreadPoolExecutor-0_3"
         "  GET /shop/orders/",
-        "    on loan  12 ms  backend 913   idle            MainThread              no request",
-        "  reports, archive          4/10        3     1        0   250 ms"
+        "    offered  12 ms  backend 913   idle            MainThread              no request",
+        "  reports, archive          4/10       2        1     1        0   250 ms"
         "    10231         4      12     2",
         "pid 12  gunicorn shop.wsgi --workers 2",
-        "  default                   4/10        3     1        0        -"
+        "  default                   4/10       2        1     1        0        -"
         "    10231         4      12     2",
-        "2 processes, 3 pools       12/30        9     3        2   250 ms"
+        "2 processes, 3 pools       12/30       6        3     3        2   250 ms"
         "    30693        12      36     6",
         "",
         "pid 99 did not answer within 2 s",
