@@ -88,7 +88,8 @@ class EarlyCursor:
                 self._cursor.close()
             finally:
                 if wrapper.in_hand is not None:
-                    if wrapper.by_hand:  # so that what refers to the connection can be counted
+                    if wrapper.by_hand and not wrapper.in_atomic_block:
+                        # So that what refers to the connection can be counted.
                         self._cursor = _Closed()
                     wrapper.release_after_use()
 
@@ -137,6 +138,7 @@ class _Closed:
     rowcount = -1
     rownumber = None
     statusmessage = None
+    _query = None  # for Django, which looks what it was
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):

@@ -79,25 +79,28 @@ def little_garbage() -> Iterator[None]:
     gc.unfreeze()
 
 
-def burst(wrapper: Any) -> None:
+def awaited(wrapper: Any) -> None:
     somebody_waits = mock.patch.object(ConnectionPool, "is_awaited", True)
-    with django_connpool.scope("a burst"), somebody_waits:
-        inside.hasten(wrapper, 1)
+    with django_connpool.scope("work"), somebody_waits:
         statements(wrapper)
-        inside.hasten(wrapper, 1)
-        inside.bursts().collect(float("inf"))
+        inside.take_all(wrapper.pool)
+        statements(wrapper)
+        assert wrapper.connection is not None
         statements(wrapper)
 
 
-SCENES = [statements, block, failing_block, kept, other_mode, piece_by_piece, with_state, burst]
+SCENES = [statements, block, failing_block, kept, other_mode, piece_by_piece, with_state, awaited]
 
 
 @pytest.mark.stress
 @pytest.mark.filterwarnings("ignore::ResourceWarning")  # a server-side cursor was left open
 @pytest.mark.usefixtures("little_garbage")
 @pytest.mark.parametrize("scene", SCENES)
-def test_no_loan_stays_behind(scene: Callable[[Any], None], databases: Databases) -> None:
-    wrapper = databases.add(pool={"max_size": 1, "release": "transaction", "timeout": 10})
+@pytest.mark.parametrize("release", ["auto", "transaction"])
+def test_no_loan_stays_behind(
+    scene: Callable[[Any], None], release: str, databases: Databases
+) -> None:
+    wrapper = databases.add(pool={"max_size": 1, "release": release, "timeout": 10})
     scene(wrapper)
     wrapper.close()
 

@@ -373,6 +373,7 @@ def test_a_cursor_that_was_closed_answers_as_psycopgs_does(single: Any) -> None:
     assert inside.offered(single) is not None
     assert (cursor.closed, cursor.rowcount, cursor.description) == (True, -1, None)
     assert not hasattr(cursor.cursor, "__nothing__")
+    single.ops.last_executed_query(cursor, "SELECT 1", ())  # does not fail
     for use in (cursor.fetchone, cursor.fetchall, lambda: cursor.execute("SELECT 1")):
         with pytest.raises(InterfaceError, match="the cursor is closed"):
             use()
