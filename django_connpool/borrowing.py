@@ -78,10 +78,10 @@ def release_loans(work: Scope) -> None:
     if work.life.has_blocks:
         for wrapper in mine:
             wrapper.end_blocks_of(work.life)
-    mine = [wrapper for wrapper in mine if wrapper in work.borrowers]
-    _give_back(mine)
-    for wrapper in work.borrowers.difference(mine):
-        if wrapper.life is work.life:
+    for wrapper in work.holders():
+        if wrapper in mine:
+            _give_back([wrapper])
+        else:
             wrapper.resumes = None
             wrapper.surrender()
 
@@ -91,13 +91,13 @@ def release_between(work: Scope) -> None:
 
     In use is what is in a transaction, and what a server-side cursor reads from.
     """
-    for wrapper in list(work.borrowers):
+    for wrapper in work.holders():
         wrapper.surrender()
 
 
 async def release_between_in_its_thread(work: Scope) -> None:
     # Asked here first, because the way to that thread and back costs more than a query.
-    if any(wrapper.offer for wrapper in list(work.borrowers)):
+    if any(wrapper.offer for wrapper in work.holders()):
         await sync_to_async(release_between, thread_sensitive=True)(work)
 
 
@@ -180,19 +180,20 @@ def _leave(work: Scope, outer: Scope | None) -> None:
     """Go on with the outer work, which has to give back what something of its own has kept."""
     current.set(outer)
     if outer is not None:
-        outer.borrowers |= {
-            wrapper for wrapper in list(work.borrowers) if wrapper.in_atomic_block or wrapper.kept
-        }
+        for wrapper in work.holders():
+            if wrapper.in_atomic_block or wrapper.kept:
+                outer.borrowers.add(wrapper)
+                wrapper.life = outer.life
 
 
 async def release_in_its_thread(work: Scope) -> None:
     """As `release_loans`, in the thread in which Django runs the queries of async code."""
     work.end()
-    borrowers = list(work.borrowers)
-    if work.life.has_blocks or any(one.in_hand is not None or one.offer for one in borrowers):
+    holders = work.holders()
+    if work.life.has_blocks or any(one.in_hand is not None or one.offer for one in holders):
         await sync_to_async(release_loans, thread_sensitive=True)(work)
     else:
-        for wrapper in borrowers:
+        for wrapper in holders:
             wrapper.resumes = None
 
 

@@ -54,6 +54,13 @@ class Scope:
         self.task: weakref.ref[asyncio.Task[Any]] | None = None  # that does it, if one does
         self.life = Life(note, block)
 
+    def holders(self) -> list[Any]:
+        """Those of its borrowers whose present loan is for it, or was when it was taken from them.
+
+        Between two of its steps a thread, and its database wrapper, may have done other work.
+        """
+        return [wrapper for wrapper in list(self.borrowers) if wrapper.life is self.life]
+
     def end(self) -> None:
         """Who borrows from here on sees to it that it comes back."""
         self.ended = self.life.ended = True

@@ -881,11 +881,11 @@ TUNABLE: dict[str, tuple[str, ...]] = {
     "parking": ("process.background.PARKING",),
     "failure_pause": ("process.background.FAILURE_PAUSE",),
     # On offer, after which others may take it, and after which its owner looks whether it lives.
-    "offer_settled": ("pool.offers.SETTLED", "backends.loans.SETTLED"),
+    "offer_settled": ("backends.loans.SETTLED",),
     "offer_trust": ("backends.offering.TRUSTED",),
     # How long a loan may last while others wait; how long what an app borrows as it starts.
     "offer_loan": ("backends.offering.LONGEST",),
-    "offer_start": ("backends.offering.AFTER_START",),
+    "offer_start": ("backends.holding.AFTER_START",),
     # Between two looks of the background thread at what is on offer.
     "offer_often": ("pool.offers.OFTEN",),
     "offer_seldom": ("pool.offers.SELDOM",),
@@ -1064,6 +1064,11 @@ def do_not_count(monkeypatch: Any) -> None:
     monkeypatch.setattr(_module("backends.offering"), "COUNTS", False)
 
 
+def deadline(pool: Any) -> float:
+    """When the pool looks around next, by the monotonic clock."""
+    return float(pool._core.deadline)
+
+
 def watch_of(pool: Any) -> Any:
     """The task that looks at what is on offer."""
     return pool._watch
@@ -1072,7 +1077,7 @@ def watch_of(pool: Any) -> Any:
 def leaving_with(conn: Any) -> Any:
     """What dies with the borrower of a connection, with a new offer of it."""
     leaving = offers.Leaving()
-    leaving.offer = offers.Offer(slot_of(conn))
+    leaving.offer = offers.Offer(slot_of(conn), NEVER, NEVER)
     return leaving
 
 
@@ -1096,7 +1101,7 @@ def terms(wrapper: Any) -> tuple[float, float]:
 def is_at_rest(wrapper: Any) -> bool:
     """Whether the session that the wrapper has may go to somebody else."""
     conn = offered(wrapper) or wrapper.in_hand
-    return conn is None or bool(_module("backends.loans").is_at_rest(conn))
+    return conn is None or bool(_module("session.ties").is_at_rest(conn._slot.session, conn))
 
 
 def ties(wrapper: Any) -> list[str]:

@@ -480,13 +480,10 @@ def test_a_loan_at_rest_from_before_the_request_goes_back_first(spare: Any, clie
 
 def test_another_threads_loan_is_left_alone(spare: Any, client: Client) -> None:
     def hold() -> bool:
-        mine = connections["spare"]
-        first = pid(mine)
-        in_thread(lambda: client.get("/backend/"))
-        try:
-            return pid(mine) == first
-        finally:
-            mine.close()
+        with transaction.atomic(using="spare"):
+            first = pid(connections["spare"])
+            in_thread(lambda: client.get("/backend/"))
+            return pid(connections["spare"]) == first
 
     assert in_thread(hold)
 

@@ -6,17 +6,20 @@ import weakref
 from contextlib import suppress
 from typing import Any
 
+from django.apps import apps
 from django.db.backends.signals import connection_created
 
 from django_connpool import registry, scopes
-from django_connpool.conf import REQUEST
+from django_connpool.conf import AUTO, REQUEST
 from django_connpool.errors import PoolClosed, PoolTimeout
+from django_connpool.process.background import NEVER
 from django_connpool.session.birth import recording, repeating
 
 from . import in_vain, loans
 from .bound import Bound
 
 MOST_CLOSED = 8  # pools that may be closed under a borrower before it gives up
+AFTER_START = 0.2  # seconds on offer after which what an app has borrowed as it started goes back
 _SETTING = frozenset({"_set_autocommit", "set_autocommit"})
 
 
@@ -64,6 +67,8 @@ class Holding(Bound):
     resumes: registry.Binding | None = None
     release: str | None = None  # how long it is kept; see conf.py
     mode: str | None = None  # the same, as a block of `hold()` wants it
+    terms: tuple[float, float]  # on which it is offered: see `Offer`
+    terms_of: registry.Binding | None = None  # for which pool these three are right
     # Of this loan:
     life: scopes.Life | None = None  # of the work that it was borrowed for
     cursors: list[weakref.ref[Any]]  # those that are open are among them
@@ -124,7 +129,8 @@ class Holding(Bound):
         self.in_hand, self.is_taken, self.is_set_up = connection, True, True
         self.offer = None
         self.turn += 1
-        self.release = self.mode or binding.options.release
+        if binding is not self.terms_of or not apps.ready:
+            self._agree_on(binding)
         if self._thread_sharing_count:
             connection._pool.outlive_thread(connection)
         self.isolation_level = connection.connpool_isolation_level
@@ -156,6 +162,23 @@ class Holding(Bound):
         if connection.connpool_is_new:
             self.is_set_up = False
             self._keep_during(self._announce, binding, connection)
+
+    def _agree_on(self, binding: registry.Binding | None) -> None:
+        """Keep loans of that pool for as long as its settings or a block of `hold()` say."""
+        self.terms_of = binding if apps.ready else None
+        option = REQUEST if binding is None else binding.options.release
+        self.release = release = self.mode or option
+        idle_limit = (binding and binding.options.max_hold_idle) or NEVER
+        if not apps.ready:  # an app that queries as it starts, in a thread that may live on
+            release, idle_limit = AUTO, min(idle_limit, AFTER_START)
+        self.terms = NEVER if release == REQUEST else loans.SETTLED, idle_limit
+
+    def set_mode(self, mode: str | None) -> None:
+        """Keep connections for so long, whatever the option says; None leaves it to that."""
+        self.mode = mode
+        self._agree_on(self._binding)
+        if self.offer is not None:
+            self.offer.agree(*self.terms)
 
     def _keep_during(self, call: Any, *args: Any) -> None:
         """Call what may use the connection, but must not give it back."""

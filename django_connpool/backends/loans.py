@@ -18,11 +18,9 @@ from django_connpool.session import ties as session_ties
 epoch = attrgetter("_slot.loan")  # which loan of the connection it is: a number
 since = attrgetter("_slot.since")  # when it was lent, in monotonic seconds
 of = attrgetter("_slot")  # the place it has in its pool
-
-
-def is_at_rest(connection: Any, autocommit: bool = True) -> bool:
-    """Whether its session may go to somebody else; see `session.ties`."""
-    return session_ties.is_at_rest(of(connection).session, connection, autocommit)
+line = attrgetter("_pool._core.line")  # who waits for one of its pool; something false for nobody
+# Given the session in that place, the connection, and in which mode of autocommit it may go:
+is_at_rest = session_ties.is_at_rest
 
 
 def ties(connection: Any, autocommit: bool = True) -> list[str]:

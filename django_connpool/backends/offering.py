@@ -8,17 +8,16 @@ state stays with its borrower until the work ends: what sees changes for cleanin
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from threading import get_ident
 from time import monotonic
 from typing import Any
 
-from django.apps import apps
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.utils.asyncio import async_unsafe
 
 from django_connpool import scopes
-from django_connpool.conf import AUTO, REQUEST, TRANSACTION
+from django_connpool.conf import REQUEST, TRANSACTION
 from django_connpool.errors import PoolClosed
 from django_connpool.process.background import NEVER
 from django_connpool.process.cpython import COUNTS, ONE_VARIABLE, count, running_loop
@@ -34,8 +33,6 @@ TRUSTED = 0.001
 # Seconds that a loan may last while others wait, for the sake of statements that follow each other
 # at once: to give back after each would cost a change of threads each.
 LONGEST = 0.05
-# Seconds on offer, after which what an app has borrowed as it started goes back.
-AFTER_START = 0.2
 
 
 class Offering(Holding):
@@ -60,7 +57,7 @@ class Offering(Holding):
         if self.offer is not None:
             if resumes and self.tells and self.offer is not loans.GIVEN_BACK:
                 self.close()  # of which there is nothing left, but they are told
-            self.offer = loans.GIVEN_BACK if resumes else None
+            self.offer = None
         try:
             if binding is not None and resumes and not self.tells:
                 self._resume(binding)
@@ -78,6 +75,8 @@ class Offering(Holding):
             if resumes:  # as if the connection had been held
                 self.run_on_commit = hooks
                 self.resumes = self._binding
+                if self.in_hand is None:
+                    self.offer = loans.GIVEN_BACK
 
     def _take_up(self) -> bool:
         """Take the connection out of the offer, unless somebody else has, or it has died."""
@@ -88,7 +87,9 @@ class Offering(Holding):
         except IndexError:
             return False
         self.errors_occurred = False
-        if monotonic() - loans.of(connection).offered_at < TRUSTED or loans.is_alive(connection):
+        slot = loans.of(connection)
+        since, slot.turned_at = slot.turned_at, monotonic()
+        if slot.turned_at - since < TRUSTED or loans.is_alive(connection):
             return True
         self._let_go(connection)
         return False
@@ -142,13 +143,27 @@ class Offering(Holding):
             and _is_alone_behind(connection)
         ):
             self._pin("taken by reading `connection`")
-        elif not loans.is_at_rest(connection, self.settings_dict["AUTOCOMMIT"]):
-            if self.release != REQUEST:
-                self._pin(", ".join(loans.ties(connection, self.settings_dict["AUTOCOMMIT"])))
-        elif connection.closed or self._is_to_go(connection):
+        elif not loans.is_at_rest(
+            loans.of(connection).session, connection, self.settings_dict["AUTOCOMMIT"]
+        ):
+            self._keep_or_end(connection, self.settings_dict["AUTOCOMMIT"])
+        elif (
+            self.release == TRANSACTION
+            or loans.line(connection)
+            or (self.life is not None and self.life.ended)
+        ) and self._is_to_go(connection):
             self._let_go(connection)
         else:
             self._offer(connection)
+
+    def _keep_or_end(self, connection: Any, autocommit: bool) -> None:
+        """What is not at rest stays; but what is dead goes, and what ended work has set."""
+        ties = loans.ties(connection, autocommit)
+        has_ended = self.life is not None and self.life.ended
+        if not ties or (has_ended and not loans.under_way(connection, autocommit)):
+            self._let_go(connection)
+        else:
+            self._pin(", ".join(ties))
 
     def _is_to_go(self, connection: Any) -> bool:
         """Whether it goes back at once: offering it would keep others waiting, or for nothing."""
@@ -156,21 +171,19 @@ class Offering(Holding):
             return True
         if self.release == REQUEST:
             return False
-        if connection._pool.is_awaited:
+        if loans.line(connection):
             return bool(monotonic() - loans.since(connection) >= LONGEST)
         return self.release == TRANSACTION
 
     def _offer(self, connection: Any) -> None:
         """Put it where others may take it. An interrupt leaves it here or there."""
-        offer = self.offer
+        slot, offer = loans.of(connection), self.offer
         if offer is None:
-            offer = self.offer = self.leaving.offer = loans.Offer(loans.of(connection))
-            offer.agree(*self._terms())
+            offer = self.offer = self.leaving.offer = loans.Offer(slot, *self.terms)
             self.resumes = self.resumes or self._binding
-        slot = loans.of(connection)
         slot.pinned = None
         self.by_hand = False
-        slot.offered_at = now = monotonic()
+        slot.turned_at = now = monotonic()
         self.in_hand = None
         offer.append(connection)
         if slot.idle_limit < NEVER:
@@ -178,15 +191,6 @@ class Offering(Holding):
         life = self.life
         if life is not None and life.ended:  # in another thread, which has not seen the offer
             self.surrender()
-
-    def _terms(self) -> tuple[float, float]:
-        """Seconds, after which others may have it, and after which it goes back in any case."""
-        binding = self._binding
-        idle_limit = NEVER if binding is None else binding.options.max_hold_idle or NEVER
-        release = self.release
-        if not apps.ready:  # an app that queries as it starts, in a thread that may live on
-            release, idle_limit = AUTO, min(idle_limit, AFTER_START)
-        return NEVER if release == REQUEST else loans.SETTLED, idle_limit
 
     def _let_go(self, connection: Any) -> None:
         """Give back, and go on later as if the connection had been held."""
@@ -205,10 +209,7 @@ class Offering(Holding):
     def surrender(self) -> None:
         """Give back what is on offer. In any thread: its owner then borrows another."""
         offer = self.offer
-        try:
-            connection = offer.pop() if offer else None
-        except IndexError:
-            return
+        connection = None if offer is None else offer.take()
         if connection is not None:
             connection._pool.putconn(connection)
 
@@ -224,9 +225,8 @@ class Offering(Holding):
         """
         self.resumes = None
         offer, self.offer = self.offer, None
-        if offer and self.in_hand is None:
-            with suppress(IndexError):
-                self.in_hand = offer.pop()
+        if offer is not None and self.in_hand is None:
+            self.in_hand = offer.take()
 
     # -- Keeping ----------------------------------------------------------------------------
 
@@ -241,14 +241,6 @@ class Offering(Holding):
         finally:
             self.kept -= 1
             self.release_after_use()
-
-    def set_mode(self, mode: str | None) -> None:
-        """Keep connections for so long, whatever the option says; None leaves it to that."""
-        self.mode = mode
-        binding = self._binding
-        self.release = mode or (binding.options.release if binding is not None else None)
-        if self.offer is not None:
-            self.offer.agree(*self._terms())
 
 
 def _is_alone_behind(connection: Any) -> bool:

@@ -230,7 +230,7 @@ class PooledDatabaseWrapperMixin(Working):
             or self.in_atomic_block
             or self.closed_in_transaction
             or not self.settings_dict["AUTOCOMMIT"]
-            or not self.is_lent
+            or getattr(self.in_hand, "_pool", None) is None
         ):
             self.close()
             return
@@ -253,7 +253,7 @@ class PooledDatabaseWrapperMixin(Working):
             not self.connects_as_django
             or BaseDatabaseWrapper.ensure_connection is not djangos.ENSURE
             or BaseDatabaseWrapper._cursor is not djangos.CURSOR  # type: ignore[attr-defined]
-            or not self.is_lent
+            or getattr(self.in_hand, "_pool", None) is None
         ):
             return super()._cursor(name)  # type: ignore[misc]
         # What Django's own does when it finds that there is a connection, and no error so far.
@@ -265,7 +265,8 @@ class PooledDatabaseWrapperMixin(Working):
 
     def create_cursor(self, name: str | None = None) -> Any:
         cursor = self.plain_cursor(name)
-        return EarlyCursor(self, cursor, name) if self.is_lent else cursor
+        is_lent = getattr(self.in_hand, "_pool", None) is not None
+        return EarlyCursor(self, cursor, name) if is_lent else cursor
 
     def plain_cursor(self, name: str | None = None) -> Any:
         """A cursor of psycopg's, set up as Django wants it, on the connection at hand."""

@@ -37,13 +37,25 @@ class Offer(list[Any]):
 
     __slots__ = ("slot",)
 
-    def __init__(self, slot: Slot) -> None:
-        """For the borrower of the loan that the slot is on."""
+    def __init__(self, slot: Slot, patience: float, idle_limit: float) -> None:
+        """For the borrower of the loan that the slot is on.
+
+        `patience`: seconds on offer after which who waits may take it. `idle_limit`: after which
+        it is taken although nobody waits.
+        """
         self.slot = slot
+        slot.patience, slot.idle_limit = patience, idle_limit
         slot.offer = self
 
+    def take(self) -> Any:
+        """The connection, if it is in it still; else None. Whoever gets it gives it back."""
+        try:
+            return self.pop() if self else None
+        except IndexError:  # somebody was faster
+            return None
+
     def agree(self, patience: float, idle_limit: float) -> None:
-        """Say after how many seconds who waits may take it, and when it is taken in any case."""
+        """Change these two."""
         slot = self.slot
         if slot.offer is not self:  # the loan is over
             return
@@ -190,19 +202,19 @@ def for_those_who_wait(core: Core, now: float, more: int) -> list[Slot]:
     if has_place and (not line or now - line[0].since < OPENING):
         return []
     found = [slot for slot in slots.all if slot.is_unused]
-    found = [slot for slot in found if now - slot.offered_at >= slot.patience]
-    return sorted(found, key=lambda slot: slot.offered_at)[: len(line) + more]
+    found = [slot for slot in found if now - slot.turned_at >= slot.patience]
+    return sorted(found, key=lambda slot: slot.turned_at)[: len(line) + more]
 
 
 def too_long(slots: Iterable[Slot], now: float) -> list[Slot]:
     """Under the lock: those that are on offer for as long as their borrowers let them be."""
-    return [slot for slot in slots if slot.is_unused and now - slot.offered_at >= slot.idle_limit]
+    return [slot for slot in slots if slot.is_unused and now - slot.turned_at >= slot.idle_limit]
 
 
 def next_too_long(slots: Iterable[Slot]) -> list[float]:
     """Under the lock: when there will be such, as moments of the monotonic clock."""
     return [
-        slot.offered_at + slot.idle_limit
+        slot.turned_at + slot.idle_limit
         for slot in slots
         if slot.idle_limit < NEVER and slot.is_unused
     ]

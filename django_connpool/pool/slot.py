@@ -93,7 +93,6 @@ class Slot:
         "loans",
         "note",
         "offer",
-        "offered_at",
         "opened_at",
         "patience",
         "pinned",
@@ -104,6 +103,7 @@ class Slot:
         "session",
         "since",
         "state",
+        "turned_at",
         "uses",
         "vet_at",
         "waiter",
@@ -131,8 +131,8 @@ class Slot:
         self.note: object = None  # what it is for, as text by str()
         self.pinned: str | None = None  # why it lasts longer than a transaction, if it should not
         # While its borrower does not use it; see offers.py. Written by the borrower.
-        self.offer: list[Any] | None = None
-        self.offered_at = 0.0
+        self.offer: Any = None
+        self.turned_at = 0.0  # since when it is on offer, or in use again
         self.patience = NEVER  # seconds for which it is not taken for those who wait
         self.idle_limit = NEVER  # seconds after which it is taken although nobody waits
         self.code: CodeType | None = None  # where it was borrowed
@@ -175,6 +175,11 @@ class Slot:
         return self.state in ON_LOAN and (self.loans is not None or self.waiter is not None)
 
     @property
+    def used_since(self) -> float:
+        """Since when its borrower has gone on to use it, in monotonic seconds."""
+        return max(self.since, self.turned_at)
+
+    @property
     def is_unused(self) -> bool:
         """Whether it is on loan, and its borrower does not use it at the moment."""
         return bool(self.offer)
@@ -190,10 +195,7 @@ class Slot:
         Whoever gets it is to give it back.
         """
         offer = self.offer  # looked at once: the loan may be over at this moment
-        try:
-            connection = offer.pop() if offer else None
-        except IndexError:
-            return None
+        connection = None if offer is None else offer.take()
         if connection is not None:
             self.pinned = TAKEN
         return connection

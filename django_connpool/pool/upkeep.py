@@ -96,7 +96,7 @@ class Upkeep:
             moments += [slot.idle_since + core.limits.max_idle for slot in slots.idle]
         if core.limits.leak_after:
             moments += [
-                slot.since + core.limits.leak_after
+                (now if slot.is_offered else slot.used_since) + core.limits.leak_after
                 for slot in slots.all
                 if slot.loans is not None and not slot.reported
             ]
@@ -127,7 +127,7 @@ class Upkeep:
         if not core.limits.leak_after:
             return
         for slot in core.slots.all:
-            held = now - slot.since
+            held = now - slot.used_since
             if (
                 slot.loans is not None
                 and not slot.reported

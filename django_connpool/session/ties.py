@@ -26,7 +26,7 @@ _QUIET = (TransactionStatus.IDLE, _DEAD)
 
 
 def is_at_rest(session: Any, conn: Any, autocommit: bool = True) -> bool:
-    """Whether nothing keeps it; as `ties`, where it is asked after each statement.
+    """Whether it lives and nothing keeps it; as `ties`, where it is asked after each statement.
 
     If so, no function that has run so far is a reason to compare its settings again.
     """
@@ -36,11 +36,11 @@ def is_at_rest(session: Any, conn: Any, autocommit: bool = True) -> bool:
         or pgconn.pipeline_status
         or known.dirt & _GIVEN_OR_HELD
         or known.called
-        or session.birth.touch.touched
-        or conn.autocommit != autocommit
+        or session.birth.touch.touched  # the mode of autocommit is an attribute, too
+        or not autocommit
         or conn.lock.locked()
     ):
-        if ties(session, conn, autocommit):
+        if pgconn.transaction_status == _DEAD or ties(session, conn, autocommit):
             return False
         known.called = False
     return True

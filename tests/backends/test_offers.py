@@ -283,6 +283,7 @@ def in_a_pinned_block() -> Iterator[None]:
 def shared_by_threads() -> Iterator[None]:
     mine()
     connections["spare"].inc_thread_sharing()
+    mine()
     yield
     connections["spare"].dec_thread_sharing()
 
@@ -455,6 +456,57 @@ def test_what_they_use_as_the_work_ends_they_give_back_themselves(
     lingering.does(lambda: transaction.rollback(using="spare"))
     lingering.does(lambda: transaction.set_autocommit(True, using="spare"))
     assert on_loan(calm) == 0
+
+
+def test_work_that_ends_leaves_alone_what_its_thread_has_borrowed_for_other_work(
+    calm: Any,
+) -> None:
+    """As async requests do, whose queries take turns in one thread."""
+    first, second = scopes.Scope("first"), scopes.Scope("second")
+    outer = scopes.current.set(first)
+    mine()
+    inside.take_all(calm.pool)
+    scopes.current.set(second)
+    value(calm, "SELECT set_config('app.tag', 'second', false)")
+    borrowing.release_between(first)
+    borrowing.release_loans(first)
+    asyncio.run(borrowing.release_in_its_thread(first))
+    assert value(calm, "SHOW app.tag") == "second"
+    borrowing.release_loans(second)
+    assert on_loan(calm) == 0
+    scopes.current.reset(outer)
+
+
+def test_what_a_block_keeps_over_the_end_of_its_scope_is_given_back_by_the_outer_one(
+    calm: Any,
+) -> None:
+    with scope("outer"):
+        with scope("inner"):
+            keeping = pinned("spare")
+            keeping.__enter__()
+            mine()
+        assert on_loan(calm) == 1
+        keeping.__exit__(None, None, None)
+        mine()
+        assert on_loan(calm) == 1
+    assert on_loan(calm) == 0
+
+
+def test_what_they_have_set_for_it_ends_with_their_next_statement(
+    calm: Any, lingering: Lingering
+) -> None:
+    with scope("work"):
+        work = scopes.current.get()
+
+        def begin() -> None:
+            scopes.current.set(work)
+            value(connections["spare"], "SELECT set_config('app.tag', 'mine', false)")
+
+        lingering.does(begin)
+    assert on_loan(calm) == 1
+    lingering.does(mine)
+    assert on_loan(calm) == 0
+    assert value(calm, "SELECT current_setting('app.tag', true)") in ("", None)
 
 
 def test_the_work_may_end_in_the_moment_of_the_offer(
@@ -684,6 +736,9 @@ def test_it_is_no_leak(
     spare = databases.add(pool={"max_size": 1, "leak_after": 600})
     lingering.does(mine)
     inside.set_clock(spare.pool, lambda: time.monotonic() + 601)
+    inside.tick(spare.pool)
+    assert inside.deadline(spare.pool) > time.monotonic() + 601, "it is looked at later"
+    lingering.does(mine)
     inside.tick(spare.pool)
     inside.take_all(spare.pool)
     assert not caplog.messages

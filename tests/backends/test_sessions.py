@@ -72,8 +72,9 @@ def test_every_connection_has_the_assumed_role_also_when_the_pool_grows(
 
     def who() -> tuple[str, int]:
         mine = connections[wrapper.alias]
-        found = value(mine, "SELECT current_user"), pid(mine)
-        together.wait()
+        with transaction.atomic(using=wrapper.alias):
+            found = value(mine, "SELECT current_user"), pid(mine)
+            together.wait()
         mine.close()
         return found
 

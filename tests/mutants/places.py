@@ -196,8 +196,8 @@ MUTANTS = [
     ),
     Mutant(
         "backends/offering.py",
-        'elif not loans.is_at_rest(connection, self.settings_dict["AUTOCOMMIT"]):',
-        "elif False:",
+        "        elif not loans.is_at_rest(\n",
+        "        elif False and not loans.is_at_rest(\n",
         "state that a request may need stays with it",
     ),
     Mutant(
@@ -220,13 +220,13 @@ MUTANTS = [
     ),
     Mutant(
         "pool/offers.py",
-        "    return sorted(found, key=lambda slot: slot.offered_at)[: len(line) + more]\n",
-        "    return sorted(found, key=lambda slot: -slot.offered_at)[: len(line) + more]\n",
+        "    return sorted(found, key=lambda slot: slot.turned_at)[: len(line) + more]\n",
+        "    return sorted(found, key=lambda slot: -slot.turned_at)[: len(line) + more]\n",
         "what is longest on offer is taken first",
     ),
     Mutant(
         "pool/offers.py",
-        "if now - slot.offered_at >= slot.patience]",
+        "if now - slot.turned_at >= slot.patience]",
         "if True]",
         "what was just offered is left to its borrower",
     ),
@@ -250,8 +250,8 @@ MUTANTS = [
     ),
     Mutant(
         "session/ties.py",
-        "        if ties(session, conn, autocommit):\n            return False\n",
-        "",
+        "_DEAD or ties(session, conn, autocommit):",
+        "_DEAD:",
         "what a thread has set stays with it",
     ),
     Mutant(

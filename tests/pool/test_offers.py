@@ -41,7 +41,7 @@ class Owner:
         return self
 
     def rests(self) -> None:
-        inside.slot_of(self.conn).offered_at = self.offered_at = self._clock()
+        inside.slot_of(self.conn).turned_at = self.offered_at = self._clock()
         conn, self.conn = self.conn, None
         self.offer.append(conn)
 
@@ -240,6 +240,19 @@ def test_what_is_taken_goes_to_the_head_of_the_line(pool: ConnectionPool[Any]) -
     for thread in threads:
         thread.join(DEADLINE)
     assert order == [0, 1, 2, 3]
+
+
+def test_what_is_longest_on_offer_is_taken_first() -> None:
+    clock = FakeClock()
+    with working_pool(FakeServer(), max_size=2, has_offers=True) as pool:
+        owners = [Owner(pool, pool.getconn(), clock).agree(0.0) for _ in range(2)]
+        for owner in reversed(owners):
+            clock.now += 1
+            owner.rests()
+        conn = pool.getconn()
+        assert [owner.goes_on() for owner in owners] == [True, False]
+        for one in (conn, owners[0].conn):
+            pool.putconn(one)
 
 
 def test_nobody_looks_any_more_once_the_line_is_empty(pool: ConnectionPool[Any]) -> None:

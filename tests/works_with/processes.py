@@ -20,7 +20,7 @@ ENGINES = {
     "engine": "django_connpool.backends.postgresql",
     "mixin": "tests.works_with.pooled",
 }
-MODES = ("request", "transaction")
+MODES = ("auto", "request", "transaction")
 
 
 def run(program: str, *arguments: str, package: str, url: str) -> Any:
