@@ -10,6 +10,9 @@ from typing import Any
 from psycopg import InterfaceError
 
 
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
+
+
 def _remembered(name: str) -> Any:
     """An attribute of the present cursor; what is set on it, is set on the next one as well."""
 
@@ -26,8 +29,16 @@ def _remembered(name: str) -> Any:
 class EarlyCursor:
     """Stands for a psycopg cursor, whichever connection the next statement is run on."""
 
-    _closed = False
-    _set: Mapping[str, Any] = MappingProxyType({})
+    __slots__ = (
+        "__dict__",
+        "__weakref__",
+        "_closed",
+        "_cursor",
+        "_name",
+        "_set",
+        "_turn",
+        "_wrapper",
+    )
 
     arraysize = _remembered("arraysize")
     format = _remembered("format")
@@ -39,6 +50,8 @@ class EarlyCursor:
         self._cursor = cursor
         self._turn = wrapper.turn  # the wrapper's, when the cursor was made
         self._name = name
+        self._closed = False
+        self._set: Mapping[str, Any] = _NOTHING
 
     def _present(self) -> Any:
         """The psycopg cursor to use now, on a connection that is in hand."""

@@ -43,6 +43,8 @@ def is_at_rest(session: Any, conn: Any, autocommit: bool = True) -> bool:
         if pgconn.transaction_status == _DEAD or ties(session, conn, autocommit):
             return False
         known.called = False
+        if autocommit:  # as it was when it was new, so that it need not be compared again
+            session.birth.loan_begins()
     return True
 
 
