@@ -9,7 +9,6 @@ from typing import Any
 
 from psycopg import InterfaceError
 
-
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
