@@ -54,7 +54,7 @@ class Binding:
             keep_min=False,
             has_offers=self.options.release != "request",
             # What idle threads hold comes back by itself then.
-            locked_after=LOCKED_AFTER + 2 * self.options.max_hold_idle,
+            locked_after=LOCKED_AFTER + self.options.max_hold_idle,
             command_timeout=self.options.command_timeout,  # see session/vanished.py
             ping_after=PING_AFTER_WITH_HEALTH_CHECKS if health_checks else PING_AFTER,
             describe=scopes.current.get,

@@ -153,7 +153,7 @@ class Watch:
             wanted = len(core.line)
             ripe = too_long(core.slots.all, now) + for_those_who_wait(core, now, 0)
         if ripe and core.limits.has_reset:  # which may take its time
-            self._crew.in_a_thread(partial(_give_back, ripe), "offers")
+            self._crew.in_a_thread(partial(take_from, ripe), "offers")
             taken = len(ripe)
         else:
             taken = give_back(ripe)
@@ -186,7 +186,8 @@ def give_back(slots: Iterable[Slot]) -> int:
     return taken
 
 
-def _give_back(slots: Iterable[Slot]) -> None:
+def take_from(slots: Iterable[Slot]) -> None:
+    """The same, for threads, of which nobody asks how many."""
     give_back(slots)
 
 

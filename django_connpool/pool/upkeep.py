@@ -8,12 +8,12 @@ from functools import partial
 from django_connpool.process import userline
 from django_connpool.process.background import NEVER
 
-from . import explain, view
+from . import explain, offers, view
 from .core import AUDIT_EVERY, CLEAN_TIMEOUT, Core
 from .crew import Crew
 from .locking import advice, is_locked
 from .prospects import judge
-from .slot import EXPIRED, LOST, SURPLUS, UNCLEAN, Slot
+from .slot import EXPIRED, IDLE, LOST, SURPLUS, UNCLEAN, Slot
 
 GRACE = 1.0  # seconds past `command_timeout` for the server's own answer to arrive
 ANSWER_TIMEOUT = 2.0  # seconds for it to say that it is alive
@@ -49,7 +49,10 @@ class Upkeep:
             self._give_up_rollbacks(now)
             self._tell_locked(now)
             judge(core)
+            overdue = self._overdue(now)
             core.schedule(self._next_deadline(now))
+        if overdue:
+            self._crew.in_a_thread(partial(offers.take_from, overdue), "offers")
         for slot, loan in hung:
             self._crew.in_a_thread(partial(self._give_up_hung, slot, loan), "hung")
         self.read_answers()
@@ -90,7 +93,7 @@ class Upkeep:
     def _next_deadline(self, now: float) -> float:
         """Under the lock: the next moment at which there is something to do."""
         core, slots = self._core, self._core.slots
-        moments = [slot.retire_at for slot in slots.idle]
+        moments = [slot.retire_at for slot in slots.all if slot.state is IDLE or slot.is_offered]
         moments += [slot.idle_since + CLEAN_TIMEOUT for slot in slots.idle if slot.session.cleaning]
         if slots.staying() > core.limits.min_size:
             moments += [slot.idle_since + core.limits.max_idle for slot in slots.idle]
@@ -103,6 +106,15 @@ class Upkeep:
         if core.line:
             moments.append(now + AUDIT_EVERY)
         return min(moments, default=NEVER)
+
+    def _overdue(self, now: float) -> list[Slot]:
+        """Under the lock: what is offered, and would be closed if it were idle."""
+        core = self._core
+        return [
+            slot
+            for slot in core.slots.all
+            if slot.is_offered and (core.closed or now >= slot.retire_at)
+        ]
 
     # -- Loans ----------------------------------------------------------------------------
 

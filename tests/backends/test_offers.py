@@ -542,6 +542,17 @@ def test_a_wrapper_that_is_collected_leaves_what_it_did_not_use(calm: Any) -> No
     assert pid(calm) == first
 
 
+@pytest.mark.parametrize("end", ["drain", "close"])
+def test_what_would_be_closed_if_it_were_idle_is_not_left_in_a_hand_that_does_not_use_it(
+    single: Any, lingering: Lingering, cluster: Server, end: str
+) -> None:
+    first, pool = lingering.does(mine), single.pool
+    getattr(pool, end)()
+    wait_until(lambda: connected(cluster, single) == 0, "it is closed", DEADLINE)
+    assert pool.snapshot()["offered"] == 0
+    assert lingering.does(mine) != first
+
+
 def test_max_hold_idle_ends_a_loan_although_nobody_waits(
     databases: Databases, lingering: Lingering
 ) -> None:

@@ -74,6 +74,10 @@ class Machine(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         if hasattr(self, "pool"):
+            self.pool.take_offers()
+            for owner in self.owners:
+                if owner.conn is not None:
+                    self.pool.putconn(owner.conn)
             self.maintenance.__exit__(None, None, None)
             self.pool.close(0)
 
