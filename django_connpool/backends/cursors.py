@@ -66,12 +66,12 @@ class EarlyCursor:
             self._cursor, self._turn = cursor, wrapper.turn
         return self._cursor
 
-    def execute(self, *args: Any, **kwargs: Any) -> EarlyCursor:
+    def execute(self, query: Any, params: Any = None, **kwargs: Any) -> EarlyCursor:
         wrapper = self._wrapper
         if wrapper.in_hand is None or self._turn != wrapper.turn or self._closed:
             self._present()
         try:
-            self._cursor.execute(*args, **kwargs)
+            self._cursor.execute(query, params, **kwargs)
         finally:
             wrapper.release_if_free()
         return self

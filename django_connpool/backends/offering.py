@@ -226,7 +226,7 @@ class Offering(Holding):
         self.resumes = None
         offer, self.offer = self.offer, None
         if offer is not None and self.in_hand is None:
-            self.in_hand = offer.take()
+            self.in_hand = offer.take_up()
 
     # -- Keeping ----------------------------------------------------------------------------
 

@@ -247,7 +247,7 @@ class PooledDatabaseWrapperMixin(Working):
     def _cursor(self, name: str | None = None) -> Any:
         if self.errors_occurred:
             self.close_if_health_check_failed()
-        if self.in_hand is None:
+        if self.in_hand is None and (self.offer is None or not self._take_up()):
             self.connect_for_a_statement()
         if (
             not self.connects_as_django

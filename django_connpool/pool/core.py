@@ -327,9 +327,10 @@ class Core:
         """Under the lock: end a loan whose borrower has dropped it, if it still is one."""
         if slot.state is not LOAN:  # it may not even have been opened
             return
-        if loans is not None and slot.loans is loans and (conn := slot.take_offer()) is not None:
+        unused = slot.offer.take() if slot.offer and slot.loans is loans else None
+        if unused is not None:
             slot.state = RETURNING
-            self._settle_if_clean(slot, conn)
+            self._settle_if_clean(slot, unused)
             return
         conn = slot.session.reachable()
         if not self._is_orphan(slot, loans, conn):

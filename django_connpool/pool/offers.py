@@ -19,7 +19,7 @@ from django_connpool.process.background import NEVER, Ticket
 from .core import Core
 from .crew import Crew
 from .line import Waiter
-from .slot import Slot
+from .slot import TAKEN, Slot
 
 logger = logging.getLogger("django_connpool.pool")
 
@@ -47,12 +47,22 @@ class Offer(list[Any]):
         slot.patience, slot.idle_limit = patience, idle_limit
         slot.offer = self
 
-    def take(self) -> Any:
-        """The connection, if it is in it still; else None. Whoever gets it gives it back."""
+    def take_up(self) -> Any:
+        """For its borrower: the connection; None when somebody was faster."""
         try:
             return self.pop() if self else None
-        except IndexError:  # somebody was faster
+        except IndexError:
             return None
+
+    def take(self) -> Any:
+        """For others: the connection, to give it back; None when somebody was faster.
+
+        It is of this loan, however many the slot has had since somebody looked at it.
+        """
+        connection = self.take_up()
+        if connection is not None:
+            self.slot.pinned = TAKEN
+        return connection
 
     def agree(self, patience: float, idle_limit: float) -> None:
         """Change these two."""
@@ -91,8 +101,8 @@ class Leaving:
     def __del__(self) -> None:
         # A finalizer: it may run inside any lock, so it takes none.
         if self.offer:
-            slot = self.offer.slot
-            core, connection = slot.core(), slot.take_offer()
+            slot, connection = self.offer.slot, self.offer.take()
+            core = slot.core()
             if core is not None and connection is not None:
                 core.dropped(slot, connection)
 
@@ -142,8 +152,8 @@ class Watch:
     def take_all(self) -> None:
         """Give back everything on loan that nobody is using."""
         with self._core.lock:
-            slots = list(self._core.slots.all)
-        give_back(slots)
+            found = unused(self._core)
+        give_back(found)
 
     def run(self, now: float) -> float:
         """Give back what may be taken, and return when to look again."""
@@ -151,7 +161,7 @@ class Watch:
         self.due = NEVER
         with core.lock:
             wanted = len(core.line)
-            ripe = too_long(core.slots.all, now) + for_those_who_wait(core, now, 0)
+            ripe = too_long(core, now) + for_those_who_wait(core, now, 0)
         if ripe and core.limits.has_reset:  # which may take its time
             self._crew.in_a_thread(partial(take_from, ripe), "offers")
             taken = len(ripe)
@@ -161,7 +171,7 @@ class Watch:
             self._pause = OFTEN if taken else min(2 * self._pause, SELDOM)
             self.due = min(self.due, now + self._pause)
         with core.lock:
-            self.due = min([self.due, *next_too_long(core.slots.all)])
+            self.due = min([self.due, *next_too_long(core)])
         if self.due == NEVER:
             self.ticket.leave()
             if self.due < NEVER:  # somebody came meanwhile
@@ -169,11 +179,11 @@ class Watch:
         return self.due
 
 
-def give_back(slots: Iterable[Slot]) -> int:
-    """Give back those that are still offered, in their borrowers' stead; return how many."""
+def give_back(offers: Iterable[Offer]) -> int:
+    """Give back what is still on offer, in the borrowers' stead; return how many."""
     taken = 0
-    for slot in slots:
-        connection = slot.take_offer()
+    for offer in offers:
+        connection = offer.take()
         if connection is None:
             continue
         taken += 1
@@ -186,12 +196,17 @@ def give_back(slots: Iterable[Slot]) -> int:
     return taken
 
 
-def take_from(slots: Iterable[Slot]) -> None:
+def take_from(offers: Iterable[Offer]) -> None:
     """The same, for threads, of which nobody asks how many."""
-    give_back(slots)
+    give_back(offers)
 
 
-def for_those_who_wait(core: Core, now: float, more: int) -> list[Slot]:
+def unused(core: Core) -> list[Offer]:
+    """Under the lock: those that have their connection in them."""
+    return [slot.offer for slot in core.slots.all if slot.offer]
+
+
+def for_those_who_wait(core: Core, now: float, more: int) -> list[Offer]:
     """Under the lock: those to take for the line and so many more, longest offered first.
 
     None, while something is idle, or is opened for them.
@@ -202,20 +217,25 @@ def for_those_who_wait(core: Core, now: float, more: int) -> list[Slot]:
     has_place = len(slots) < core.limits.max_size and core.outage is None
     if has_place and (not line or now - line[0].since < OPENING):
         return []
-    found = [slot for slot in slots.all if slot.is_unused]
-    found = [slot for slot in found if now - slot.turned_at >= slot.patience]
-    return sorted(found, key=lambda slot: slot.turned_at)[: len(line) + more]
+    ripe = [one for one in unused(core) if now - one.slot.turned_at >= one.slot.patience]
+    return sorted(ripe, key=lambda offer: offer.slot.turned_at)[: len(line) + more]
 
 
-def too_long(slots: Iterable[Slot], now: float) -> list[Slot]:
-    """Under the lock: those that are on offer for as long as their borrowers let them be."""
-    return [slot for slot in slots if slot.is_unused and now - slot.turned_at >= slot.idle_limit]
+def too_long(core: Core, now: float) -> list[Offer]:
+    """Under the lock: those on offer for as long as their borrowers let them be."""
+    return [one for one in unused(core) if now - one.slot.turned_at >= one.slot.idle_limit]
 
 
-def next_too_long(slots: Iterable[Slot]) -> list[float]:
+def next_too_long(core: Core) -> list[float]:
     """Under the lock: when there will be such, as moments of the monotonic clock."""
+    slots = [offer.slot for offer in unused(core)]
+    return [slot.turned_at + slot.idle_limit for slot in slots if slot.idle_limit < NEVER]
+
+
+def overdue(core: Core, now: float) -> list[Offer]:
+    """Under the lock: those that would be closed if they were idle, and whoever waits may take."""
     return [
-        slot.turned_at + slot.idle_limit
-        for slot in slots
-        if slot.idle_limit < NEVER and slot.is_unused
+        one
+        for one in unused(core)
+        if one.slot.is_offered and (core.closed or now >= one.slot.retire_at)
     ]

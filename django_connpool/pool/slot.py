@@ -189,17 +189,6 @@ class Slot:
         """Whether, besides, whoever waits may take it."""
         return self.is_unused and self.patience < NEVER
 
-    def take_offer(self) -> Any:
-        """Its connection, if it is on offer and nobody is faster; else None. In any thread.
-
-        Whoever gets it is to give it back.
-        """
-        offer = self.offer  # looked at once: the loan may be over at this moment
-        connection = None if offer is None else offer.take()
-        if connection is not None:
-            self.pinned = TAKEN
-        return connection
-
     @property
     def thread(self) -> int:
         """The thread whose loan it is; 0 when it is none."""

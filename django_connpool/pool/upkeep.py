@@ -49,7 +49,7 @@ class Upkeep:
             self._give_up_rollbacks(now)
             self._tell_locked(now)
             judge(core)
-            overdue = self._overdue(now)
+            overdue = offers.overdue(core, now)
             core.schedule(self._next_deadline(now))
         if overdue:
             self._crew.in_a_thread(partial(offers.take_from, overdue), "offers")
@@ -106,15 +106,6 @@ class Upkeep:
         if core.line:
             moments.append(now + AUDIT_EVERY)
         return min(moments, default=NEVER)
-
-    def _overdue(self, now: float) -> list[Slot]:
-        """Under the lock: what is offered, and would be closed if it were idle."""
-        core = self._core
-        return [
-            slot
-            for slot in core.slots.all
-            if slot.is_offered and (core.closed or now >= slot.retire_at)
-        ]
 
     # -- Loans ----------------------------------------------------------------------------
 

@@ -220,13 +220,13 @@ MUTANTS = [
     ),
     Mutant(
         "pool/offers.py",
-        "    return sorted(found, key=lambda slot: slot.turned_at)[: len(line) + more]\n",
-        "    return sorted(found, key=lambda slot: -slot.turned_at)[: len(line) + more]\n",
+        "    return sorted(ripe, key=lambda offer: offer.slot.turned_at)[: len(line) + more]\n",
+        "    return sorted(ripe, key=lambda offer: -offer.slot.turned_at)[: len(line) + more]\n",
         "what is longest on offer is taken first",
     ),
     Mutant(
         "pool/offers.py",
-        "if now - slot.turned_at >= slot.patience]",
+        "if now - one.slot.turned_at >= one.slot.patience]",
         "if True]",
         "what was just offered is left to its borrower",
     ),
