@@ -12,10 +12,10 @@ from asgiref.sync import iscoroutinefunction, sync_to_async
 from django.db import connections
 from django.db.transaction import TransactionManagementError
 
-from . import conf
 from .backends import wrapper as wrappers
 from .connection_pool import ConnectionPool
 from .process import forks, uwsgi
+from .readers import RELEASES
 from .registry import is_pooled
 from .scopes import Scope, current, going_on
 
@@ -232,7 +232,7 @@ def hold(mode: str, using: str | None = None) -> Iterator[None]:
 
     Raises ValueError for another mode.
     """
-    if mode not in conf.RELEASES:
+    if mode not in RELEASES:
         raise ValueError(f'hold() takes "auto", "request" or "transaction", not {mode!r}')
     before = [(wrapper, wrapper.mode) for wrapper in _pooled(using)]
     try:

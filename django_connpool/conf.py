@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import difflib
-import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from django.core.exceptions import ImproperlyConfigured
-from django.utils.module_loading import import_string
+
+from .readers import AUTO, LONGEST, OFF_WORDS, ON_WORDS, READERS, word
 
 if TYPE_CHECKING:
     from django_connpool.connection_pool import CheckParam, ConnectionCB, ResetParam
 
 __all__ = [
     "LONGEST",
+    "READERS",
     "ImpossibleValue",
     "PoolOptionError",
     "PoolOptions",
@@ -31,16 +32,6 @@ __all__ = [
 KEY = "pool"
 PREFIX = "pool_"
 DEFAULT_MAX_SIZE = 10
-
-# Milliseconds in a signed 32 bit integer: neither poll() nor statement_timeout goes further,
-# and both fail on more. Longer times, infinity included, count as this (24 days, in seconds).
-LONGEST = 2_147_483.0
-
-# How long a borrower keeps its connection: until others need it, or its work or transaction ends.
-RELEASES = (AUTO, REQUEST, TRANSACTION) = ("auto", "request", "transaction")
-
-ON_WORDS = frozenset({"true", "yes", "on", "1"})
-OFF_WORDS = frozenset({"false", "no", "off", "0"})
 
 # What psycopg_pool takes and this pool does without, and what stands in for it.
 WITHOUT_MEANING = {
@@ -110,7 +101,7 @@ class ImpossibleValue(PoolOptionError):
 
 def enabled(settings_dict: Mapping[str, Any]) -> bool:
     """Tell whether a database is pooled, which it is unless ``OPTIONS["pool"]`` is False."""
-    return _word(_options(settings_dict).get(KEY)) not in OFF_WORDS
+    return word(_options(settings_dict).get(KEY)) not in OFF_WORDS
 
 
 def parse(settings_dict: Mapping[str, Any]) -> PoolOptions | None:
@@ -194,7 +185,7 @@ def _read(
 
 
 def _is_on(switch: Any) -> bool:
-    return switch is None or isinstance(switch, Mapping) or _word(switch) in ON_WORDS
+    return switch is None or isinstance(switch, Mapping) or word(switch) in ON_WORDS
 
 
 def _take(given: _Given, values: dict[str, Any]) -> None:
@@ -236,165 +227,3 @@ def _settle_sizes(values: dict[str, Any]) -> list[ImpossibleValue]:
         message = f"Pool option 'max_size' cannot be {largest}: 'min_size' is {smallest}."
         return [ImpossibleValue(message, "Raise 'max_size' or lower 'min_size'.")]
     return []
-
-
-# A reader returns an option's value from what the settings say, which is text where it came
-# from a URL. It raises ValueError with a sentence that says what is allowed.
-Reader = Callable[[Any], Any]
-
-
-def _word(value: Any) -> str:
-    """Return a value as the lower-case word a URL would have for it."""
-    return str(value).strip().lower() if isinstance(value, (str, int)) else ""
-
-
-def _number(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
-        raise ValueError("not a number")
-    return float(value)
-
-
-def _count(least: int) -> Reader:
-    def read(value: Any) -> int:
-        if isinstance(value, (int, str)) and not isinstance(value, bool):
-            try:
-                count = int(value)
-            except ValueError:
-                count = least - 1
-            if count >= least:
-                return count
-        raise ValueError(f"It must be a whole number, {least} or more.")
-
-    return read
-
-
-def _seconds(value: Any) -> float:
-    return _time(value, "It must be a number of seconds, 0 or more.", 0.0)
-
-
-def _seconds_above_0(value: Any) -> float:
-    return _time(value, "It must be a number of seconds above 0.", math.ulp(0.0))
-
-
-def _time(value: Any, allowed: str, least: float) -> float:
-    try:
-        seconds = _number(value)
-    except (OverflowError, ValueError):
-        raise ValueError(allowed) from None
-    if not seconds >= least:  # also true of nan
-        raise ValueError(allowed)
-    return min(seconds, LONGEST)
-
-
-def _command_timeout(value: Any) -> float | None:
-    allowed = "It must be a number of seconds, 0.001 or more, or None (or 0) for no limit."
-    seconds = _time(value, allowed, 0.0)
-    # The server counts milliseconds: less than one would become 0 there, which is no limit.
-    if 0.0 < seconds < 0.001:
-        raise ValueError(allowed)
-    return seconds or None
-
-
-def _share(value: Any) -> float:
-    allowed = "It must be a number from 0 up to, not including, 1."
-    share = _time(value, allowed, 0.0)
-    if share >= 1.0:
-        raise ValueError(allowed)
-    return share
-
-
-def _text(value: Any) -> str | None:
-    # An int too: the readers of database URLs turn digits into one.
-    if isinstance(value, bool) or not isinstance(value, (str, int)):
-        raise ValueError("It must be text or None.")
-    return str(value) or None
-
-
-def _callable(value: Any) -> Callable[..., Any]:
-    if isinstance(value, str) and "." in value:
-        value = _imported(value)
-    if not callable(value):
-        raise ValueError("It must be a callable, the dotted path of one, or None.")
-    function: Callable[..., Any] = value
-    return function
-
-
-def _imported(path: str) -> Any:
-    try:
-        return import_string(path)
-    except Exception as error:
-        reason = f"{type(error).__name__}: {error}"
-        raise ValueError(f"It cannot be imported ({reason}).") from error
-
-
-def _policy(value: Any) -> Any:
-    """Read ``check`` and ``reset``; None, their default in psycopg_pool, leaves it to us."""
-    if value is None:
-        return "auto"
-    if callable(value) or (isinstance(value, str) and "." in value):
-        return _callable(value)
-    word = _word(value)
-    if word in OFF_WORDS:
-        return False
-    if word in {"auto", "always"}:
-        return word
-    raise ValueError(
-        'It must be "auto", "always", False, a callable or the dotted path of a callable.'
-    )
-
-
-def _names(value: Any) -> tuple[str, ...]:
-    """Read names from a list of them, or from text with commas."""
-    names = value.split(",") if isinstance(value, str) else value
-    if isinstance(names, (list, tuple, set, frozenset)) and all(
-        isinstance(name, str) for name in names
-    ):
-        return tuple(name.strip() for name in names if name.strip())
-    raise ValueError("It must be a list of names of functions, or text with commas between them.")
-
-
-def _switch(value: Any) -> bool:
-    word = _word(value)
-    if word in ON_WORDS | OFF_WORDS:
-        return word in ON_WORDS
-    raise ValueError("It must be True or False.")
-
-
-def _release(value: Any) -> str:
-    word = _word(value)
-    if word not in RELEASES:
-        raise ValueError('It must be "auto", "request" or "transaction".')
-    return word
-
-
-def _or_none(reader: Reader) -> Reader:
-    def read(value: Any) -> Any:
-        return None if value is None or _word(value) == "none" else reader(value)
-
-    return read
-
-
-READERS: dict[str, Reader] = {
-    "min_size": _count(0),
-    "max_size": _or_none(_count(1)),
-    "timeout": _seconds_above_0,
-    "max_waiting": _count(0),
-    "max_idle": _seconds_above_0,
-    "max_lifetime": _seconds_above_0,
-    "max_uses": _count(0),
-    "command_timeout": _or_none(_command_timeout),
-    "max_connecting": _count(1),
-    "outage_patience": _seconds,
-    "check": _policy,
-    "reset": _policy,
-    "reset_functions": _names,
-    "strict": _switch,
-    "release": _release,
-    "leak_after": _seconds,
-    "max_hold_idle": _seconds,
-    "reconnect_timeout": _seconds,
-    "jitter": _share,
-    "configure": _or_none(_callable),
-    "reconnect_failed": _or_none(_callable),
-    "name": _or_none(_text),
-}

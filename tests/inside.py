@@ -529,7 +529,7 @@ def taking_in_hand_by(monkeypatch: Any, error: type[BaseException]) -> None:
 
 def told_of_loans() -> frozenset[str]:
     """The methods of wrappers that foreign classes are told of each loan by."""
-    return frozenset(_module("backends.stacked").TOLD)
+    return frozenset(_module("backends.stacked").LOAN_HOOKS)
 
 
 def say_again(monkeypatch: Any) -> None:

@@ -15,17 +15,17 @@ _NOTHING: Mapping[str, Any] = MappingProxyType({})
 def _remembered(name: str) -> Any:
     """An attribute of the present cursor; what is set on it, is set on the next one as well."""
 
-    def get(self: EarlyCursor) -> Any:
+    def get(self: RebindingCursor) -> Any:
         return getattr(self._cursor, name)
 
-    def put(self: EarlyCursor, value: Any) -> None:
+    def put(self: RebindingCursor, value: Any) -> None:
         setattr(self._cursor, name, value)
         self._set = {**self._set, name: value}
 
     return property(get, put)
 
 
-class EarlyCursor:
+class RebindingCursor:
     """Stands for a psycopg cursor, whichever connection the next statement is run on."""
 
     __slots__ = (
@@ -66,7 +66,7 @@ class EarlyCursor:
             self._cursor, self._turn = cursor, wrapper.turn
         return self._cursor
 
-    def execute(self, query: Any, params: Any = None, **kwargs: Any) -> EarlyCursor:
+    def execute(self, query: Any, params: Any = None, **kwargs: Any) -> RebindingCursor:
         wrapper = self._wrapper
         if wrapper.in_hand is None or self._turn != wrapper.turn or self._closed:
             self._present()
@@ -129,7 +129,7 @@ class EarlyCursor:
     def __next__(self) -> Any:
         return next(self._cursor)
 
-    def __enter__(self) -> EarlyCursor:
+    def __enter__(self) -> RebindingCursor:
         return self
 
     def __exit__(self, *exc_info: object) -> None:

@@ -10,9 +10,9 @@ from django.apps import apps
 from django.db.backends.signals import connection_created
 
 from django_connpool import registry, scopes
-from django_connpool.conf import AUTO, REQUEST
 from django_connpool.errors import PoolClosed, PoolTimeout
 from django_connpool.process.background import NEVER
+from django_connpool.readers import AUTO, REQUEST
 from django_connpool.session.birth import recording, repeating
 
 from . import in_vain, loans
@@ -73,9 +73,9 @@ class Holding(Bound):
     life: scopes.Life | None = None  # of the work that it was borrowed for
     cursors: list[weakref.ref[Any]]  # those that are open are among them
     # Foreign classes that are told of each loan; see stacked.py:
-    tells = False
-    overridden: frozenset[str] = frozenset()  # what they override of `stacked.TOLD`
-    is_told = False  # `init_connection_state` is called for a loan
+    has_foreign_hooks = False
+    overridden: frozenset[str] = frozenset()  # what they override of `stacked.LOAN_HOOKS`
+    in_foreign_init = False  # `init_connection_state` is called for a loan
     is_taken = True  # or what is borrowed now is not in hand yet,
     is_set_up = True  # or not as its settings say
 
@@ -147,14 +147,14 @@ class Holding(Bound):
         if (
             autocommit
             and (binding.restores or connection.autocommit)
-            and (not self.tells or _SETTING.isdisjoint(self.overridden))
+            and (not self.has_foreign_hooks or _SETTING.isdisjoint(self.overridden))
         ):
             self.autocommit = True
         else:
             self._keep_during(self.set_autocommit, autocommit)
-        if self.tells and "init_connection_state" in self.overridden:
+        if self.has_foreign_hooks and "init_connection_state" in self.overridden:
             self.is_set_up = False
-            self._keep_during(self._tell_of_birth, connection)
+            self._keep_during(self._run_foreign_init, connection)
         if connection.connpool_receivers != connection_created.receivers:
             _note_receivers(connection)
             if not connection.connpool_is_new:
@@ -188,17 +188,17 @@ class Holding(Bound):
         finally:
             self.kept -= 1
 
-    def _tell_of_birth(self, connection: Any) -> None:
+    def _run_foreign_init(self, connection: Any) -> None:
         """Call a foreign `init_connection_state`, which may keep something on this wrapper.
 
         What it sets that was set when the connection was opened, too, is not this loan's.
         """
-        self.is_told = True
+        self.in_foreign_init = True
         try:
             with repeating(connection):
                 self.init_connection_state()
         finally:
-            self.is_told = False
+            self.in_foreign_init = False
 
     def _announce(self, binding: registry.Binding, connection: Any) -> None:
         """Send `connection_created`: what its receivers set up is there for every borrower."""

@@ -17,10 +17,10 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from django.utils.asyncio import async_unsafe
 
 from django_connpool import scopes
-from django_connpool.conf import REQUEST, TRANSACTION
 from django_connpool.errors import PoolClosed
 from django_connpool.process.background import NEVER
 from django_connpool.process.cpython import COUNTS, ONE_VARIABLE, count, running_loop
+from django_connpool.readers import REQUEST, TRANSACTION
 from django_connpool.registry import Binding
 from django_connpool.session.foreign import Connection
 
@@ -42,7 +42,7 @@ class Offering(Holding):
     connects_as_django = False
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self.leaving = loans.Leaving()  # with this wrapper
+        self.leaving = loans.Leaving()
         super().__init__(*args, **kwargs)
 
     # -- The next statement -----------------------------------------------------------------
@@ -55,11 +55,11 @@ class Offering(Holding):
         resumes = binding is not None and not self.in_atomic_block
         hooks = self.run_on_commit
         if self.offer is not None:
-            if resumes and self.tells and self.offer is not loans.GIVEN_BACK:
+            if resumes and self.has_foreign_hooks and self.offer is not loans.GIVEN_BACK:
                 self.close()  # of which there is nothing left, but they are told
             self.offer = None
         try:
-            if binding is not None and resumes and not self.tells:
+            if binding is not None and resumes and not self.has_foreign_hooks:
                 self._resume(binding)
             elif (
                 self.connects_as_django and BaseDatabaseWrapper.ensure_connection is djangos.ENSURE
@@ -196,7 +196,7 @@ class Offering(Holding):
         """Give back, and go on later as if the connection had been held."""
         work = scopes.current.get()
         resumes = self.resumes or self._binding
-        if self.tells:
+        if self.has_foreign_hooks:
             hooks = self.run_on_commit
             self.close()
             self.run_on_commit = hooks

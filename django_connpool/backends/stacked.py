@@ -1,10 +1,10 @@
 """Wrappers of other packages above and below ours: they are told of each loan as Django would.
 
 To them a loan is a connection: `connect()` is called where it begins and `close()` where it ends,
-also with early release. Classes above ours see that by themselves. Those below would not, because
-ours does not pass on what Django would do to a connection of one's own: so a *floor* is laid under
-them, just above Django's class, and ours goes there by way of them. All of that is decided when a
-class is made, and costs nothing where nobody overrides anything.
+also when it is given back between two statements. Classes above ours see that by themselves. Those
+below would not, because ours does not pass on what Django would do to a connection of one's own: so
+a *floor* is laid under them, just above Django's class, and ours goes there by way of them. All of
+that is decided when a class is made, and costs nothing where nobody overrides anything.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import Any
 
 # What is called for each loan, and may be overridden.
-TOLD = frozenset(
+LOAN_HOOKS = frozenset(
     {
         "_close",
         "_set_autocommit",
@@ -35,7 +35,9 @@ def is_foreign(base: type) -> bool:
 
 def overridden(classes: tuple[type, ...]) -> frozenset[str]:
     """What foreign ones of these classes override."""
-    return frozenset().union(*(TOLD & vars(base).keys() for base in classes if is_foreign(base)))
+    return frozenset().union(
+        *(LOAN_HOOKS & vars(base).keys() for base in classes if is_foreign(base))
+    )
 
 
 def lay_floor(cls: type, ours: type) -> type | None:
@@ -73,7 +75,7 @@ def _floor(djangos: type, ours: Any) -> type:
         return method
 
     def init_connection_state(self: Any) -> None:
-        if not self.is_told:  # else Django has done its part when the connection was opened
+        if not self.in_foreign_init:  # else Django has done its part when the connection was opened
             djangos.init_connection_state(self)  # type: ignore[attr-defined]
 
     names: dict[str, Any] = {name: on_floor(name) for name in _ENDS_WITH_OURS}

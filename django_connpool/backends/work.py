@@ -66,7 +66,7 @@ class Working(Offering):
         A wrapper that is told of that does it again.
         """
         given = loans.given(self.in_hand)
-        if given and not self.tells:
+        if given and not self.has_foreign_hooks:
             logger.warning(
                 "%s: what was done to a session (%s) ends where other work begins: put that in the "
                 "same scope(), or both in a block of pinned()",

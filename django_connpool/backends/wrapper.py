@@ -13,16 +13,16 @@ from django.db.utils import ProgrammingError
 from django.utils.asyncio import async_unsafe
 
 from django_connpool import conf, registry, requests, runners, scopes
-from django_connpool.conf import REQUEST
 from django_connpool.errors import PoolClosed
 from django_connpool.process import forks
 from django_connpool.process.cpython import running_loop
+from django_connpool.readers import REQUEST
 from django_connpool.session import cursors as session_cursors
 from django_connpool.session import rest
 from django_connpool.session.changes import rolling_back
 
 from . import creation, djangos, schema, stacked
-from .cursors import EarlyCursor
+from .cursors import RebindingCursor
 from .work import Working, holds_outside_of
 
 _BY_ATOMIC = "force_begin_transaction_with_broken_autocommit"  # nobody else says so
@@ -49,7 +49,7 @@ class PooledDatabaseWrapperMixin(Working):
         super().__init_subclass__(**kwargs)
         cls.floor = stacked.lay_floor(cls, PooledDatabaseWrapperMixin)
         cls.overridden = stacked.overridden(cls.__mro__)
-        cls.tells = bool(cls.overridden)
+        cls.has_foreign_hooks = bool(cls.overridden)
         cls.connects_as_django = all(
             not stacked.is_foreign(base) or djangos.CONNECTING.isdisjoint(vars(base))
             for base in cls.__mro__
@@ -91,7 +91,7 @@ class PooledDatabaseWrapperMixin(Working):
 
         Django 4.2 also does where a connection begins.
         """
-        if not self.is_told:
+        if not self.in_foreign_init:
             self._leave_pool()
         return bool(super().ensure_timezone())
 
@@ -223,7 +223,7 @@ class PooledDatabaseWrapperMixin(Working):
         if (
             self._thread_ident != get_ident()
             or running_loop() is not None
-            or self.tells
+            or self.has_foreign_hooks
             or type(self).close is not PooledDatabaseWrapperMixin.close
             or type(self)._close is not PooledDatabaseWrapperMixin._close
             or "close" in vars(self)
@@ -266,7 +266,7 @@ class PooledDatabaseWrapperMixin(Working):
     def create_cursor(self, name: str | None = None) -> Any:
         cursor = self.plain_cursor(name)
         is_lent = getattr(self.in_hand, "_pool", None) is not None
-        return EarlyCursor(self, cursor, name) if is_lent else cursor
+        return RebindingCursor(self, cursor, name) if is_lent else cursor
 
     def plain_cursor(self, name: str | None = None) -> Any:
         """A cursor of psycopg's, set up as Django wants it, on the connection at hand."""

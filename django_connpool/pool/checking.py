@@ -16,7 +16,7 @@ from .upkeep import Upkeep
 
 logger = logging.getLogger("django_connpool.pool")
 
-HASTIEST_ANSWER = 0.1  # seconds a server may take, however little time its borrower has
+LEAST_ANSWER_TIMEOUT = 0.1  # seconds a server may take, however little time its borrower has
 PING_TIMEOUT = 5.0  # seconds
 
 
@@ -82,7 +82,7 @@ class Checking:
     def _patience(self, longest: float, timeout: float | None) -> float:
         """How many seconds a server may take to answer a borrower with so much time left."""
         seconds = self._core.limits.timeout if timeout is None else timeout
-        return min(longest, max(HASTIEST_ANSWER, seconds))
+        return min(longest, max(LEAST_ANSWER_TIMEOUT, seconds))
 
     # -- What is not served ---------------------------------------------------------------
 

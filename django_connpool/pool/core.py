@@ -251,8 +251,8 @@ class Core:
         slot.waiter = waiter
         waiter.slot, slot.state = slot, HANDED
         del self.line[0]
-        # Last: until this thread waits for something both are awake, one of them in vain.
-        # But inside the lock: a signal handler that borrows would wait behind a sleeper.
+        # Last: who is woken has to wait for the interpreter's lock, which this thread has.
+        # Inside the pool's lock: a signal handler that borrows must not queue behind a sleeper.
         waiter.wake()
 
     def serve_line(self) -> None:
@@ -324,7 +324,9 @@ class Core:
             self.audit()
 
     def reclaim(self, slot: Slot, loans: Loans | None) -> None:
-        """Under the lock: end a loan whose borrower has dropped it, if it still is one."""
+        """Under the lock: end a loan whose borrower has dropped it, or whose thread (that of
+        `loans`) has ended. What was on offer is lent again, if it is clean; else it is closed.
+        """
         if slot.state is not LOAN:  # it may not even have been opened
             return
         unused = slot.offer.take() if slot.offer and slot.loans is loans else None
@@ -357,9 +359,9 @@ class Core:
         return slot.loans is loans and not slot.session.in_use() and slot.pinned is not TAKEN
 
     def replace_read_only(self, slot: Slot, others: bool) -> None:
-        """Under the lock: a server that has turned read-only goes on for ever, and so would this.
+        """Under the lock: replace the connections to a server that has turned read-only.
 
-        See session/roles.py.
+        They never fail by themselves. See session/roles.py.
         """
         slot.retire_at = AT_ONCE
         if others and slot.generation == self.generation and not self.closed:

@@ -56,10 +56,9 @@ class Waiter:
 
 
 class Line(deque[Waiter]):
-    """Waiters in order of arrival; joining and serving cost the same at any length.
+    """Waiters in order of arrival. The pool's lock guards it.
 
-    Leaving too, for who has waited longest: only somebody in the middle of the line is
-    looked for, at some nanoseconds a waiter. The pool's lock guards it.
+    Joining and serving cost the same at any length; leaving from the middle is a search.
     """
 
     def first(self) -> Waiter | None:

@@ -91,7 +91,7 @@ GIVEN_BACK = _GivenBack()
 
 
 class Leaving:
-    """Dies with a borrower, and gives back what that has left on offer."""
+    """Kept by a borrower alone: gives back what is on offer when its borrower is collected."""
 
     __slots__ = ("offer",)
 
@@ -147,7 +147,14 @@ class Watch:
         core = self._core
         with core.lock:
             ripe = for_those_who_wait(core, core.clock(), more)
-        give_back(ripe)
+        self._give_back(ripe)
+
+    def _give_back(self, ripe: list[Offer]) -> int:
+        """Give these back; in a thread, where a callable of the user's may take its time."""
+        if not ripe or not self._core.limits.has_reset:
+            return give_back(ripe)
+        self._crew.in_a_thread(partial(take_from, ripe), "offers")
+        return len(ripe)
 
     def take_all(self) -> None:
         """Give back everything on loan that nobody is using."""
@@ -162,11 +169,7 @@ class Watch:
         with core.lock:
             wanted = len(core.line)
             ripe = too_long(core, now) + for_those_who_wait(core, now, 0)
-        if ripe and core.limits.has_reset:  # which may take its time
-            self._crew.in_a_thread(partial(take_from, ripe), "offers")
-            taken = len(ripe)
-        else:
-            taken = give_back(ripe)
+        taken = self._give_back(ripe)
         if wanted and core.limits.has_offers:
             self._pause = OFTEN if taken else min(2 * self._pause, SELDOM)
             self.due = min(self.due, now + self._pause)

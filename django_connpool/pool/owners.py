@@ -1,4 +1,4 @@
-"""Whose loan it is, so that a thread that ends gives back by ending.
+"""Whose loan it is, so that the loans of a thread end with it.
 
 Each thread that borrows has an `_Owner` in a `threading.local`; the interpreter drops it
 when the thread ends, at once, and its finalizer tells the pools. (Under gevent's monkey

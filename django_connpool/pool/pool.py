@@ -39,7 +39,7 @@ class Pool:
     Where every loan comes by, the lock is taken by hand, inside the block whose end releases
     it: `with` costs 0.3 µs more. Between `acquire` and the rest of the block, or its end and
     `release`, no interrupt strikes: the interpreter looks for signals when a call has returned.
-    One that keeps `acquire` from succeeding goes on, once `release` has found the lock free.
+    When one keeps `acquire` from succeeding, `release` finds the lock free, which is expected.
     (The `try` before `release` is there for Python 3.10 too, which looks for signals at the
     beginning of a `finally` clause, but for one that begins with it.)
     """

@@ -221,7 +221,7 @@ def test_what_is_set_at_each_loan_as_at_birth_does_not_keep_the_session(
 
 
 def test_where_nobody_overrides_anything_nobody_is_asked() -> None:
-    assert not plain.DatabaseWrapper.tells
+    assert not plain.DatabaseWrapper.has_foreign_hooks
     assert plain.DatabaseWrapper.floor is None
     assert plain.DatabaseWrapper.connects_as_django
 

@@ -26,6 +26,7 @@ FLOORS = (
     {"pool", "session"},
     {"errors"},
     {"connection_pool"},
+    {"readers"},
     {"conf", "identity", "functions", "scopes"},
     {"registry"},
     {"requests"},
@@ -50,7 +51,7 @@ FOREIGN: dict[str, set[str]] = {
 FOREIGN_ELSEWHERE = {"asgiref", "django", "psycopg"}
 
 LONGEST = 400  # lines of a file
-LINES = 13_760  # of all files
+LINES = 13_790  # of all files
 LEEWAY = 300  # lines below that, from which on the number has to be lowered
 DOORS = 16  # what catches BaseException, and `finally` blocks that mend; 6 are meant to remain
 
@@ -71,11 +72,11 @@ MENDING: set[str] = {
 }
 # These end what their `try` began: a lock, a mark, a block of somebody's work.
 ENDING: set[str] = {
-    "backends/cursors.py: EarlyCursor.close",
-    "backends/cursors.py: EarlyCursor.execute",
-    "backends/cursors.py: EarlyCursor.executemany",
+    "backends/cursors.py: RebindingCursor.close",
+    "backends/cursors.py: RebindingCursor.execute",
+    "backends/cursors.py: RebindingCursor.executemany",
     "backends/holding.py: Holding._keep_during",
-    "backends/holding.py: Holding._tell_of_birth",
+    "backends/holding.py: Holding._run_foreign_init",
     "backends/offering.py: Offering.keeping",
     "backends/wrapper.py: PooledDatabaseWrapperMixin._end_transaction",
     "backends/stacked.py: _floor.on_floor.method",
