@@ -103,9 +103,12 @@ async def release_between_in_its_thread(work: Scope) -> None:
 
 def _give_back(wrappers: list[Any]) -> None:
     for wrapper in wrappers:
-        if wrapper.offer is not None:
-            wrapper.stop_resuming()
-        if wrapper.in_hand is not None and not wrapper.in_atomic_block and not wrapper.kept:
+        was_offered = wrapper.offer is not None and wrapper.stop_resuming()
+        if (
+            wrapper.in_hand is not None
+            and not wrapper.in_atomic_block
+            and (was_offered or not wrapper.kept)
+        ):
             wrapper.give_back()
 
 

@@ -1059,6 +1059,23 @@ def offering_after(monkeypatch: Any, act: Callable[[], None]) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def taking_up_with(handler: Callable[[], Any]) -> Iterator[None]:
+    """A block in which a signal handler comes by once, as a connection is taken up again."""
+    offer_of = offers.Offer
+    pop = offer_of.pop
+    pending = [handler]
+
+    def popped(offer: Any) -> Any:
+        conn = pop(offer)
+        while pending:
+            pending.pop()()
+        return conn
+
+    with mock.patch.object(offer_of, "pop", popped):
+        yield
+
+
 def do_not_count(monkeypatch: Any) -> None:
     """Have the package believe that the interpreter does not count references."""
     monkeypatch.setattr(_module("backends.offering"), "COUNTS", False)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
-from psycopg import InterfaceError
+from psycopg import ClientCursor, Cursor, InterfaceError, ServerCursor
 
+# What psycopg's own cursors have. What runs statements is below; the rest needs no connection.
+_PSYCOPGS = frozenset({*dir(ClientCursor), *dir(Cursor), *dir(ServerCursor)})
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
@@ -136,7 +139,18 @@ class RebindingCursor:
         self.close()
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._cursor, name)
+        found = getattr(self._cursor, name)
+        # A method of Django's or of the user's class of cursors may run statements.
+        if name in _PSYCOPGS or name.startswith("_") or not callable(found):
+            return found
+        return partial(self._call, name)
+
+    def _call(self, name: str, *args: Any, **kwargs: Any) -> Any:
+        cursor = self._present()
+        try:
+            return getattr(cursor, name)(*args, **kwargs)
+        finally:
+            self._wrapper.release_if_free()
 
     def __repr__(self) -> str:
         return repr(self._cursor)

@@ -38,6 +38,9 @@ class _InHand:
         return wrapper.in_hand
 
     def __set__(self, wrapper: Any, connection: Any) -> None:
+        if wrapper.offer is not None:
+            wrapper.surrender()
+            wrapper.offer = None
         wrapper.in_hand = connection
         wrapper.turn += 1
         wrapper.by_hand = False
@@ -172,6 +175,8 @@ class Holding(Bound):
         if not apps.ready:  # an app that queries as it starts, in a thread that may live on
             release, idle_limit = AUTO, min(idle_limit, AFTER_START)
         self.terms = NEVER if release == REQUEST else loans.SETTLED, idle_limit
+        if release != REQUEST and binding is not None:
+            binding.pool.expect_offers()
 
     def set_mode(self, mode: str | None) -> None:
         """Keep connections for so long, whatever the option says; None leaves it to that."""

@@ -79,7 +79,11 @@ class Offering(Holding):
                     self.offer = loans.GIVEN_BACK
 
     def _take_up(self) -> bool:
-        """Take the connection out of the offer, unless somebody else has, or it has died."""
+        """Take the connection out of the offer, unless somebody else has, or it has died.
+
+        Nor if it is there for other work, with which this takes turns in its thread, as async work
+        does: what that does next to the session would be found by this, and the other way round.
+        """
         if running_loop() is not None:
             self._refuse_event_loops()
         try:
@@ -89,7 +93,10 @@ class Offering(Holding):
         self.errors_occurred = False
         slot = loans.of(connection)
         since, slot.turned_at = slot.turned_at, monotonic()
-        if slot.turned_at - since < TRUSTED or loans.is_alive(connection):
+        work = scopes.current.get()
+        if (None if work is None else work.life) is self.life and (
+            slot.turned_at - since < TRUSTED or loans.is_alive(connection)
+        ):
             return True
         self._let_go(connection)
         return False
@@ -116,7 +123,6 @@ class Offering(Holding):
         if self._thread_ident != get_ident() and not self._thread_sharing_count:
             return None
         if self.resumes is None:  # another thread has ended the work
-            self.offer = None
             return None
         self.connect_for_a_statement()
         self.by_hand = True
@@ -178,7 +184,9 @@ class Offering(Holding):
     def _offer(self, connection: Any) -> None:
         """Put it where others may take it. An interrupt leaves it here or there."""
         slot, offer = loans.of(connection), self.offer
-        if offer is None:
+        if offer is None or offer.slot is not slot:
+            if offer is not None:  # of a signal handler that came by as this one was taken up
+                self.surrender()
             offer = self.offer = self.leaving.offer = loans.Offer(slot, *self.terms)
             self.resumes = self.resumes or self._binding
         slot.pinned = None
@@ -208,7 +216,7 @@ class Offering(Holding):
 
     def surrender(self) -> None:
         """Give back what is on offer. In any thread: its owner then borrows another."""
-        offer = self.offer
+        offer = self.leaving.offer
         connection = None if offer is None else offer.take()
         if connection is not None:
             connection._pool.putconn(connection)
@@ -218,15 +226,20 @@ class Offering(Holding):
         if self._thread_ident == get_ident() and not self._thread_sharing_count:
             self.release_if_free()
 
-    def stop_resuming(self) -> None:
+    def stop_resuming(self) -> bool:
         """Some work has ended: what comes next looks at the settings, and borrows anew.
 
-        What is on offer is in hand then, to be given back. For the owner's thread.
+        What is on offer is in hand then, to be given back, and True is returned. For the owner's
+        thread.
         """
         self.resumes = None
-        offer, self.offer = self.offer, None
+        offer = self.leaving.offer  # there it is, whatever an interrupt has kept from this wrapper
+        was_offered = False
         if offer is not None and self.in_hand is None:
             self.in_hand = offer.take_up()
+            was_offered = self.in_hand is not None
+        self.offer = None
+        return was_offered
 
     # -- Keeping ----------------------------------------------------------------------------
 

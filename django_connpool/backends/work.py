@@ -54,9 +54,9 @@ class Working(Offering):
         self.end_lost_block()
         if self.in_atomic_block:
             return
-        self.stop_resuming()
+        was_offered = self.stop_resuming()
         # No variable here refers to the connection: it is counted what does.
-        if self.is_lent and not self._is_needed():
+        if self.is_lent and (was_offered or not self._is_needed()):
             self._tell_of_state()
             self.close()
 

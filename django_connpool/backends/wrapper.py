@@ -9,7 +9,7 @@ from typing import Any
 from weakref import WeakSet
 
 from django.db.backends.base.base import BaseDatabaseWrapper
-from django.db.utils import ProgrammingError
+from django.db.utils import DatabaseError, ProgrammingError
 from django.utils.asyncio import async_unsafe
 
 from django_connpool import conf, registry, requests, runners, scopes
@@ -107,6 +107,8 @@ class PooledDatabaseWrapperMixin(Working):
             return
         if running_loop() is not None:
             self._refuse_event_loops()
+        if self.offer is not None:
+            self.surrender()
         binding = self._binding
         # What follows from the settings is done again only when they have changed.
         if binding is None or not binding.suits(self):
@@ -204,14 +206,13 @@ class PooledDatabaseWrapperMixin(Working):
             return
         if self.in_atomic_block:
             self.end_lost_block()
-        if self.offer is not None:
-            self.stop_resuming()
+        was_offered = self.offer is not None and self.stop_resuming()
         connection = self.in_hand
         if connection is None:
             return
         if getattr(connection, "_pool", None) is None:
             self._above_django().close_if_unusable_or_obsolete()
-        elif not self.in_atomic_block and not self.kept:
+        elif not self.in_atomic_block and (was_offered or not self.kept):
             self.give_back()
 
     def give_back(self) -> None:
@@ -239,8 +240,18 @@ class PooledDatabaseWrapperMixin(Working):
         self._hand_back(self.in_hand)
 
     def is_usable(self) -> bool:
+        if self.in_hand is None and self.offer is not None:
+            try:
+                with self.cursor() as cursor:
+                    cursor.execute("SELECT 1")
+            except DatabaseError:
+                return False
+            return True
+        by_hand = self.by_hand
         # Django 4.2 does not look: with it, what is closed is still there to be asked.
-        return self.in_hand is not None and super().is_usable()
+        usable = self.in_hand is not None and super().is_usable()
+        self.by_hand = by_hand  # that was Django
+        return usable
 
     # -- Statements -----------------------------------------------------------------------
 

@@ -66,13 +66,8 @@ class Offer(list[Any]):
 
     def agree(self, patience: float, idle_limit: float) -> None:
         """Change these two."""
-        slot = self.slot
-        if slot.offer is not self:  # the loan is over
-            return
-        slot.patience, slot.idle_limit = patience, idle_limit
-        core = slot.core()
-        if core is not None and patience < NEVER:
-            core.limits.has_offers = True
+        if self.slot.offer is self:  # or the loan is over
+            self.slot.patience, self.slot.idle_limit = patience, idle_limit
 
 
 class _GivenBack(Offer):
@@ -81,7 +76,7 @@ class _GivenBack(Offer):
     __slots__ = ()
 
     def __init__(self) -> None:
-        pass
+        self.slot: Any = None
 
     def agree(self, patience: float, idle_limit: float) -> None:
         pass
@@ -110,7 +105,8 @@ class Leaving:
 class Watch:
     """A task of the background thread: looks at what is on offer, while somebody waits for it.
 
-    `due` is written without a lock: at worst it looks once too often.
+    `due` is written without a lock. Who writes it calls the ticket afterwards, which keeps the
+    earliest; so at worst it looks once too often.
     """
 
     def __init__(self, core: Core, crew: Crew) -> None:
@@ -125,6 +121,14 @@ class Watch:
         if at < self.due:
             self.due = at
             self.ticket.by(at)
+
+    def expect(self) -> None:
+        """Look for offers from now on, also for those who are in line already."""
+        core = self._core
+        if not core.limits.has_offers:
+            core.limits.has_offers = True
+            if core.line:
+                self.come_by(core.clock() + OFTEN)
 
     def wait(self, waiter: Waiter, seconds: float) -> bool:
         """Wait in line, at most so long; say whether woken.
@@ -150,8 +154,12 @@ class Watch:
         self._give_back(ripe)
 
     def _give_back(self, ripe: list[Offer]) -> int:
-        """Give these back; in a thread, where a callable of the user's may take its time."""
-        if not ripe or not self._core.limits.has_reset:
+        """Give these back; in a thread, if something of the user's is called by that.
+
+        It may take its time, or borrow: a `reset` of his, or what handles the log.
+        """
+        core = self._core
+        if not ripe or not (core.limits.has_reset or core.limits.leak_after or core.news):
             return give_back(ripe)
         self._crew.in_a_thread(partial(take_from, ripe), "offers")
         return len(ripe)
@@ -170,11 +178,13 @@ class Watch:
             wanted = len(core.line)
             ripe = too_long(core, now) + for_those_who_wait(core, now, 0)
         taken = self._give_back(ripe)
+        with core.lock:
+            again = min(next_too_long(core), default=NEVER)
         if wanted and core.limits.has_offers:
             self._pause = OFTEN if taken else min(2 * self._pause, SELDOM)
-            self.due = min(self.due, now + self._pause)
-        with core.lock:
-            self.due = min([self.due, *next_too_long(core)])
+            again = min(again, now + self._pause)
+        if again < self.due:  # or somebody has said earlier meanwhile
+            self.due = again
         if self.due == NEVER:
             self.ticket.leave()
             if self.due < NEVER:  # somebody came meanwhile

@@ -346,6 +346,10 @@ class Pool:
         """A borrower offers a connection, which is to be back in the pool at that moment."""
         self._watch.come_by(at)
 
+    def expect_offers(self) -> None:
+        """A borrower is going to offer what it does not use to those who wait."""
+        self._watch.expect()
+
     def take_offers(self) -> None:
         """Give back, here and now, everything on loan that nobody is using."""
         self._watch.take_all()

@@ -96,7 +96,7 @@ SCENES = [statements, block, failing_block, kept, other_mode, piece_by_piece, wi
 @pytest.mark.filterwarnings("ignore::ResourceWarning")  # a server-side cursor was left open
 @pytest.mark.usefixtures("little_garbage")
 @pytest.mark.parametrize("scene", SCENES)
-@pytest.mark.parametrize("release", ["auto", "transaction"])
+@pytest.mark.parametrize("release", ["auto", "request", "transaction"])
 def test_no_loan_stays_behind(
     scene: Callable[[Any], None], release: str, databases: Databases
 ) -> None:
@@ -131,6 +131,8 @@ def test_no_loan_stays_behind(
         assert in_thread(somebody_else) == 1, where
         value(wrapper, "SELECT 1")
         assert in_hand(wrapper) is None, where
+        if release == "request":
+            wrapper.close()
         assert wrapper.pool.snapshot()["in_use"] == 0, where
     else:
         pytest.fail("the scene does not end")

@@ -217,7 +217,7 @@ def passing_on(execute: Any, sql: Any, params: Any, many: Any, context: Any) -> 
 
 @pytest.mark.stress
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.parametrize("release", MODES)
+@pytest.mark.parametrize("release", ["auto", *MODES])
 @pytest.mark.parametrize("unit", UNITS)
 def test_after_an_interrupt_at_any_moment_the_next_work_commits(
     make_table: Callable[..., Table], unit: Callable[[Callable[[], Any]], None], release: str

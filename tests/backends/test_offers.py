@@ -15,12 +15,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
+import psycopg
 import pytest
 from asgiref.sync import sync_to_async
 from django.core.exceptions import SynchronousOnlyOperation
 from django.db import DatabaseError, InterfaceError, close_old_connections, connections, transaction
 
-from django_connpool import borrowing, hold, pinned, release, scope, scopes
+from django_connpool import borrowing, hold, pinned, release, released, scope, scopes
 from tests import inside
 from tests.cluster import Server
 from tests.databases import (
@@ -391,6 +392,145 @@ def test_an_incomparable_change_of_the_connection_keeps_it(single: Any) -> None:
     single.connection.prepare_threshold = Incomparable()
     assert not inside.is_at_rest(single)
     single.connection.prepare_threshold = 5
+
+
+def test_a_procedure_that_is_called_by_a_cursor_runs_on_the_present_connection(
+    single: Any, lingering: Lingering
+) -> None:
+    with single.cursor() as cursor:
+        cursor.execute("SELECT 1")
+        inside.take_all(single.pool)
+        assert lingering.does(mine)
+        cursor.callproc("set_config", ["app.tag", "mine", False])
+        assert cursor.fetchone() == ("mine",)
+        inside.take_all(single.pool)
+        assert on_loan(single) == 1, "it has state"
+    assert value(single, "SHOW app.tag") == "mine"
+
+
+def test_so_does_a_method_of_the_users_class_of_cursors(databases: Databases) -> None:
+    class Asking(psycopg.ClientCursor[Any]):
+        def ask(self, query: str) -> Any:
+            return self.execute(query).fetchone()
+
+    options = {"cursor_factory": Asking}
+    wrapper = databases.add(pool={"max_size": 1, "timeout": DEADLINE}, options=options)
+    with wrapper.cursor() as cursor:
+        assert cursor.ask("SELECT 1") == (1,)
+        assert inside.offered(wrapper) is not None
+        inside.take_all(wrapper.pool)
+        assert cursor.ask("SELECT 2") == (2,)
+
+
+@pytest.mark.parametrize("mode", ["auto", "transaction"])
+def test_a_block_of_hold_is_offered_also_where_nobody_else_does(
+    calm: Any, lingering: Lingering, mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    def work() -> None:
+        with hold(mode, "spare"):
+            with transaction.atomic(using="spare"):
+                mine()
+                begun.set()
+                wait_until(lambda: calm.pool.is_awaited, "somebody waits", DEADLINE)
+            go_on.wait(DEADLINE)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    begun.wait(DEADLINE)
+    try:
+        assert pid(calm)
+    finally:
+        go_on.set()
+        thread.join(DEADLINE)
+
+
+def released_in_it(wrapper: Any) -> None:
+    with released(wrapper.alias):
+        assert on_loan(wrapper) == 0
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        lambda wrapper: release(wrapper.alias),
+        lambda wrapper: close_old_connections(),
+        lambda wrapper: scope("other").__enter__(),
+        released_in_it,
+    ],
+    ids=["release", "request", "scope", "released"],
+)
+@pytest.mark.parametrize("how", ["pinned", "open cursor"])
+def test_what_was_on_offer_is_not_taken_in_hand_and_kept_by_what_gives_back(
+    single: Any, step: Callable[[Any], Any], how: str
+) -> None:
+    pid(single)
+    outer = scopes.current.get()
+    with pinned("spare") if how == "pinned" else single.cursor() as cursor:
+        if cursor is not None:
+            cursor.execute("SELECT 1")
+        assert inside.offered(single) is not None
+        step(single)
+        assert on_loan(single) == 0
+    scopes.current.set(outer)
+
+
+@pytest.mark.parametrize("step", ["connect", "set None"])
+def test_what_was_on_offer_is_not_lost_behind_another(calm: Any, step: str) -> None:
+    for _ in range(3):
+        pid(calm)
+        if step == "connect":
+            calm.connect()
+        else:
+            calm.connection = None
+            assert calm.connection is None
+    calm.close()
+    assert on_loan(calm) == 0
+
+
+def test_work_that_takes_turns_in_a_thread_finds_nothing_of_the_other(single: Any) -> None:
+    first, second = scopes.Scope("first"), scopes.Scope("second")
+    outer = scopes.current.set(first)
+    mine()
+    scopes.current.set(second)
+    value(single, "SELECT set_config('app.tag', 'second', false)")
+    borrowing.release_loans(first)
+    assert value(single, "SHOW app.tag") == "second"
+    borrowing.release_loans(second)
+    scopes.current.set(first)
+    assert value(single, "SELECT current_setting('app.tag', true)") in ("", None)
+    borrowing.release_loans(first)
+    scopes.current.reset(outer)
+    assert on_loan(single) == 0
+
+
+def test_it_is_usable_between_two_statements_and_is_not_kept_for_that(
+    single: Any, lingering: Lingering, cluster: Server
+) -> None:
+    pid(single)
+    assert single.is_usable()
+    assert inside.offered(single) is not None
+    inside.take_all(single.pool)
+    assert single.is_usable()
+    single.ensure_connection()
+    assert single.is_usable()
+    with transaction.atomic(using="spare"):
+        backend = pid(single)
+        assert cluster.terminate(backend) == 1
+        assert not single.is_usable()
+        single.close()
+
+
+def test_a_signal_handler_as_it_is_taken_up_leaves_no_two_in_one_offer(calm: Any) -> None:
+    calm.pool.resize(0, 2)
+    first = pid(calm)
+    with inside.taking_up_with(lambda: pid(calm)):
+        assert pid(calm) == first
+    pid(calm)
+    wait_until(lambda: on_loan(calm) == 1, "the handler's is back", DEADLINE)
+    calm.close()
+    assert on_loan(calm) == 0
 
 
 # -- Ends -------------------------------------------------------------------------------------

@@ -51,7 +51,7 @@ FOREIGN: dict[str, set[str]] = {
 FOREIGN_ELSEWHERE = {"asgiref", "django", "psycopg"}
 
 LONGEST = 400  # lines of a file
-LINES = 13_790  # of all files
+LINES = 13_850  # of all files
 LEEWAY = 300  # lines below that, from which on the number has to be lowered
 DOORS = 16  # what catches BaseException, and `finally` blocks that mend; 6 are meant to remain
 
@@ -72,6 +72,7 @@ MENDING: set[str] = {
 }
 # These end what their `try` began: a lock, a mark, a block of somebody's work.
 ENDING: set[str] = {
+    "backends/cursors.py: RebindingCursor._call",
     "backends/cursors.py: RebindingCursor.close",
     "backends/cursors.py: RebindingCursor.execute",
     "backends/cursors.py: RebindingCursor.executemany",
