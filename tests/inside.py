@@ -1104,6 +1104,11 @@ def end_thread_of(conn: Any) -> None:
     one.thread_ended(one.loans)
 
 
+def let_offer(pool: Any) -> None:
+    """Have the pool look for what its borrowers do not use."""
+    pool.expect_offers()
+
+
 def let_nobody_offer(pool: Any) -> None:
     """Have the pool believe that its borrowers keep what they hold."""
     pool._core.limits.has_offers = False

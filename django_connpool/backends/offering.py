@@ -67,6 +67,7 @@ class Offering(Holding):
                 self.connect()
             else:
                 self.ensure_connection()
+                self.by_hand = False  # that was Django, or its tests
         except self.Database.Error:
             # Only now, because it costs two calls, and errors are rare.
             with self.wrap_database_errors:

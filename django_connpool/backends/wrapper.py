@@ -266,7 +266,10 @@ class PooledDatabaseWrapperMixin(Working):
             or BaseDatabaseWrapper._cursor is not djangos.CURSOR  # type: ignore[attr-defined]
             or getattr(self.in_hand, "_pool", None) is None
         ):
-            return super()._cursor(name)  # type: ignore[misc]
+            by_hand = self.by_hand
+            cursor = super()._cursor(name)  # type: ignore[misc]
+            self.by_hand = by_hand  # that was Django
+            return cursor
         # What Django's own does when it finds that there is a connection, and no error so far.
         try:
             return self._prepare_cursor(self.create_cursor(name))  # type: ignore[attr-defined]

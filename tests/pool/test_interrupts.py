@@ -152,6 +152,20 @@ def all_on_loan(pool: ConnectionPool[Any]) -> Iterator[Step]:
 
 
 @contextmanager
+def all_on_offer(pool: ConnectionPool[Any]) -> Iterator[Step]:
+    """Their borrowers do not use them, so that whoever comes takes one."""
+    borrowers = []
+    for conn in [pool.getconn() for _ in range(pool.max_size)]:
+        borrowers.append(inside.leaving_with(conn))
+        borrowers[-1].offer.agree(0.0, inside.NEVER)
+        borrowers[-1].offer.append(conn)
+    del conn
+    inside.let_offer(pool)
+    yield borrow_and_give_back
+    borrowers.clear()  # what nobody has taken goes back with them
+
+
+@contextmanager
 def somebody_waiting(pool: ConnectionPool[Any]) -> Iterator[Step]:
     conns = [pool.getconn() for _ in range(pool.max_size)]
     rival = Rival(pool)
@@ -942,6 +956,7 @@ SCENES = [
     no_more_threads,
     dead_connections,
     all_on_loan,
+    all_on_offer,
     somebody_waiting,
     somebody_waiting_behind_who_was_served,
     somebody_waiting_for_a_dirty_one,
