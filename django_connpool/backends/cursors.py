@@ -113,6 +113,11 @@ class RebindingCursor:
         self._present()
         return self._wrapper.connection
 
+    @property  # type: ignore[misc]
+    def __class__(self) -> Any:
+        """For isinstance(): that of the present cursor."""
+        return self._cursor.__class__
+
     @property
     def closed(self) -> bool:
         return self._closed

@@ -381,6 +381,15 @@ def test_a_cursor_that_was_closed_answers_as_psycopgs_does(single: Any) -> None:
             use()
 
 
+def test_the_cursor_is_one_of_psycopgs_to_whoever_asks(single: Any) -> None:
+    with single.cursor() as cursor:
+        cursor.execute("SELECT 1")
+        assert isinstance(cursor.cursor, psycopg.ClientCursor)
+    with single.chunked_cursor() as cursor:
+        cursor.execute("SELECT 1")
+        assert isinstance(cursor.cursor, psycopg.ServerCursor)
+
+
 def test_an_incomparable_change_of_the_connection_keeps_it(single: Any) -> None:
     class Incomparable:
         def __eq__(self, other: object) -> bool:
