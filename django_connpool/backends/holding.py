@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
 from contextlib import suppress
 from typing import Any
 
@@ -74,7 +73,6 @@ class Holding(Bound):
     terms_of: registry.Binding | None = None  # for which pool these three are right
     # Of this loan:
     life: scopes.Life | None = None  # of the work that it was borrowed for
-    cursors: list[weakref.ref[Any]]  # those that are open are among them
     # Foreign classes that are told of each loan; see stacked.py:
     has_foreign_hooks = False
     overridden: frozenset[str] = frozenset()  # what they override of `stacked.LOAN_HOOKS`
@@ -137,8 +135,6 @@ class Holding(Bound):
         if self._thread_sharing_count:
             connection._pool.outlive_thread(connection)
         self.isolation_level = connection.connpool_isolation_level
-        if self.cursors:
-            self.cursors = []
         work = scopes.current.get()
         if work is None:
             self.life = None

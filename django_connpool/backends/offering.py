@@ -222,6 +222,11 @@ class Offering(Holding):
         if connection is not None:
             connection._pool.putconn(connection)
 
+    @property
+    def is_of_this_thread(self) -> bool:
+        """Whether it was made in this thread, which alone may use it, if it is not shared."""
+        return self._thread_ident == get_ident()
+
     def release_after_use(self) -> None:
         """As `release_if_free`, in whichever thread: the garbage collector ends things in any."""
         if self._thread_ident == get_ident() and not self._thread_sharing_count:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 import threading
-import weakref
 from collections.abc import Callable
 from contextlib import ContextDecorator, suppress
 from typing import Any
@@ -23,8 +22,6 @@ from . import loans
 from .offering import Offering
 
 logger = logging.getLogger("django_connpool.pool")
-
-_ROOM = 32  # cursors remembered before those that are closed are forgotten
 
 
 def _of_a_list_alone() -> int:
@@ -41,11 +38,6 @@ class Working(Offering):
 
     atomic_in: scopes.Life | None = None  # the work in which the outermost atomic block was begun
     autocommit_by_atomic = False  # it was an atomic block, not by hand, that last changed it
-    room = _ROOM  # for how many cursors
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self.cursors = []
-        super().__init__(*args, **kwargs)
 
     # -- Beginning --------------------------------------------------------------------------
 
@@ -75,22 +67,12 @@ class Working(Offering):
             )
 
     def _is_needed(self) -> bool:
-        """Whether a transaction, a cursor or a block has this very connection in use."""
+        """Whether a transaction, a server-side cursor or a block uses this very connection."""
         connection = self.in_hand
         if self.kept or loans.under_way(connection, self.settings_dict["AUTOCOMMIT"]):
             return True
-        if any(ref() is not None for ref in self.cursors):
-            return bool(open_cursors(self.cursors))
         # Counted only then: other threads of the pool look at connections, too, for a moment.
         return self.by_hand and COUNTS and count(connection) > ONE_VARIABLE + 1
-
-    def note_cursor(self, cursor: Any) -> None:
-        """Remember a cursor of the connection at hand, as long as it is open."""
-        cursors = self.cursors
-        if len(cursors) >= self.room:
-            self.cursors = cursors = open_cursors(cursors)
-            self.room = _ROOM + 2 * len(cursors)
-        cursors.append(weakref.ref(cursor))
 
     # -- Atomic blocks that nobody will end ---------------------------------------------------
 
@@ -186,11 +168,6 @@ class _Pushed(ContextDecorator):
                 del stack[index]
                 break
         self._is_pushed = False
-
-
-def open_cursors(found: list[weakref.ref[Any]]) -> list[weakref.ref[Any]]:
-    """Those of them that are open."""
-    return [ref for ref in found if (cursor := ref()) is not None and not cursor.closed]
 
 
 def holds_outside_of(wrapper: Any, outer: scopes.Scope | None) -> bool:

@@ -288,10 +288,7 @@ class PooledDatabaseWrapperMixin(Working):
         cursor = super().create_cursor(name)
         self.by_hand = by_hand  # that was Django
         # Django makes named cursors of a class of its own, past the connection's.
-        if name:
-            return session_cursors.watch_cursor(cursor)
-        self.note_cursor(cursor)
-        return cursor
+        return session_cursors.watch_cursor(cursor) if name else cursor
 
     @contextmanager
     def temporary_connection(self) -> Iterator[Any]:
