@@ -332,6 +332,24 @@ def test_what_a_thread_has_set_stays_with_it(
     assert lingering.does(lambda: value(connections["spare"], "SHOW work_mem")) == "7MB"
 
 
+def test_what_a_function_has_set_inside_stays_with_its_caller(
+    databases: Databases, lingering: Lingering, cluster: Server
+) -> None:
+    cluster.execute(
+        "CREATE OR REPLACE FUNCTION offered_tag() RETURNS void LANGUAGE plpgsql AS "
+        "$$ BEGIN PERFORM set_config('app.tag', 'inside', false); END $$"
+    )
+    spare = databases.add(pool={"max_size": 1, "timeout": DEADLINE})
+    until_known(spare.pool)
+    lingering.does(lambda: value(connections["spare"], "SELECT offered_tag()"))
+    inside.take_all(spare.pool)
+    assert on_loan(spare) == 1
+    assert lingering.does(lambda: value(connections["spare"], "SHOW app.tag")) == "inside"
+    lingering.does(connections.close_all)
+    assert value(spare, "SELECT current_setting('app.tag', true)") in ("", None)
+    cluster.execute("DROP FUNCTION offered_tag()")
+
+
 def test_where_references_are_not_counted_who_has_read_it_keeps_it_until_the_work_ends(
     single: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
