@@ -42,14 +42,14 @@ class LiveTests(LiveServerTestCase):
 
 HOLDER = """
 import threading
-from django.db import connection
+from django.db import connection, transaction
 from django.test import TransactionTestCase
 
 class HolderTests(TransactionTestCase):
     def test_a_thread_that_is_in_the_middle_of_something(self):
         begun = threading.Event()
         def hold():
-            with connection.cursor() as cursor:
+            with transaction.atomic(), connection.cursor() as cursor:
                 cursor.execute("SELECT 1")
                 begun.set()
                 threading.Event().wait()
