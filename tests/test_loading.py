@@ -13,9 +13,12 @@ from tests.e2e import processes
 
 # Each prints what there is of it after each step.
 COMMON = """
-import io, json, os, sys, threading
+import io, json, os, sys, threading, time
 
 def seen():
+    give_up = time.monotonic() + 10
+    while len(threading.enumerate()) > 2 and time.monotonic() < give_up:
+        time.sleep(0.01)  # one that opens connections, or asks the server, has done so and ends
     folder = os.environ["CONNPOOL_STATUS_DIR"]
     sockets = [fd for fd in os.listdir("/proc/self/fd") if is_socket(fd)]
     return {
