@@ -191,7 +191,7 @@ class ConnectionPool(Pool, Generic[CT]):
         upkeep = Upkeep(core, crew)
         core.ticket = background.join(upkeep)
         watch = Watch(core, crew)
-        watch.ticket = background.join(watch)
+        watch.ticket = background.join(watch, lasts=False)
         super().__init__(core, crew, upkeep, watch)
         self._control = Control(core, crew)
         ending.enrol(self._control)

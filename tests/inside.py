@@ -832,7 +832,7 @@ def start_maintenance() -> None:
 @contextmanager
 def maintained_by(fake: Any) -> Iterator[None]:
     """A block in which this does for all new pools what the background thread does."""
-    with mock.patch.object(connection_pool.background, "join", lambda task: fake):
+    with mock.patch.object(connection_pool.background, "join", lambda task, lasts=True: fake):
         yield
 
 
@@ -1089,6 +1089,11 @@ def deadline(pool: Any) -> float:
 def watch_of(pool: Any) -> Any:
     """The task that looks at what is on offer."""
     return pool._watch
+
+
+def watch_due(pool: Any) -> float:
+    """When that looks next."""
+    return float(pool._watch.ticket.due)
 
 
 def leaving_with(conn: Any) -> Any:

@@ -64,7 +64,8 @@ class Holding(Bound):
     turn = 0  # another number for each connection that gets into the hand
     kept = 0  # blocks, streams and copies under way that need this very connection
     by_hand = False  # somebody has read `connection`, and may have it still
-    by_hand_before = False  # Django has switched autocommit, for which it reads that, too
+    # The same before Django switches autocommit, for which it reads `connection`, too.
+    by_hand_before: bool | None = None
     # The binding from whose pool it goes on, between two statements, until the work ends.
     resumes: registry.Binding | None = None
     release: str | None = None  # how long it is kept; see conf.py

@@ -121,7 +121,7 @@ class Offering(Holding):
 
     def borrow_to_look(self) -> Any:
         """For who reads `connection` between two statements."""
-        if self._thread_ident != get_ident() and not self._thread_sharing_count:
+        if not self.is_of_this_thread and not self._thread_sharing_count:
             return None
         if self.resumes is None:  # another thread has ended the work
             return None
@@ -229,7 +229,7 @@ class Offering(Holding):
 
     def release_after_use(self) -> None:
         """As `release_if_free`, in whichever thread: the garbage collector ends things in any."""
-        if self._thread_ident == get_ident() and not self._thread_sharing_count:
+        if self.is_of_this_thread and not self._thread_sharing_count:
             self.release_if_free()
 
     def stop_resuming(self) -> bool:

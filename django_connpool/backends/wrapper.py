@@ -326,8 +326,10 @@ class PooledDatabaseWrapperMixin(Working):
         super().set_autocommit(*args, **kwargs)
 
     def _set_autocommit(self, autocommit: bool) -> None:
+        by_hand, self.by_hand_before = self.by_hand_before, None
         super()._set_autocommit(autocommit)  # type: ignore[misc]
-        self.by_hand = self.by_hand_before
+        if by_hand is not None:  # or somebody else has called this
+            self.by_hand = by_hand
         if autocommit:
             # The transaction is over. What comes now are the hooks of on_commit().
             self.autocommit = True

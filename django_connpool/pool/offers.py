@@ -103,23 +103,17 @@ class Leaving:
 
 
 class Watch:
-    """A task of the background thread: looks at what is on offer, while somebody waits for it.
-
-    `due` is written without a lock. Who writes it calls the ticket afterwards, which keeps the
-    earliest; so at worst it looks once too often.
-    """
+    """A task of the background thread: looks at what is on offer, while somebody waits for it."""
 
     def __init__(self, core: Core, crew: Crew) -> None:
-        self.ticket: Ticket  # of the background thread
-        self.due = NEVER  # when it looks next
+        self.ticket: Ticket  # that does not last: a pool in use has one that does
         self._core = core
         self._crew = crew
         self._pause = OFTEN
 
     def come_by(self, at: float) -> None:
         """Have it look no later than at that moment."""
-        if at < self.due:
-            self.due = at
+        if at < self.ticket.due:
             self.ticket.by(at)
 
     def expect(self) -> None:
@@ -138,7 +132,9 @@ class Watch:
         line. So a line that moves at once costs nobody anything, and a long one little.
         """
         core = self._core
-        if not core.limits.has_offers or seconds <= FIRST_LOOK or self.due <= core.clock() + SELDOM:
+        if not core.limits.has_offers or seconds <= FIRST_LOOK:
+            return waiter.wait(seconds)
+        if self.ticket.due <= core.clock() + SELDOM:  # the background thread looks already
             return waiter.wait(seconds)
         if waiter.wait(FIRST_LOOK):
             return True
@@ -173,7 +169,6 @@ class Watch:
     def run(self, now: float) -> float:
         """Give back what may be taken, and return when to look again."""
         core = self._core
-        self.due = NEVER
         with core.lock:
             wanted = len(core.line)
             ripe = too_long(core, now) + for_those_who_wait(core, now, 0)
@@ -183,13 +178,7 @@ class Watch:
         if wanted and core.limits.has_offers:
             self._pause = OFTEN if taken else min(2 * self._pause, SELDOM)
             again = min(again, now + self._pause)
-        if again < self.due:  # or somebody has said earlier meanwhile
-            self.due = again
-        if self.due == NEVER:
-            self.ticket.leave()
-            if self.due < NEVER:  # somebody came meanwhile
-                self.ticket.by(self.due)
-        return self.due
+        return again
 
 
 def give_back(offers: Iterable[Offer]) -> int:

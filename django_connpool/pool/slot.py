@@ -43,8 +43,6 @@ TAKEN = "taken from its offer, about to be given back"
 class Keeper(Protocol):
     """What a slot tells of what happens to its loan: the pool's core."""
 
-    limits: Any
-
     def orphaned(self, slot: Slot, loans: Loans | None) -> None: ...
 
     def dropped(self, slot: Slot, conn: Any) -> None: ...

@@ -62,6 +62,11 @@ class Ticket:
         if is_too_late:
             background.poke()
 
+    @property
+    def due(self) -> float:
+        """When the task runs next. Takes no lock; in a forked child, and while it runs, NEVER."""
+        return self._background.due.get(self, NEVER)
+
     def now(self) -> None:
         """Have it run, once also if it has left or never came.
 

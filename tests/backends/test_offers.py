@@ -728,7 +728,7 @@ def test_max_hold_idle_ends_a_loan_although_nobody_waits(
     wait_until(lambda: on_loan(spare) == 0, "it goes back", DEADLINE)
     assert lingering.does(mine) == first
     wait_until(lambda: on_loan(spare) == 0, "it goes back again", DEADLINE)
-    wait_until(lambda: inside.watch_of(spare.pool).due == NEVER, "nobody looks any more", DEADLINE)
+    wait_until(lambda: inside.watch_due(spare.pool) == NEVER, "nobody looks any more", DEADLINE)
 
 
 def test_max_hold_idle_begins_anew_with_each_statement(
@@ -773,6 +773,39 @@ def test_a_child_has_nothing_on_offer(single: Any) -> None:
             os._exit(status)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert pid(single) == backend
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded")
+def test_a_child_looks_for_offers_although_its_parent_was_about_to(
+    single: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inside.tune(monkeypatch, offer_settled=0.05)  # so that who comes does not find it at once
+    with transaction.atomic(using="spare"):
+        pid(single)
+        rival = threading.Thread(target=lambda: _closing(mine))
+        rival.start()
+        wait_until(lambda: single.pool.snapshot()["longest_wait"] > 0.05, "it is looked", DEADLINE)
+        child = os.fork()
+        if not child:
+            status = 1
+            try:
+                threads = Lingering(), Lingering()
+                threads[0].does(mine)
+                single.pool.timeout = 5.0
+                threads[1].does(mine)
+                status = 0
+            finally:
+                os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    rival.join(DEADLINE)
+
+
+def _closing(work: Callable[[], Any]) -> None:
+    try:
+        work()
+    finally:
+        connections.close_all()
 
 
 @pytest.mark.parametrize("mode", ["auto", "request"])

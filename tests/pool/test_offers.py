@@ -216,13 +216,19 @@ def waiting(pool: ConnectionPool[Any], got: list[Any]) -> threading.Thread:
     return thread
 
 
-def test_who_stands_in_line_already_gets_what_is_offered_then(pool: ConnectionPool[Any]) -> None:
+def taken_by_who_stands_in_line(pool: ConnectionPool[Any]) -> tuple[Owner, list[Any]]:
+    """A borrower whose offer somebody has waited for, and what that got."""
     owner = owner_of(pool)
     got: list[Any] = []
     thread = waiting(pool, got)
-    until(lambda: inside.watch_of(pool).due < NEVER)
+    until(lambda: inside.watch_due(pool) < NEVER)
     owner.rests()
     thread.join(DEADLINE)
+    return owner, got
+
+
+def test_who_stands_in_line_already_gets_what_is_offered_then(pool: ConnectionPool[Any]) -> None:
+    owner, got = taken_by_who_stands_in_line(pool)
     assert len(got) == 1 and not owner.goes_on()
     pool.putconn(got.pop())
 
@@ -260,14 +266,9 @@ def test_what_is_longest_on_offer_is_taken_first() -> None:
 
 
 def test_nobody_looks_any_more_once_the_line_is_empty(pool: ConnectionPool[Any]) -> None:
-    owner = owner_of(pool)
-    got: list[Any] = []
-    thread = waiting(pool, got)
-    until(lambda: inside.watch_of(pool).due < NEVER)
-    owner.rests()
-    thread.join(DEADLINE)
+    _, got = taken_by_who_stands_in_line(pool)
     pool.putconn(got.pop())
-    until(lambda: inside.watch_of(pool).due == NEVER)
+    until(lambda: inside.watch_due(pool) == NEVER)
 
 
 def test_nobody_looks_where_nobody_offers(pool: ConnectionPool[Any]) -> None:
@@ -276,7 +277,7 @@ def test_nobody_looks_where_nobody_offers(pool: ConnectionPool[Any]) -> None:
     got: list[Any] = []
     thread = waiting(pool, got)
     until_waiting(pool, 1)
-    assert inside.watch_of(pool).due == NEVER
+    assert inside.watch_due(pool) == NEVER
     pool.putconn(conn)
     thread.join(DEADLINE)
     pool.putconn(got.pop())
