@@ -1,106 +1,255 @@
-"""What a pool adds to a request that makes one query, beside Django's own pool.
+"""What a pool adds to a whole request: Django's handlers, signals, the middleware, the queries.
 
-One thread, one query a request, Django's request signals around it. `extra` is the processor
-time over a connection that simply stays open (CONN_MAX_AGE=None). Of many short rounds the lower
-quartile counts.
+Side by side in one process and in turns, each with its own `connections`: a connection that stays
+open (CONN_MAX_AGE=None), this backend as README installs it and without its middleware, Django's
+own pool with and without its checks, django-pg-real-pool. With 1, 6 and 100 aliases, all of which
+were used once; the request queries one of them.
+
+A figure is processor time, of all threads. Async requests have a thread each in Django, in which no
+connection stays open: theirs are compared with the same request without a query. Of many short
+turns a quarter is left out at each end.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
+import importlib.util
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
+from wsgiref.util import setup_testing_defaults
 
 import django
 from django.conf import settings
+from django.http import HttpRequest, HttpResponse
+from django.urls import path
 
-from bench.measure import interleaved, table
+from bench.measure import quantile, spread, table
 from bench.peers import quiet
 from tests.cluster import Cluster
 
 STOCK = "django.db.backends.postgresql"
 OURS = "django_connpool.backends.postgresql"
+REAL_POOL = "django_pg_real_pool"
+MIDDLEWARE = "django_connpool.middleware.ConnectionPoolMiddleware"
+
+PERSISTENT, POOLED, DJANGOS = "persistent", "django_connpool", "Django's pool"
+_DJANGO_POOL = {"ENGINE": STOCK, "OPTIONS": {"pool": {"min_size": 1, "max_size": 4}}}
 SUBJECTS: dict[str, dict[str, Any]] = {
-    "persistent": {"ENGINE": STOCK, "CONN_MAX_AGE": None},
-    "django_connpool": {"ENGINE": OURS},
-    "Django's pool": {"ENGINE": STOCK, "OPTIONS": {"pool": {"min_size": 1, "max_size": 4}}},
-    "Django's pool, checks": {
-        "ENGINE": STOCK,
-        "CONN_HEALTH_CHECKS": True,
+    PERSISTENT: {"ENGINE": STOCK, "CONN_MAX_AGE": None},
+    POOLED: {"ENGINE": OURS},
+    "no middleware": {"ENGINE": OURS},
+    DJANGOS: _DJANGO_POOL,
+    "with checks": {**_DJANGO_POOL, "CONN_HEALTH_CHECKS": True},
+    "real-pool": {
+        "ENGINE": REAL_POOL,
         "OPTIONS": {"pool": {"min_size": 1, "max_size": 4}},
     },
 }
+ALIASES, QUERIES = (1, 6, 100), (1, 10)
+TURN = 200  # queries, about
 
 
-def configure(cluster: Cluster) -> None:
-    place = {**cluster.django(), "NAME": "postgres", "HOST": cluster.socket_dir}
-    options = place.pop("OPTIONS")
-    databases: dict[str, Any] = {}
-    for name, entry in {"default": SUBJECTS["persistent"], **SUBJECTS}.items():
-        databases[name] = {**place, **entry, "OPTIONS": {**options, **entry.get("OPTIONS", {})}}
-    settings.configure(DATABASES=databases, USE_TZ=True, INSTALLED_APPS=[])
-    django.setup()
+def query(number: int) -> None:
+    from django.db import connection
+
+    for _ in range(number):
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT 1")
+            cursor.fetchone()
 
 
-def request(wrapper: Any, query: bool) -> Callable[[], None]:
-    """A function that does what Django does to a connection in one request."""
-
-    def handle() -> None:
-        wrapper.close_if_unusable_or_obsolete()
-        if query:
-            with wrapper.cursor() as cursor:
-                cursor.execute("SELECT 1")
-                cursor.fetchone()
-        else:
-            wrapper.ensure_connection()
-        wrapper.close_if_unusable_or_obsolete()
-
-    return handle
+def in_sync(request: HttpRequest, number: int) -> HttpResponse:
+    query(number)
+    return HttpResponse("done")
 
 
-def micros(handle: Callable[[], None], number: int) -> Callable[[], float]:
-    def measure() -> float:
-        began = time.process_time()
-        for _ in range(number):
-            handle()
-        return (time.process_time() - began) / number * 1e6
+async def in_async(request: HttpRequest, number: int) -> HttpResponse:
+    from asgiref.sync import sync_to_async
 
-    return measure
+    if number:
+        await sync_to_async(query)(number)
+    return HttpResponse("done")
+
+
+urlpatterns = [path("sync/<int:number>/", in_sync), path("async/<int:number>/", in_async)]
+
+
+class World:
+    """A site of its own in this process: so many aliases of one subject, and two handlers."""
+
+    def __init__(self, name: str, place: dict[str, Any], aliases: int) -> None:
+        from django.core.handlers.asgi import ASGIHandler
+        from django.core.handlers.wsgi import WSGIHandler
+        from django.db import connections
+        from django.db.utils import ConnectionHandler
+        from django.test.utils import override_settings
+
+        entry = SUBJECTS[name]
+        options = {**place["OPTIONS"], **entry.get("OPTIONS", {})}
+        # So that no two subjects have a pool in common.
+        options["application_name"] = name
+        databases = {
+            ("default" if number == 0 else f"other{number}"): {
+                **place,
+                **entry,
+                "OPTIONS": {**options, "client_encoding": "UTF8"},
+            }
+            for number in range(aliases)
+        }
+        handler: Any = ConnectionHandler(databases)
+        self._inside = {"settings": handler.settings, "_connections": handler._connections}
+        self._outside: dict[str, Any] = {}
+        self._connections: Any = connections
+        with self, override_settings(MIDDLEWARE=[MIDDLEWARE] if name == POOLED else []):
+            self._wsgi = WSGIHandler()
+            self._asgi: Any = ASGIHandler()
+            for alias in connections:
+                with connections[alias].cursor() as cursor:
+                    cursor.execute("SELECT 1")
+                if name != PERSISTENT or alias != "default":
+                    connections[alias].close()
+
+    def __enter__(self) -> World:
+        present = vars(self._connections)
+        self._outside = {name: present.get(name) for name in self._inside}
+        present.update(self._inside)
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        vars(self._connections).update(self._outside)
+
+    def get(self, number: int) -> None:
+        environ: dict[str, Any] = {"PATH_INFO": f"/sync/{number}/"}
+        setup_testing_defaults(environ)
+        told: list[str] = []
+        response = self._wsgi(environ, lambda status, headers: told.append(status))
+        b"".join(response)
+        response.close()
+        assert told == ["200 OK"], told
+
+    async def get_async(self, number: int) -> None:
+        scope = {
+            "type": "http",
+            "method": "GET",
+            "path": f"/async/{number}/",
+            "query_string": b"",
+            "headers": [],
+        }
+        received: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        received.put_nowait({"type": "http.request", "body": b"", "more_body": False})
+        sent: list[dict[str, Any]] = []
+
+        async def send(message: dict[str, Any]) -> None:
+            sent.append(message)
+
+        await self._asgi(scope, received.get, send)
+        assert sent[0]["status"] == 200, sent
+
+    def turn(self, loop: asyncio.AbstractEventLoop | None, number: int) -> float:
+        """Microseconds that a request costs."""
+        times = max(10, TURN // max(1, number)) // (1 if loop is None else 2)
+
+        async def run() -> None:
+            for _ in range(times):
+                await self.get_async(number)
+
+        with self:
+            began = time.process_time()
+            if loop is None:
+                for _ in range(times):
+                    self.get(number)
+            else:
+                loop.run_until_complete(run())
+            return (time.process_time() - began) / times * 1e6
+
+    def close(self) -> None:
+        with self:
+            for wrapper in self._connections.all(initialized_only=True):
+                wrapper.close()
+                close_pool: Callable[[], None] | None = getattr(wrapper, "close_pool", None)
+                if close_pool is not None:
+                    close_pool()
+
+
+@contextmanager
+def worlds(names: list[str], place: dict[str, Any], aliases: int) -> Iterator[dict[str, World]]:
+    made: dict[str, World] = {}
+    try:
+        for name in names:
+            made[name] = World(name, place, aliases)
+        yield made
+    finally:
+        for world in made.values():
+            world.close()
+
+
+def compare(
+    names: list[str], place: dict[str, Any], aliases: int, rounds: int, *, is_async: bool
+) -> None:
+    loop = asyncio.new_event_loop() if is_async else None
+    names = [name for name in names if not is_async or name != PERSISTENT]
+    rows: list[list[object]] = []
+    with worlds(names, place, aliases) as made:
+        for number in QUERIES:
+            # What each is compared with: a connection that stays open, or a request without query.
+            found: dict[str, list[float]] = {name: [] for name in names}
+            more: dict[str, list[float]] = {name: [] for name in names}
+            for _ in range(rounds):
+                for name, world in made.items():
+                    found[name].append(world.turn(loop, number))
+                for name, world in made.items():
+                    if loop is not None:
+                        more[name].append(found[name][-1] - world.turn(loop, 0))
+                    elif PERSISTENT in found:
+                        more[name].append(found[name][-1] - found[PERSISTENT][-1])
+            label = "one query" if number == 1 else f"{number} queries"
+            rows.append([f"{label}, µs", *[spread(found[name], 0.25) for name in names]])
+            if not all(more.values()):
+                continue
+            over = "request without" if is_async else "persistent"
+            rows.append([f"  over {over}, µs", *[spread(more[name], 0.25) for name in names]])
+            if DJANGOS in more:
+                base = quantile(more[DJANGOS], 0.5)
+                ratios = [f"{quantile(more[name], 0.5) / base:.2f}" for name in names]
+                rows.append(["  as part of Django's pool", *ratios])
+    if loop is not None:
+        loop.run_until_complete(loop.shutdown_default_executor())
+        loop.close()
+    what = "async" if is_async else "sync"
+    some = "1 alias" if aliases == 1 else f"{aliases} aliases"
+    table(f"a whole {what} request, {some}: processor time", ["", *names], rows)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=60, help="interleaved rounds (default 60)")
-    parser.add_argument("--number", type=int, default=500, help="requests a round (default 500)")
+    parser.add_argument("--aliases", type=int, nargs="+", default=ALIASES, metavar="N")
+    parser.add_argument("--only", choices=("sync", "async"), help="one of the two (default: both)")
+    parser.add_argument("--subjects", nargs="+", choices=SUBJECTS, default=list(SUBJECTS))
     arguments = parser.parse_args()
     quiet()
-    with Cluster() as cluster:
-        configure(cluster)
-        from django.db import connections
-
-        print(f"Django {django.get_version()}")
-        for query, title in ((False, "without a query"), (True, "with one query")):
-            handles = [request(connections[name], query) for name in SUBJECTS]
-            for handle in handles:
-                handle()
-            rounds = [micros(h, arguments.number) for h in handles]
-            found = interleaved(rounds, arguments.rounds, share=0.25)
-            extra = [value - found[0] for value in found]
-            table(
-                f"a request {title}: processor time",
-                ["", *SUBJECTS],
-                [
-                    ["µs", *found],
-                    ["extra over persistent, µs", *extra],
-                    ["ratio of extra to Django's pool", *[e / extra[2] for e in extra]],
-                ],
-            )
-        for wrapper in connections.all():
-            wrapper.close()
-            close_pool = getattr(wrapper, "close_pool", None)
-            if close_pool is not None:
-                close_pool()
+    names = arguments.subjects
+    if "real-pool" in names and importlib.util.find_spec(REAL_POOL) is None:
+        print(f"real-pool is left out: {REAL_POOL} is not installed")
+        names.remove("real-pool")
+    settings.configure(
+        ALLOWED_HOSTS=["*"], DATABASES={}, ROOT_URLCONF=__name__, USE_TZ=True, MIDDLEWARE=[]
+    )
+    django.setup()
+    print(f"Django {django.get_version()}, Python {sys.version.split()[0]}")
+    with Cluster(max_connections=400) as cluster:
+        place = {**cluster.django(), "NAME": "postgres", "HOST": cluster.socket_dir}
+        for is_async in (False, True):
+            if arguments.only in (None, "async" if is_async else "sync"):
+                for aliases in arguments.aliases:
+                    compare(names, place, aliases, arguments.rounds, is_async=is_async)
+                    sys.stdout.flush()
 
 
 if __name__ == "__main__":

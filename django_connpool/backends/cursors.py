@@ -1,177 +1,133 @@
-"""The cursor that stands for whichever connection the next statement is run on."""
+"""The front before a wrapper's cursors, which run each statement on the connection then in hand."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from functools import partial
-from types import MappingProxyType
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from functools import lru_cache
+from typing import Any, cast
 
 from psycopg import ClientCursor, Cursor, InterfaceError, ServerCursor
 
-# What psycopg's own cursors have. What runs statements is below; the rest needs no connection.
-_PSYCOPGS = frozenset({*dir(ClientCursor), *dir(Cursor), *dir(ServerCursor)})
-_NOTHING: Mapping[str, Any] = MappingProxyType({})
+from django_connpool.session import cursors as session_cursors
+from django_connpool.session.foreign import behind_cursor
+from django_connpool.session.fronts import drop_connection, take_over, with_front
+
+_PSYCOPGS = {*dir(ClientCursor), *dir(Cursor), *dir(ServerCursor)}  # what its cursors have
 
 
-def _remembered(name: str) -> Any:
-    """An attribute of the present cursor; what is set on it, is set on the next one as well."""
+class Rebinding:
+    """In front of a psycopg cursor class: takes a connection in hand, and offers it afterwards.
 
-    def get(self: RebindingCursor) -> Any:
-        return getattr(self._cursor, name)
+    Only where a wrapper has made the cursor. Who makes one by hand has the connection, too.
+    """
 
-    def put(self: RebindingCursor, value: Any) -> None:
-        setattr(self._cursor, name, value)
-        self._set = {**self._set, name: value}
+    __slots__ = ()
 
-    return property(get, put)
+    _wrapper: Any = None
+    _turn: int  # the wrapper's, when the cursor was made for what was then in hand
+    _django_name: str | None
 
-
-class RebindingCursor:
-    """Stands for a psycopg cursor, whichever connection the next statement is run on."""
-
-    __slots__ = (
-        "__dict__",
-        "__weakref__",
-        "_closed",
-        "_cursor",
-        "_name",
-        "_set",
-        "_turn",
-        "_wrapper",
-    )
-
-    arraysize = _remembered("arraysize")
-    format = _remembered("format")
-    itersize = _remembered("itersize")
-    row_factory = _remembered("row_factory")
-
-    def __init__(self, wrapper: Any, cursor: Any, name: str | None) -> None:
-        self._wrapper = wrapper
-        self._cursor = cursor
-        self._turn = wrapper.turn  # the wrapper's, when the cursor was made
-        self._name = name
-        self._closed = False
-        self._set: Mapping[str, Any] = _NOTHING
-
-    def _present(self) -> Any:
-        """The psycopg cursor to use now, on a connection that is in hand."""
-        if self._closed:
-            raise InterfaceError("the cursor is closed")
+    def execute(self, query: Any, params: Any = None, **kwargs: Any) -> Any:
         wrapper = self._wrapper
-        if wrapper.in_hand is None:
-            wrapper.connect_for_a_statement()
-        if self._turn != wrapper.turn:
-            cursor = wrapper.plain_cursor(self._name)
-            for name, value in self._set.items():
-                setattr(cursor, name, value)
-            self._cursor, self._turn = cursor, wrapper.turn
-        return self._cursor
-
-    def execute(self, query: Any, params: Any = None, **kwargs: Any) -> RebindingCursor:
-        wrapper = self._wrapper
-        if wrapper.in_hand is None or self._turn != wrapper.turn or self._closed:
-            self._present()
+        if wrapper is None:
+            return super().execute(query, params, **kwargs)  # type: ignore[misc]
+        if wrapper.in_hand is None or self._turn != wrapper.turn:
+            self._rebind(wrapper)
         try:
-            self._cursor.execute(query, params, **kwargs)
+            return super().execute(query, params, **kwargs)  # type: ignore[misc]
         finally:
             wrapper.release_if_free()
-        return self
 
     def executemany(self, *args: Any, **kwargs: Any) -> None:
-        cursor = self._present()
-        try:
-            cursor.executemany(*args, **kwargs)
-        finally:
-            self._wrapper.release_if_free()
+        with self._in_hand("executemany()"):
+            super().executemany(*args, **kwargs)  # type: ignore[misc]
 
     def stream(self, *args: Any, **kwargs: Any) -> Iterator[Any]:
-        with self._wrapper.keeping("a stream"):
-            yield from self._present().stream(*args, **kwargs)
+        with self._in_hand("a stream"):
+            yield from super().stream(*args, **kwargs)  # type: ignore[misc]
 
     @contextmanager
     def copy(self, *args: Any, **kwargs: Any) -> Iterator[Any]:
-        with self._wrapper.keeping("a copy"), self._present().copy(*args, **kwargs) as copy:
+        with self._in_hand("a copy"), super().copy(*args, **kwargs) as copy:  # type: ignore[misc]
             yield copy
 
     def close(self) -> None:
-        if not self._closed:
-            self._closed = True
-            wrapper = self._wrapper
-            try:
-                self._cursor.close()
-            finally:
-                if wrapper.in_hand is not None:
-                    if wrapper.by_hand and not wrapper.in_atomic_block:
-                        # So that what refers to the connection can be counted.
-                        self._cursor = _Closed()
-                    wrapper.release_after_use()
+        wrapper = self._wrapper
+        try:
+            super().close()  # type: ignore[misc]
+        finally:
+            if wrapper is not None and wrapper.in_hand is not None:
+                if wrapper.by_hand and not wrapper.in_atomic_block:
+                    drop_connection(self)  # so that what refers to it can be counted
+                wrapper.release_after_use()
 
     @property
     def connection(self) -> Any:
-        self._present()
-        return self._wrapper.connection
+        """For others, who may keep it. psycopg asks, too, in the middle of a statement."""
+        connection: Any = super().connection  # type: ignore[misc]
+        wrapper = self._wrapper
+        if wrapper is None or (wrapper.in_hand is not None and connection.lock.locked()):
+            return connection
+        self._rebind(wrapper)
+        return wrapper.connection
 
-    @property  # type: ignore[misc]
-    def __class__(self) -> Any:
-        """For isinstance(): that of the present cursor."""
-        return self._cursor.__class__
+    @contextmanager
+    def _in_hand(self, why: str) -> Iterator[None]:
+        wrapper = self._wrapper
+        with nullcontext() if wrapper is None else wrapper.keeping(why):
+            if wrapper is not None:
+                self._rebind(wrapper)
+            yield
 
-    @property
-    def closed(self) -> bool:
-        return self._closed
+    def _rebind(self, wrapper: Any) -> None:
+        """Have a connection in hand, and be a cursor of its."""
+        if self.closed:  # type: ignore[attr-defined]
+            raise InterfaceError("the cursor is closed")
+        if wrapper.in_hand is None:
+            wrapper.connect_for_a_statement()
+        if self._turn != wrapper.turn:
+            take_over(self, behind_cursor(wrapper.create_cursor(self._django_name)))
 
-    def fetchone(self) -> Any:
-        return self._cursor.fetchone()
 
-    def fetchmany(self, *args: Any, **kwargs: Any) -> Any:
-        return self._cursor.fetchmany(*args, **kwargs)
+@lru_cache(maxsize=64)
+def _in_front_of(cursor_class: Any) -> Any:
+    """The class with this front. What methods of its own do, they do with a connection in hand."""
+    front = with_front(Rebinding, cursor_class)
+    if front is not cursor_class:
+        for name in set(dir(cursor_class)) - _PSYCOPGS:
+            if not name.startswith("_") and callable(getattr(cursor_class, name)):
+                setattr(front, name, _with_connection(front, name))
+    return front
 
-    def fetchall(self) -> Any:
-        return self._cursor.fetchall()
 
-    def __iter__(self) -> Iterator[Any]:
-        return iter(self._cursor)
+def _with_connection(front: Any, name: str) -> Callable[..., Any]:
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        with self._in_hand(f"{name}()"):
+            return getattr(super(front, self), name)(*args, **kwargs)
 
-    def __next__(self) -> Any:
-        return next(self._cursor)
+    return call
 
-    def __enter__(self) -> RebindingCursor:
-        return self
 
-    def __exit__(self, *exc_info: object) -> None:
-        self.close()
+def be_ready(connection: Any) -> None:
+    """Have a new connection make such cursors at once, which costs less than `rebinding`."""
+    connection.cursor_factory = _in_front_of(connection.cursor_factory)
 
-    def __getattr__(self, name: str) -> Any:
-        found = getattr(self._cursor, name)
-        # A method of Django's or of the user's class of cursors may run statements.
-        if name in _PSYCOPGS or name.startswith("_") or not callable(found):
-            return found
-        return partial(self._call, name)
 
-    def _call(self, name: str, *args: Any, **kwargs: Any) -> Any:
-        cursor = self._present()
+def rebinding(wrapper: Any, cursor: Any, name: str | None) -> Any:
+    """Have a cursor, which Django has just made by that name, go by what is in the wrapper's hand.
+
+    Where that is not possible, what it was made for stays in hand as long as the cursor is there.
+    """
+    found = cursor
+    if not issubclass(type(found), Rebinding):
+        found = behind_cursor(cursor)
+        if name:  # Django makes named cursors of a class of its own, past the connection's
+            session_cursors.watch_cursor(found)
         try:
-            return getattr(cursor, name)(*args, **kwargs)
-        finally:
-            self._wrapper.release_if_free()
-
-    def __repr__(self) -> str:
-        return repr(self._cursor)
-
-
-class _Closed:
-    """Stands for a closed cursor of psycopg's that would keep its connection from going back."""
-
-    closed = True
-    description = None
-    rowcount = -1
-    rownumber = None
-    statusmessage = None
-    _query = None  # for Django, which looks what it was
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("_"):
-            raise AttributeError(name)
-        raise InterfaceError("the cursor is closed")
+            found.__class__ = _in_front_of(cast(Any, type(found)))
+        except TypeError:
+            wrapper.by_hand = True
+            return cursor
+    found._wrapper, found._turn, found._django_name = wrapper, wrapper.turn, name
+    return cursor

@@ -85,18 +85,15 @@ class Offering(Holding):
         Nor if it is there for other work, with which this takes turns in its thread, as async work
         does: what that does next to the session would be found by this, and the other way round.
         """
-        if running_loop() is not None:
-            self._refuse_event_loops()
         try:
             connection = self.in_hand = self.offer.pop()  # type: ignore[union-attr]
         except IndexError:
             return False
-        self.errors_occurred = False
-        slot = loans.of(connection)
-        since, slot.turned_at = slot.turned_at, monotonic()
+        slot, now = loans.of(connection), monotonic()
+        since, slot.turned_at = slot.turned_at, now
         work = scopes.current.get()
         if (None if work is None else work.life) is self.life and (
-            slot.turned_at - since < TRUSTED or loans.is_alive(connection)
+            now - since < TRUSTED or loans.is_alive(connection)
         ):
             return True
         self._let_go(connection)
@@ -135,13 +132,12 @@ class Offering(Holding):
     def release_if_free(self) -> None:
         """Offer the connection or give it back, unless something depends on it."""
         connection = self.in_hand
-        if (
-            connection is None
-            or self.in_atomic_block
-            or self.kept
-            or getattr(connection, "_pool", None) is None
-        ):
+        if connection is None or self.in_atomic_block or self.kept:
             return
+        if getattr(connection, "_pool", None) is None:
+            return
+        slot = loans.of(connection)
+        autocommit = self.settings_dict["AUTOCOMMIT"]
         if self._thread_sharing_count:  # another thread may be about to use it
             self._pin("shared by threads")
         elif self.by_hand and not (
@@ -150,10 +146,8 @@ class Offering(Holding):
             and _is_alone_behind(connection)
         ):
             self._pin("taken by reading `connection`")
-        elif not loans.is_at_rest(
-            loans.of(connection).session, connection, self.settings_dict["AUTOCOMMIT"]
-        ):
-            self._keep_or_end(connection, self.settings_dict["AUTOCOMMIT"])
+        elif not loans.is_at_rest(slot.session, connection, autocommit):
+            self._keep_or_end(connection, autocommit)
         elif (
             self.release == TRANSACTION
             or loans.line(connection)
@@ -161,7 +155,7 @@ class Offering(Holding):
         ) and self._is_to_go(connection):
             self._let_go(connection)
         else:
-            self._offer(connection)
+            self._offer(connection, slot)
 
     def _keep_or_end(self, connection: Any, autocommit: bool) -> None:
         """What is not at rest stays; but what is dead goes, and what ended work has set."""
@@ -182,9 +176,9 @@ class Offering(Holding):
             return bool(monotonic() - loans.since(connection) >= LONGEST)
         return self.release == TRANSACTION
 
-    def _offer(self, connection: Any) -> None:
+    def _offer(self, connection: Any, slot: Any) -> None:
         """Put it where others may take it. An interrupt leaves it here or there."""
-        slot, offer = loans.of(connection), self.offer
+        offer = self.offer
         if offer is None or offer.slot is not slot:
             if offer is not None:  # of a signal handler that came by as this one was taken up
                 self.surrender()

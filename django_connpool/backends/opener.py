@@ -15,6 +15,8 @@ from django_connpool.session.objects import noticing
 from django_connpool.session.parameters import CONNECT_TIMEOUT, completed
 from django_connpool.session.statements import Judge
 
+from .cursors import be_ready
+
 
 def _connected() -> None:
     """What `ensure_connection` does for a wrapper that is connected."""
@@ -85,6 +87,7 @@ class Opener:
             if factory is not None and connection.cursor_factory is cursors.telling(factory):
                 connection.cursor_factory = factory
             cursors.set_watch(connection, self.judge)
+            be_ready(connection)
             with recording(connection):
                 self._initialize(wrapper, connection)
         except BaseException:

@@ -17,12 +17,11 @@ from django_connpool.errors import PoolClosed
 from django_connpool.process import forks
 from django_connpool.process.cpython import running_loop
 from django_connpool.readers import REQUEST
-from django_connpool.session import cursors as session_cursors
 from django_connpool.session import rest
 from django_connpool.session.changes import rolling_back
 
 from . import creation, djangos, schema, stacked
-from .cursors import RebindingCursor
+from .cursors import rebinding
 from .work import Working, holds_outside_of
 
 _BY_ATOMIC = "force_begin_transaction_with_broken_autocommit"  # nobody else says so
@@ -278,17 +277,11 @@ class PooledDatabaseWrapperMixin(Working):
                 raise
 
     def create_cursor(self, name: str | None = None) -> Any:
-        cursor = self.plain_cursor(name)
-        is_lent = getattr(self.in_hand, "_pool", None) is not None
-        return RebindingCursor(self, cursor, name) if is_lent else cursor
-
-    def plain_cursor(self, name: str | None = None) -> Any:
-        """A cursor of psycopg's, set up as Django wants it, on the connection at hand."""
         by_hand = self.by_hand
         cursor = super().create_cursor(name)
         self.by_hand = by_hand  # that was Django
-        # Django makes named cursors of a class of its own, past the connection's.
-        return session_cursors.watch_cursor(cursor) if name else cursor
+        is_lent = getattr(self.in_hand, "_pool", None) is not None
+        return rebinding(self, cursor, name) if is_lent else cursor
 
     @contextmanager
     def temporary_connection(self) -> Iterator[Any]:

@@ -42,6 +42,7 @@ Cursor: Any = genuine(psycopg.cursor.Cursor)
 ClientCursor: Any = genuine(psycopg.ClientCursor)
 RawCursor: Any = genuine(psycopg.RawCursor)
 ServerCursor: Any = genuine(psycopg.ServerCursor)
+BaseCursor: Any = Cursor.__base__
 
 
 def behind(conn: Any) -> Any:
@@ -52,6 +53,17 @@ def behind(conn: Any) -> Any:
             found = found.__wrapped__
         except AttributeError:
             return conn
+    return found
+
+
+def behind_cursor(cursor: Any) -> Any:
+    """psycopg's cursor behind the proxies; what was given, when there is none."""
+    found = cursor
+    while not issubclass(type(found), BaseCursor):
+        try:
+            found = found.__wrapped__
+        except AttributeError:
+            return cursor
     return found
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Generator
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 from psycopg import Error, InterfaceError, OperationalError
@@ -17,10 +17,12 @@ from psycopg.pq import DiagnosticField
 
 from . import roles
 from .changes import SANE, Changes
-from .foreign import Cursor, RawCursor, is_class
+from .foreign import BaseCursor, Cursor, RawCursor, is_class
 from .statements import Judge
 
 _STALE = "the connection of this cursor has been given back to its pool"
+# What stays when a cursor is made anew for another connection; and what is not a value.
+_USERS = {"arraysize", "format", "itersize", "_row_factory", "__weakref__", "__dict__"}
 _judge = Judge()
 
 
@@ -213,13 +215,42 @@ def _no_statement() -> Generator[Any, Any, None]:
 def with_front(front: type, cursor_class: Any) -> Any:
     if not is_class(cursor_class):  # a function that makes cursors: theirs are not announced
         return cursor_class
-    names: dict[str, Any] = {
-        "__module__": cursor_class.__module__,
-        "__qualname__": cursor_class.__qualname__,
-    }
-    if front is WatchedPlain and not cursor_class.__dictoffset__:
-        names["__slots__"] = ("_changes", "_loan")  # psycopg's have no dictionary either
+    names = {"__module__": cursor_class.__module__, "__qualname__": cursor_class.__qualname__}
     return type(cursor_class.__name__, (front, cursor_class), names)
+
+
+def take_over(cursor: Any, fresh: Any) -> None:
+    """Make a cursor what another is that was just made for it; it keeps what its user has set."""
+    names = {name for base in type(fresh).__mro__ for name in getattr(base, "__slots__", ())}
+    state = {name: getattr(fresh, name) for name in names - _USERS if hasattr(fresh, name)}
+    for name, value in {**state, **vars(fresh)}.items():
+        setattr(cursor, name, value)
+    changed = getattr(cursor._adapters, "_register_loader_callback", None)
+    if isinstance(changed, partial):  # from psycopg 3.3 on: to be told of the cursor's own loaders
+        told = partial(changed.func, weakref.ref(cursor))
+        cursor._adapters._register_loader_callback = told
+    fresh._closed = True  # or one with a name would warn as it goes
+
+
+def drop_connection(cursor: Any) -> None:
+    """Have a cursor that was closed refer to its connection no more."""
+    if cursor._closed:
+        cursor._conn = _NO_CONNECTION
+        cursor._tx = cursor._query = None
+
+
+class _NoConnection:
+    """Stands for the connection of a closed cursor."""
+
+    _pipeline = None
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        raise InterfaceError("the cursor is closed")
+
+
+_NO_CONNECTION = _NoConnection()
 
 
 def stand_before(conn: Any, changes: Changes) -> bool:
@@ -252,9 +283,8 @@ def _looks_up(function: Any) -> set[str]:
     return set(getattr(getattr(function, "__code__", None), "co_names", ()))
 
 
-_BaseCursor: Any = Cursor.__base__
-_INIT, _START = Cursor.__init__, _BaseCursor._start_query
-_init = _BaseCursor.__init__
+_INIT, _START = Cursor.__init__, BaseCursor._start_query
+_init = BaseCursor.__init__
 # What the two methods look up is what `WatchedPlain` does without them, from psycopg 3.2 to 3.3.
 _PSYCOPG_IS_KNOWN = _looks_up(_START) == {
     *("closed", "e", "InterfaceError", "_reset", "_last_query", "adapt", "Transformer", "_tx"),
@@ -271,7 +301,7 @@ def is_plain(cursor_class: Any) -> bool:
         _PSYCOPG_IS_KNOWN
         and issubclass(cursor_class, Cursor)
         and cursor_class.__init__ is Cursor.__init__ is _INIT
-        and cursor_class._start_query is _BaseCursor._start_query is _START
-        and _BaseCursor.__init__ is _init
-        and cursor_class.__mro__[cursor_class.__mro__.index(Cursor) + 1] is _BaseCursor
+        and cursor_class._start_query is BaseCursor._start_query is _START
+        and BaseCursor.__init__ is _init
+        and cursor_class.__mro__[cursor_class.__mro__.index(Cursor) + 1] is BaseCursor
     )

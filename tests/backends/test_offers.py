@@ -438,15 +438,73 @@ def test_a_procedure_that_is_called_by_a_cursor_runs_on_the_present_connection(
 def test_so_does_a_method_of_the_users_class_of_cursors(databases: Databases) -> None:
     class Asking(psycopg.ClientCursor[Any]):
         def ask(self, query: str) -> Any:
-            return self.execute(query).fetchone()
+            return super().execute(query).fetchone()  # past what stands in front of this class
 
     options = {"cursor_factory": Asking}
     wrapper = databases.add(pool={"max_size": 1, "timeout": DEADLINE}, options=options)
     with wrapper.cursor() as cursor:
         assert cursor.ask("SELECT 1") == (1,)
         assert inside.offered(wrapper) is not None
+        assert cursor.ask("SELECT pg_backend_pid()") == cursor.ask("SELECT pg_backend_pid()")
         inside.take_all(wrapper.pool)
         assert cursor.ask("SELECT 2") == (2,)
+        assert inside.offered(wrapper) is not None
+
+
+def test_what_the_user_has_set_on_a_cursor_stays_when_its_connection_was_taken(
+    single: Any, lingering: Lingering
+) -> None:
+    with single.cursor() as wrapped:
+        cursor = wrapped.cursor  # psycopg's
+        cursor.arraysize, cursor.row_factory, cursor.mark = 7, psycopg.rows.dict_row, "mine"
+        cursor.execute("SELECT 1 AS one")
+        inside.take_all(single.pool)
+        assert lingering.does(mine)
+        cursor.execute("SELECT 1 AS one UNION SELECT 2 ORDER BY 1")
+        assert cursor.fetchmany(1) == [{"one": 1}]
+        assert (cursor.arraysize, cursor.mark) == (7, "mine")
+        cursor.adapters.register_loader("int4", psycopg.types.string.TextLoader)
+        if psycopg.__version__ >= "3.3":  # which asks it for rows that are here already, too
+            assert cursor.fetchone() == {"one": "2"}
+
+
+def test_a_class_of_cursors_that_takes_no_front_keeps_its_connection_in_hand(
+    databases: Databases,
+) -> None:
+    class Rigid(psycopg.ClientCursor[Any]):
+        def __init_subclass__(cls, **kwargs: Any) -> None:
+            raise TypeError("it is not to be inherited from")
+
+    def make(connection: Any, **kwargs: Any) -> Any:
+        return Rigid(connection, **kwargs)
+
+    wrapper = databases.add(
+        pool={"max_size": 1, "timeout": DEADLINE}, options={"cursor_factory": make}
+    )
+    with scope("work"), wrapper.cursor() as cursor:
+        assert type(cursor.cursor) is Rigid
+        with wrapper.chunked_cursor() as other:  # of a class that does
+            other.execute("SELECT 1")
+        inside.take_all(wrapper.pool)
+        assert on_loan(wrapper) == 1
+        cursor.execute("SELECT 1")
+        inside.take_all(wrapper.pool)
+        assert on_loan(wrapper) == 1
+        assert cursor.fetchone() == (1,)
+    assert on_loan(wrapper) == 0
+
+
+def test_a_cursor_made_by_hand_is_nobody_elses(single: Any) -> None:
+    pid(single)
+    raw = single.connection
+    with raw.cursor() as cursor:
+        cursor.execute("SELECT 1")
+        assert cursor.connection is raw
+        cursor.executemany("SELECT %s", [(1,), (2,)])
+        assert list(cursor.stream("SELECT 1")) == [(1,)]
+        with cursor.copy("COPY (SELECT 1) TO STDOUT") as copy:
+            assert copy.read() == b"1\n"
+        assert in_hand(single) is raw
 
 
 @pytest.mark.parametrize("mode", ["auto", "transaction"])

@@ -190,14 +190,14 @@ MUTANTS = [
     # Django's side
     Mutant(
         "backends/offering.py",
-        "            or self.in_atomic_block\n            or self.kept\n",
-        "            or self.kept\n",
+        "        if connection is None or self.in_atomic_block or self.kept:",
+        "        if connection is None or self.kept:",
         "nothing is given back in an atomic block",
     ),
     Mutant(
         "backends/offering.py",
-        "        elif not loans.is_at_rest(\n",
-        "        elif False and not loans.is_at_rest(\n",
+        "        elif not loans.is_at_rest(",
+        "        elif False and not loans.is_at_rest(",
         "state that a request may need stays with it",
     ),
     Mutant(

@@ -72,10 +72,8 @@ MENDING: set[str] = {
 }
 # These end what their `try` began: a lock, a mark, a block of somebody's work.
 ENDING: set[str] = {
-    "backends/cursors.py: RebindingCursor._call",
-    "backends/cursors.py: RebindingCursor.close",
-    "backends/cursors.py: RebindingCursor.execute",
-    "backends/cursors.py: RebindingCursor.executemany",
+    "backends/cursors.py: Rebinding.close",
+    "backends/cursors.py: Rebinding.execute",
     "backends/holding.py: Holding._keep_during",
     "backends/holding.py: Holding._run_foreign_init",
     "backends/offering.py: Offering.keeping",
