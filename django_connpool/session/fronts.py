@@ -12,8 +12,8 @@ from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 from psycopg import Error, InterfaceError, OperationalError
-from psycopg.adapt import Transformer
-from psycopg.pq import DiagnosticField
+from psycopg.adapt import AdaptersMap, Transformer
+from psycopg.pq import DiagnosticField, Format
 
 from . import roles
 from .changes import SANE, Changes
@@ -24,6 +24,7 @@ _STALE = "the connection of this cursor has been given back to its pool"
 # What stays when a cursor is made anew for another connection; and what is not a value.
 _USERS = {"arraysize", "format", "itersize", "_row_factory", "__weakref__", "__dict__"}
 _judge = Judge()
+TEXT = Format.TEXT
 
 
 def _of(conn: Any) -> Changes:
@@ -93,12 +94,24 @@ class WatchedPlain(Watched):
     if not TYPE_CHECKING:
         __slots__ = ()
 
+    _adapters: Any
     _changes: Changes
+    _pgconn: Any
     _reset: Callable[[], None]
     _last_query: Any
 
     def __init__(self, connection: Any, *, row_factory: Any = None) -> None:
-        _init(self, connection)
+        if _MAKES_ADAPTERS_LATER:
+            self._conn = connection
+            self._pgconn = connection.pgconn
+            self._adapters = None  # those of the connection, until somebody asks for its own
+            self.format = TEXT
+            self.arraysize = 1
+            self._closed = False
+            self._last_query = None
+            self._reset()
+        else:
+            _init(self, connection)
         self._row_factory = row_factory or connection.row_factory
         self._changes = changes = getattr(connection, "_changes", None) or Changes(_judge)
         self._loan = changes.loan
@@ -121,8 +134,18 @@ class WatchedPlain(Watched):
         self._reset()
         if not self._last_query or self._last_query is not query:
             self._last_query = None
-            self._tx = Transformer(self)  # type: ignore[arg-type]
+            self._tx = Transformer(conn if self._adapters is None else self)  # type: ignore[arg-type]
         return () if conn._autocommit else conn.__class__._start_query(conn)
+
+    @property
+    def adapters(self) -> Any:
+        """Its own, a copy of the connection's. It costs microseconds, and hardly anybody asks."""
+        if self._adapters is None:
+            self._adapters = AdaptersMap(self._conn.adapters)
+            changed = partial(BaseCursor._loaders_changed, weakref.ref(self))
+            self._adapters._register_loader_callback = changed
+            self._last_query = None  # so that the next statement goes by them
+        return self._adapters
 
 
 class WatchedNamed(Watched):
@@ -225,7 +248,7 @@ def take_over(cursor: Any, fresh: Any) -> None:
     state = {name: getattr(fresh, name) for name in names - _USERS if hasattr(fresh, name)}
     for name, value in {**state, **vars(fresh)}.items():
         setattr(cursor, name, value)
-    changed = getattr(cursor._adapters, "_register_loader_callback", None)
+    changed = getattr(cursor._adapters, "_register_loader_callback", None)  # of its own ones
     if isinstance(changed, partial):  # from psycopg 3.3 on: to be told of the cursor's own loaders
         told = partial(changed.func, weakref.ref(cursor))
         cursor._adapters._register_loader_callback = told
@@ -291,6 +314,13 @@ _PSYCOPG_IS_KNOWN = _looks_up(_START) == {
     *("_conn", "_start_query"),
 } and _looks_up(_INIT) == {"super", "__init__", "row_factory", "_row_factory"}
 
+# From psycopg 3.3 on, which tells a cursor of what is registered when its rows are here already.
+_MAKES_ADAPTERS_LATER = _looks_up(_init) == {
+    *("_conn", "TEXT", "format", "pgconn", "_pgconn", "adapt", "AdaptersMap", "adapters"),
+    *("_adapters", "arraysize", "_closed", "_last_query", "_reset", "partial", "_loaders_changed"),
+    *("ref", "_register_loader_callback"),
+}
+
 
 def is_plain(cursor_class: Any) -> bool:
     """Whether `WatchedPlain` does what this class would: it is psycopg's, as it is known.
@@ -303,5 +333,6 @@ def is_plain(cursor_class: Any) -> bool:
         and cursor_class.__init__ is Cursor.__init__ is _INIT
         and cursor_class._start_query is BaseCursor._start_query is _START
         and BaseCursor.__init__ is _init
+        and cursor_class.adapters is BaseCursor.adapters
         and cursor_class.__mro__[cursor_class.__mro__.index(Cursor) + 1] is BaseCursor
     )

@@ -14,7 +14,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from psycopg.adapt import AdaptersMap
+from psycopg.adapt import AdaptersMap, Loader
 from psycopg.types.string import StrDumper, TextLoader
 
 from django_connpool import ConnectionPool
@@ -189,9 +189,12 @@ def test_a_block_that_cannot_be_seen_may_be_there() -> None:
 
 
 def slots_of(cursor: Any) -> dict[str, Any]:
-    """All that a cursor knows, but what is an object of its own as what it is."""
+    """All that a cursor knows, but what is an object of its own as what it is.
+
+    And not its adapters, which the quick one makes when somebody asks for them.
+    """
     made = [name for one in psycopg.Cursor.__mro__ for name in getattr(one, "__slots__", ())]
-    names = [name for name in made if name not in ("__weakref__", "__dict__")]
+    names = [name for name in made if name not in ("__weakref__", "__dict__", "_adapters")]
     found = {name: getattr(cursor, name, "not there") for name in names}
     plain = (int, str, bytes, bool, type(None), psycopg.Connection)
     return {name: one if isinstance(one, plain) else type(one) for name, one in found.items()}
@@ -221,6 +224,43 @@ def test_a_quick_cursor_is_and_does_as_psycopgs(autocommit: bool, conn: Any) -> 
         one.close()
         with pytest.raises(psycopg.InterfaceError, match="the cursor is closed"):
             one.execute("SELECT 1")
+
+
+def shout(cursor: Any) -> list[Any]:
+    """Have a cursor load and dump its own way, and see it do so."""
+    cursor.execute("SELECT generate_series(1, 2)")
+    found = [cursor.fetchone()]
+    cursor.adapters.register_loader("int4", Loud)
+    found.append(cursor.fetchone())
+    cursor.execute("SELECT generate_series(1, 3)")
+    found.append(cursor.fetchone())
+    cursor.execute("SELECT %s::text", ["quiet"])
+    found.append(cursor.fetchone())
+    cursor.adapters.register_dumper(str, LoudDumper)
+    cursor.execute("SELECT %s::varchar", ["loud"])
+    found.append(cursor.fetchone())
+    other, query = type(cursor)(cursor.connection), "SELECT %s::text"
+    other.execute(query, [1])
+    other.adapters.register_dumper(str, LoudDumper)
+    other.execute(query, ["loud"])
+    return [*found, other.fetchone(), type(other.adapters), other.description[0].type_display]
+
+
+class Loud(Loader):
+    def load(self, data: Any) -> str:
+        return f"{int(bytes(data))}!"
+
+
+class LoudDumper(StrDumper):
+    def dump(self, obj: str) -> bytes:
+        return f"{obj}!".encode()
+
+
+def test_the_adapters_of_a_quick_cursor_are_its_own(conn: Any) -> None:
+    theirs, ours = (shout(one(conn)) for one in (psycopg.Cursor, inside.quick_cursor_class()))
+    assert theirs == ours
+    assert theirs[2:6] == [("1!",), ("quiet",), ("loud!",), ("loud!",)]
+    assert conn.execute("SELECT 1, %s::text", ["quiet"]).fetchone() == (1, "quiet")
 
 
 def execute(conn: Any) -> None:
