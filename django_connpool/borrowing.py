@@ -12,6 +12,7 @@ from asgiref.sync import iscoroutinefunction, sync_to_async
 from django.db import connections
 from django.db.transaction import TransactionManagementError
 
+from .backends import holders
 from .backends import wrapper as wrappers
 from .connection_pool import ConnectionPool
 from .process import forks, uwsgi
@@ -39,7 +40,8 @@ def release(using: str | None = None) -> None:
     wrappers = _borrowers(using)
     for wrapper in wrappers:
         wrapper.end_lost_block()
-    _give_back(wrappers)
+    for wrapper in wrappers:
+        wrapper.end_loan()
 
 
 def before_work() -> None:
@@ -48,13 +50,8 @@ def before_work() -> None:
     What an atomic block, a server-side cursor or `pinned()` keeps stays with who has begun that.
     An atomic block that nobody will end is ended.
     """
-    for wrapper in connections.all(initialized_only=True):
-        if (
-            getattr(wrapper, "in_hand", None) is not None
-            or getattr(wrapper, "offer", None) is not None
-            or wrapper.in_atomic_block
-        ) and is_pooled(wrapper):
-            cast(Any, wrapper).before_work()
+    for wrapper in holders.here():
+        wrapper.before_work()
 
 
 async def before_work_in_its_thread() -> None:
@@ -70,17 +67,18 @@ def release_loans(work: Scope) -> None:
     Those of other threads, too; what they are using they give back themselves. An atomic block
     that was begun in this work is ended as well: what it has done is rolled back.
     """
-    work.life.thread = get_ident()
-    work.end()
-    if work.life.has_blocks:
+    life = work.life
+    life.thread = get_ident()
+    work.ended = life.ended = True
+    if life.has_blocks:
         for wrapper in _borrowers(None):
-            wrapper.end_blocks_of(work.life)
+            wrapper.end_blocks_of(life)
     # Not all wrappers of the thread are looked at: that costs microseconds for each alias.
     for wrapper in work.holders():
         if wrapper.is_of_this_thread or (
             wrapper.allow_thread_sharing and wrapper in connections.all(initialized_only=True)
         ):
-            _give_back([wrapper])
+            wrapper.end_loan()
         else:
             wrapper.resumes = None
             wrapper.surrender()
@@ -99,17 +97,6 @@ async def release_between_in_its_thread(work: Scope) -> None:
     # Asked here first, because the way to that thread and back costs more than a query.
     if any(wrapper.offer for wrapper in work.holders()):
         await sync_to_async(release_between, thread_sensitive=True)(work)
-
-
-def _give_back(wrappers: list[Any]) -> None:
-    for wrapper in wrappers:
-        was_offered = wrapper.offer is not None and wrapper.stop_resuming()
-        if (
-            wrapper.in_hand is not None
-            and not wrapper.in_atomic_block
-            and (was_offered or not wrapper.kept)
-        ):
-            wrapper.give_back()
 
 
 class scope:

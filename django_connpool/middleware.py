@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from typing import Any, cast
+from typing import Any
 
 from asgiref.sync import iscoroutinefunction, markcoroutinefunction
 from django.http import FileResponse, HttpRequest
@@ -49,12 +49,12 @@ class ConnectionPoolMiddleware:
         if self.is_async:
             return self._handle(request)
         before_work()
-        with scopes.entered(_name(request)) as work:
+        with scopes.entered(f"{request.method} {request.path}") as work:
             try:
-                response = cast(HttpResponseBase, self.get_response(request))
+                response: HttpResponseBase = self.get_response(request)
             finally:
                 release_loans(work)
-        return _releasing(response, work.note)
+        return _releasing(response, work.note) if response.streaming else response
 
     def _begin_to_serve(self) -> None:
         """At the first request. Before that, a process may as well be one that forks others."""
@@ -64,23 +64,19 @@ class ConnectionPoolMiddleware:
 
     async def _handle(self, request: HttpRequest) -> HttpResponseBase:
         await before_work_in_its_thread()
-        with scopes.entered(_name(request)) as work:
+        with scopes.entered(f"{request.method} {request.path}") as work:
             work.is_of_this_task()
             try:
-                response = await self.get_response(request)
+                response: HttpResponseBase = await self.get_response(request)
             finally:
                 await release_in_its_thread(work)
-        return _releasing(cast(HttpResponseBase, response), work.note)
-
-
-def _name(request: HttpRequest) -> str:
-    return f"{request.method} {request.path}"
+        return _releasing(response, work.note) if response.streaming else response
 
 
 def _releasing(response: HttpResponseBase, name: str | None) -> HttpResponseBase:
     """Have a streaming response give back after each part of its body and at its end."""
     # A file needs no database, and its server may have a faster way to send it.
-    if not response.streaming or isinstance(response, FileResponse):
+    if isinstance(response, FileResponse):
         return response
     streaming: Any = response
     if streaming.is_async:

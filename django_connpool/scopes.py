@@ -118,7 +118,7 @@ class entered(standing):
 
     def __enter__(self) -> Scope:
         self._outer = going_on()
-        work = super().__enter__()
+        work = Scope(self.name, self)
         current.set(work)
         return work
 

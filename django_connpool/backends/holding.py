@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from typing import Any
+from weakref import ref
 
 from django.apps import apps
 from django.db.backends.signals import connection_created
@@ -40,6 +41,8 @@ class _InHand:
         if wrapper.offer is not None:
             wrapper.surrender()
             wrapper.offer = None
+        if connection is not None:
+            wrapper.noted.add(wrapper.me)
         wrapper.in_hand = connection
         wrapper.turn += 1
         wrapper.by_hand = False
@@ -80,6 +83,9 @@ class Holding(Bound):
     in_foreign_init = False  # `init_connection_state` is called for a loan
     is_taken = True  # or what is borrowed now is not in hand yet,
     is_set_up = True  # or not as its settings say
+
+    noted: set[ref[Any]]  # those of its thread that may hold something: see holders.py
+    me: ref[Any]  # what it is noted by
 
     _thread_ident: int  # Django's
     _thread_sharing_count: int  # Django's
@@ -127,6 +133,7 @@ class Holding(Bound):
     def _take(self, binding: registry.Binding, connection: Any) -> None:
         """Make a connection that was just borrowed the one in hand."""
         self.errors_occurred = self.by_hand = False
+        self.noted.add(self.me)
         # With no call in between: see `_borrow`.
         self.in_hand, self.is_taken, self.is_set_up = connection, True, True
         self.offer = None
@@ -224,6 +231,8 @@ class Holding(Bound):
             if self.in_hand is not connection:
                 return
             self.in_hand = self.offer = None
+            if not self.in_atomic_block:
+                self.noted.discard(self.me)
             work = scopes.current.get()
             if work is not None:
                 work.borrowers.discard(self)

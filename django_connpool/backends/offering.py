@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from threading import get_ident
 from time import monotonic
 from typing import Any
+from weakref import ref
 
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.utils.asyncio import async_unsafe
@@ -24,7 +25,7 @@ from django_connpool.readers import REQUEST, TRANSACTION
 from django_connpool.registry import Binding
 from django_connpool.session.foreign import Connection
 
-from . import djangos, loans
+from . import djangos, holders, loans
 from .holding import Holding
 
 # Seconds on offer, after which it is looked whether the connection still lives. (While it is held
@@ -40,9 +41,11 @@ class Offering(Holding):
 
     # No class between this one and Django's has a way of its own to connect; so calls can be saved.
     connects_as_django = False
+    creates_as_django = False  # the same of `create_cursor`
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.leaving = loans.Leaving()
+        self.noted, self.me = holders.of_this_thread(), ref(self)
         super().__init__(*args, **kwargs)
 
     # -- The next statement -----------------------------------------------------------------
@@ -205,6 +208,7 @@ class Offering(Holding):
             self.run_on_commit = hooks
         else:
             self._hand_back(connection)
+        self.noted.add(self.me)
         self.offer, self.resumes = loans.GIVEN_BACK, resumes
         if work is not None:
             work.borrowers.add(self)

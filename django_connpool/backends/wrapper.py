@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from threading import get_ident
 from typing import Any
 from weakref import WeakSet
 
-from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.utils import DatabaseError, ProgrammingError
 from django.utils.asyncio import async_unsafe
 
@@ -20,14 +18,14 @@ from django_connpool.readers import REQUEST
 from django_connpool.session import rest
 from django_connpool.session.changes import rolling_back
 
-from . import creation, djangos, schema, stacked
-from .cursors import rebinding
-from .work import Working, holds_outside_of
+from . import creation, djangos, holders, schema, stacked
+from .querying import Querying
+from .work import holds_outside_of
 
 _BY_ATOMIC = "force_begin_transaction_with_broken_autocommit"  # nobody else says so
 
 
-class PooledDatabaseWrapperMixin(Working):
+class PooledDatabaseWrapperMixin(Querying):
     """Borrows a connection where its base class opens one, and gives back where it closes.
 
     A pooled engine of another package's wrapper is made by inheriting from this first:
@@ -49,6 +47,9 @@ class PooledDatabaseWrapperMixin(Working):
         cls.floor = stacked.lay_floor(cls, PooledDatabaseWrapperMixin)
         cls.overridden = stacked.overridden(cls.__mro__)
         cls.has_foreign_hooks = bool(cls.overridden)
+        cls.creates_as_django = cls.create_cursor is Querying.create_cursor and djangos.creates(
+            super(Querying, cls)
+        )
         cls.connects_as_django = all(
             not stacked.is_foreign(base) or djangos.CONNECTING.isdisjoint(vars(base))
             for base in cls.__mro__
@@ -214,6 +215,12 @@ class PooledDatabaseWrapperMixin(Working):
         elif not self.in_atomic_block and (was_offered or not self.kept):
             self.give_back()
 
+    def end_loan(self) -> None:
+        """The work that it was for ends, or its author says so: give back, unless in use."""
+        was_offered = self.offer is not None and self.stop_resuming()
+        if self.in_hand is not None and not self.in_atomic_block and (was_offered or not self.kept):
+            self.give_back()
+
     def give_back(self) -> None:
         """Close: at once where Django's own `close` would find nothing to object to.
 
@@ -251,46 +258,6 @@ class PooledDatabaseWrapperMixin(Working):
         usable = self.in_hand is not None and super().is_usable()
         self.by_hand = by_hand  # that was Django
         return usable
-
-    # -- Statements -----------------------------------------------------------------------
-
-    def _cursor(self, name: str | None = None) -> Any:
-        if self.errors_occurred:
-            self.close_if_health_check_failed()
-        if self.in_hand is None and (self.offer is None or not self._take_up()):
-            self.connect_for_a_statement()
-        if (
-            not self.connects_as_django
-            or BaseDatabaseWrapper.ensure_connection is not djangos.ENSURE
-            or BaseDatabaseWrapper._cursor is not djangos.CURSOR  # type: ignore[attr-defined]
-            or getattr(self.in_hand, "_pool", None) is None
-        ):
-            by_hand = self.by_hand
-            cursor = super()._cursor(name)  # type: ignore[misc]
-            self.by_hand = by_hand  # that was Django
-            return cursor
-        # What Django's own does when it finds that there is a connection, and no error so far.
-        try:
-            return self._prepare_cursor(self.create_cursor(name))  # type: ignore[attr-defined]
-        except self.Database.Error:
-            with self.wrap_database_errors:
-                raise
-
-    def create_cursor(self, name: str | None = None) -> Any:
-        by_hand = self.by_hand
-        cursor = super().create_cursor(name)
-        self.by_hand = by_hand  # that was Django
-        is_lent = getattr(self.in_hand, "_pool", None) is not None
-        return rebinding(self, cursor, name) if is_lent else cursor
-
-    @contextmanager
-    def temporary_connection(self) -> Iterator[Any]:
-        if self.in_hand is not None or self.offer is not None:  # Django would read `connection`
-            with self.cursor() as cursor:
-                yield cursor
-        else:
-            with super().temporary_connection() as cursor:
-                yield cursor
 
     # -- Transactions ---------------------------------------------------------------------
 
@@ -369,7 +336,7 @@ requests.connect()
 
 def holds_outside_of_work(outer: scopes.Scope | None) -> bool:
     """Whether a thread may have something to do before some work begins; `outer` goes on."""
-    return any(holds_outside_of(wrapper, outer) for wrapper in list(_wrappers))
+    return any(holds_outside_of(wrapper, outer) for wrapper in holders.anywhere())
 
 
 def _forget_loans() -> None:

@@ -82,6 +82,8 @@ class _NoticingTypes(TypesRegistry):
         super().clear()
 
 
+UNKNOWN = object()
+
 _TOUCHING = (
     "__setattr__",
     "__delattr__",
@@ -136,9 +138,11 @@ class Birth:
     noticed: a class that does not let itself be extended, or a driver of another kind.
     """
 
-    __slots__ = ("_adapters", "_attributes", "_noticed", "_preparing", "reported", "touch")
+    __slots__ = ("_adapters", "_attributes", "_noticed", "_preparing", "reported", "touch", "zone")
 
     def __init__(self, conn: Any, listens: bool) -> None:
+        # The time zone that its cursors are known to give times in; here for who asks each time.
+        self.zone: Any = UNKNOWN
         self.touch = Touch()
         conn = behind(conn)
         known = isinstance(conn, Connection)

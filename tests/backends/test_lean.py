@@ -24,9 +24,8 @@ from tests.pool.real.helpers import until_known
 
 # Python functions called in a request with one query, over those of a persistent connection of
 # Django's own. Lower it when you make the borrow leaner; a change that needs more says why.
-# Eight of them offer the connection to others after the statement: the cursor that stands for
-# whichever connection (4), the look whether the session is at rest, and the offer.
-EXTRA_CALLS = {(4, 2): 14, (5, 1): 12, (5, 2): 12, (6, 0): 12, (6, 1): 12}
+# Django 4.2 makes fewer itself, and with psycopg 3.2 a cursor makes adapters of its own at once.
+EXTRA_CALLS = {(4, 2): 7, (5, 1): 0, (5, 2): 0, (6, 0): 0, (6, 1): 0}
 
 
 @pytest.fixture
@@ -112,6 +111,7 @@ def test_a_request_makes_no_more_python_calls_than_are_pinned_here(
             handle(wrapper, one_query)
         calls.append(python_calls(lambda wrapper=wrapper: handle(wrapper, one_query)))
 
+    print("EXTRA", calls[1] - calls[0])
     assert calls[1] - calls[0] <= EXTRA_CALLS[django.VERSION[:2]]
 
 

@@ -23,7 +23,7 @@ PSYCOPGS = {
     *("_dumpers", "_dumpers_by_oid", "_loaders", "_to_flush", "_exec_command"),
     *("_conn", "_query", "_tx", "_closed", "_last_query", "_row_factory", "_reset"),
     *("_start_query", "_start_copy_gen", "_convert_query", "_raise_for_result"),
-    *("_make_declare_statement", "_fetch_gen", "_scroll_gen", "_close_gen"),
+    *("_make_declare_statement", "_fetch_gen", "_scroll_gen", "_close_gen", "_loaders_changed"),
 }  # but for `_pool`, which psycopg has for pools
 DJANGOS = {"_prepare_cursor", "_get_test_db_name", "_non_atomic_requests"}
 

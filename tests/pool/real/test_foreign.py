@@ -194,7 +194,7 @@ def test_what_was_configured_is_there_again_where_every_session_is_cleaned(
     assert found(pool) == born
 
 
-@pytest.mark.parametrize("owner", ["Cursor", "_BaseCursor"])
+@pytest.mark.parametrize("owner", ["Cursor", "BaseCursor"])
 def test_what_is_put_over_a_method_later_is_called(
     owner: str, make_pool: MakePool, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,0 +1,75 @@
+"""Work begins with nothing that was held before, and does not look at what holds nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from django.db import connections, transaction
+
+from django_connpool import scope
+from django_connpool.backends.mixin import PooledDatabaseWrapperMixin
+from tests.databases import Databases, in_hand, on_loan, pid, value
+
+
+def test_what_was_put_in_the_hand_goes_back(databases: Databases) -> None:
+    wrapper = databases.add(pool={"max_size": 1})
+    pid(wrapper)
+    wrapper.close()
+    wrapper.connection = wrapper.pool.getconn()
+    with scope("work"):
+        assert on_loan(wrapper) == 0
+
+
+def test_a_lost_block_is_ended_also_when_its_connection_was_closed(databases: Databases) -> None:
+    wrapper = databases.add(pool={"max_size": 1})
+    block = transaction.atomic(using=wrapper.alias)
+    block.__enter__()
+    wrapper.close()
+    assert wrapper.in_atomic_block and in_hand(wrapper) is None
+    del block  # as an interrupt loses it
+    with scope("work"):
+        assert not wrapper.in_atomic_block
+        assert value(wrapper, "SELECT 1") == 1
+
+
+@pytest.mark.parametrize("release", ["auto", "transaction"])
+def test_work_goes_by_the_settings_as_they_are_when_it_begins(
+    databases: Databases, release: str
+) -> None:
+    wrapper = databases.add(pool={"max_size": 1, "release": release})
+    first = pid(wrapper)
+    wrapper.settings_dict["OPTIONS"]["application_name"] += "-later"
+    with scope("work"):
+        assert pid(wrapper) != first
+
+
+def test_what_holds_nothing_is_not_asked(
+    databases: Databases, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wrappers = [databases.add(f"spare{number}", pool={"max_size": 1}) for number in range(3)]
+    asked: list[Any] = []
+    before_work = PooledDatabaseWrapperMixin.before_work
+
+    def note(self: Any) -> None:
+        asked.extend([self] * (self in wrappers))
+        before_work(self)
+
+    monkeypatch.setattr(PooledDatabaseWrapperMixin, "before_work", note)
+    with scope("one"):
+        for wrapper in wrappers:
+            pid(wrapper)
+    with scope("two"):
+        assert asked == []
+    pid(wrappers[1])
+    with scope("three"):
+        assert asked == [wrappers[1]]
+
+
+def test_a_wrapper_that_was_dropped_is_forgotten(databases: Databases) -> None:
+    wrapper = databases.add(pool={"max_size": 1})
+    pid(wrapper)
+    del wrapper, connections["spare"]
+    with scope("work"):
+        pass
+    assert on_loan(databases.add("other", pool={"max_size": 1})) == 0
