@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from django.core.exceptions import ImproperlyConfigured
 
-from .readers import AUTO, LONGEST, OFF_WORDS, ON_WORDS, READERS, word
+from .readers import AUTO, FEWEST, LONGEST, OFF_WORDS, ON_WORDS, READERS, word
 
 if TYPE_CHECKING:
     from django_connpool.connection_pool import CheckParam, ConnectionCB, ResetParam
@@ -67,6 +67,7 @@ class PoolOptions:
     reset_functions: tuple[str, ...] = ()
     strict: bool = False
     release: str = AUTO
+    round_trips: str = FEWEST
     leak_after: float = 0.0
     max_hold_idle: float = 0.0
     reconnect_timeout: float = 300.0
@@ -77,7 +78,7 @@ class PoolOptions:
 
     def pool_kwargs(self) -> dict[str, Any]:
         """Return the keyword arguments of ``ConnectionPool``: all but what the backend does."""
-        backend_only = {"command_timeout", "max_hold_idle", "release"}
+        backend_only = {"command_timeout", "max_hold_idle", "release", "round_trips"}
         names = [field.name for field in fields(self) if field.name not in backend_only]
         return {name: getattr(self, name) for name in names}
 

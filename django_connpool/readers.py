@@ -14,6 +14,8 @@ LONGEST = 2_147_483.0
 
 # How long a borrower keeps its connection: until others need it, or its work or transaction ends.
 RELEASES = (AUTO, REQUEST, TRANSACTION) = ("auto", "request", "transaction")
+# Whether BEGIN goes to the server with the first statement of its transaction, or alone.
+ROUND_TRIPS = (FEWEST, AS_DJANGO) = ("fewest", "as django")
 
 ON_WORDS = frozenset({"true", "yes", "on", "1"})
 OFF_WORDS = frozenset({"false", "no", "off", "0"})
@@ -147,6 +149,13 @@ def _release(value: Any) -> str:
     return said
 
 
+def _round_trips(value: Any) -> str:
+    said = word(value).replace("_", " ")
+    if said not in ROUND_TRIPS:
+        raise ValueError('It must be "fewest" or "as django".')
+    return said
+
+
 def _or_none(reader: Reader) -> Reader:
     def read(value: Any) -> Any:
         return None if value is None or word(value) == "none" else reader(value)
@@ -170,6 +179,7 @@ READERS: dict[str, Reader] = {
     "reset_functions": _names,
     "strict": _switch,
     "release": _release,
+    "round_trips": _round_trips,
     "leak_after": _seconds,
     "max_hold_idle": _seconds,
     "reconnect_timeout": _seconds,

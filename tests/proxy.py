@@ -6,6 +6,7 @@ import contextlib
 import socket
 import struct
 import threading
+from collections.abc import Callable
 from typing import Any
 
 from psycopg.conninfo import make_conninfo
@@ -20,8 +21,10 @@ class Proxy:
     """Forwards a loopback port to a server until told otherwise; use it as a context manager.
 
     `latency` is added on the way to the server, in seconds. `accepted` counts connections since
-    the start.
+    the start. `rewrite` is given what a client sends, and returns what the server gets.
     """
+
+    rewrite: Callable[[bytes], bytes] = staticmethod(bytes)
 
     def __init__(self, server: Server) -> None:
         self.accepted = 0
@@ -168,8 +171,10 @@ class Proxy:
         with contextlib.suppress(OSError):
             while data := source.recv(65536):
                 self._wait_while_blackhole()
-                if source is client and self.latency:
-                    self._stopped.wait(self.latency)
+                if source is client:
+                    if self.latency:
+                        self._stopped.wait(self.latency)
+                    data = self.rewrite(data)
                 target.sendall(data)
         self._finish(client, target if source is client else source)
 

@@ -115,6 +115,7 @@ def test_defaults() -> None:
         "reset_functions": (),
         "strict": False,
         "release": "auto",
+        "round_trips": "fewest",
         "leak_after": 0.0,
         "max_hold_idle": 0.0,
         "reconnect_timeout": 300.0,
@@ -146,6 +147,7 @@ def test_pool_kwargs_are_arguments_of_the_pool() -> None:
         "command_timeout",
         "max_hold_idle",
         "release",
+        "round_trips",
     }
 
 
@@ -318,6 +320,7 @@ CALLABLE = "It must be a callable, the dotted path of one, or None."
             [5, None, [5], {"a": 1}],
         ),
         ("strict", "It must be True or False.", [None, "perhaps", 2, []]),
+        ("round_trips", 'It must be "fewest" or "as django".', ["few", True, None, ""]),
         ("release", 'It must be "auto", "request" or "transaction".', ["session", True, None, ""]),
         ("configure", CALLABLE, [True, 5, "callback", "os.path"]),
         ("reconnect_failed", CALLABLE, [True, 5, "callback", "os.path"]),
@@ -428,6 +431,8 @@ def test_sizes(given: dict[str, Any], expected: tuple[int, int]) -> None:
         ("strict", "no", False),
         ("release", "Request", "request"),
         ("release", "transaction", "transaction"),
+        ("round_trips", "Fewest", "fewest"),
+        ("round_trips", "as_django", "as django"),
         ("configure", None, None),
         ("configure", "none", None),
         ("configure", callback, callback),

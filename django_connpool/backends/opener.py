@@ -7,12 +7,14 @@ from types import MethodType
 from typing import Any
 
 from django_connpool import conf, identity, signals
+from django_connpool.readers import FEWEST
 from django_connpool.session import cursors
 from django_connpool.session.birth import recording
 from django_connpool.session.closing import await_end, end_of, say_goodbye
 from django_connpool.session.foreign import Connection
 from django_connpool.session.objects import noticing
 from django_connpool.session.parameters import CONNECT_TIMEOUT, completed
+from django_connpool.session.riding import let_ride
 from django_connpool.session.statements import Judge
 
 from .cursors import be_ready
@@ -88,6 +90,8 @@ class Opener:
                 connection.cursor_factory = factory
             cursors.set_watch(connection, self.judge)
             be_ready(connection)
+            if self.options.round_trips == FEWEST:
+                let_ride(connection)
             with recording(connection):
                 self._initialize(wrapper, connection)
         except BaseException:

@@ -64,6 +64,7 @@ class Changes:
         "loan",
         "recorded",
         "records",
+        "rider",
         "undecided",
     )
 
@@ -78,6 +79,7 @@ class Changes:
         self.last: Any = None  # the last statement of this loan
         self.called = False  # functions may have run in it: what the server reports will tell
         self.announced = False  # the statement that begins next has been looked at
+        self.rider: Any = None  # the class of cursors with whose statements BEGIN goes: riding.py
         self.records = False
         self.recorded = 0
         # What was done to the session at its birth, and what kind of state that is, so that

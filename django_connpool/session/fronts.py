@@ -18,6 +18,7 @@ from psycopg.pq import DiagnosticField, Format
 from . import roles
 from .changes import SANE, Changes
 from .foreign import BaseCursor, Cursor, RawCursor, is_class
+from .riding import rides
 from .statements import Judge
 
 _STALE = "the connection of this cursor has been given back to its pool"
@@ -97,6 +98,7 @@ class WatchedPlain(Watched):
     _adapters: Any
     _changes: Changes
     _pgconn: Any
+    _sends_alone = False
     _reset: Callable[[], None]
     _last_query: Any
 
@@ -135,7 +137,16 @@ class WatchedPlain(Watched):
         if not self._last_query or self._last_query is not query:
             self._last_query = None
             self._tx = Transformer(conn if self._adapters is None else self)  # type: ignore[arg-type]
-        return () if conn._autocommit else conn.__class__._start_query(conn)
+        if conn._autocommit or (changes.rider is type(self) and rides(self, query, changes)):
+            return ()
+        return conn.__class__._start_query(conn)
+
+    def stream(self, *args: Any, **kwargs: Any) -> Generator[Any, Any, None]:
+        self._sends_alone = True
+        try:
+            yield from super().stream(*args, **kwargs)  # type: ignore[misc]
+        finally:
+            self._sends_alone = False
 
     @property
     def adapters(self) -> Any:

@@ -199,6 +199,7 @@ class Judge:
         self.named = names
         self.hidden: Known | None = None  # what else changes a session, on the server's side
         self.defined: Callable[[Any], None] | None = None  # to be told whose changes DEFINE
+        self.rides = True  # until a server has not understood what riding.py sends
 
     def learn(self, hidden: Known | None) -> None:
         """Judge from now on also by what was found on the server.

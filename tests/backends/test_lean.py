@@ -242,7 +242,8 @@ def test_a_request_makes_no_more_round_trips_than_over_a_connection_that_stays_o
     expected = {no_query: 0, one_query: 1, one_atomic_query: 3, two_queries: 2}[view]
 
     assert round_trips(persistent, view) == expected
-    assert round_trips(pooled, view) == expected
+    # BEGIN goes with the first statement: see test_riding.py.
+    assert round_trips(pooled, view) == expected - (view is one_atomic_query)
 
 
 def test_a_round_trip_is_counted_when_there_is_one(databases: Databases) -> None:

@@ -113,7 +113,7 @@ def test_jobs_in_threads_that_live_on_do_not_keep_each_other_waiting(
     with ThreadPoolExecutor(6) as executor:
         found = list(executor.map(lambda _: mine(), range(40)))
         list(executor.map(lambda _: connections.close_all(), range(6)))
-    assert len(set(found)) == 2
+    assert len(found) == 40 and len(set(found)) <= 2
 
 
 def test_a_query_in_the_thread_of_the_event_loop_takes_no_place_for_ever(single: Any) -> None:

@@ -51,7 +51,7 @@ FOREIGN: dict[str, set[str]] = {
 FOREIGN_ELSEWHERE = {"asgiref", "django", "psycopg"}
 
 LONGEST = 400  # lines of a file
-LINES = 13_980  # of all files
+LINES = 14_130  # of all files
 LEEWAY = 300  # lines below that, from which on the number has to be lowered
 DOORS = 16  # what catches BaseException, and `finally` blocks that mend; 6 are meant to remain
 
@@ -94,6 +94,8 @@ ENDING: set[str] = {
     "pool/pool.py: Pool.putconn",
     "process/userline.py: _above",
     "session/birth.py: recording",
+    "session/fronts.py: WatchedPlain.stream",
+    "session/riding.py: _begin_and_execute",
     "session/birth.py: repeating",
     "session/private.py: telling_of_rollbacks",
     "session/session.py: Session.say_goodbye_for_borrower",

@@ -17,11 +17,14 @@ from .test_privates import PACKAGE, PRIVATE, defined, names
 PSYCOPGS_FILES = {
     "session/private.py",
     "session/fronts.py",  # before each statement, with no call in between
+    "session/riding.py",  # in the stead of what sends a transaction's first statement
 }
 PSYCOPGS = {
     *("_autocommit", "_adapters", "_begin_statement", "_prepared", "_num_transactions", "_tpc"),
     *("_dumpers", "_dumpers_by_oid", "_loaders", "_to_flush", "_exec_command"),
     *("_conn", "_query", "_tx", "_closed", "_last_query", "_row_factory", "_reset"),
+    *("_maybe_prepare_gen", "_execute_send", "_get_prepared", "_get_tx_start_command"),
+    *("_check_results", "_set_results"),
     *("_start_query", "_start_copy_gen", "_convert_query", "_raise_for_result"),
     *("_make_declare_statement", "_fetch_gen", "_scroll_gen", "_close_gen", "_loaders_changed"),
 }  # but for `_pool`, which psycopg has for pools

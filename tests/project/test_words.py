@@ -26,6 +26,7 @@ NAMES_OF_OTHERS = {
     "TestCase": "Django's",
     "finally": "Python",
     "pg_use_reserved_connections": "a role of PostgreSQL",
+    "server_side_binding": "Django's",
     "socket_close": "psycopg",
     "target_session_attrs": "libpq",
     "try": "Python",

@@ -1,0 +1,127 @@
+"""BEGIN goes to the server in one message with the first statement of its transaction.
+
+psycopg sends it alone and waits for the answer: one round trip more for each transaction. Here
+both leave together, in libpq's pipeline mode, and are answered together. Only for what is the same
+to the server when it comes that way (see `_ALIKE`), and only by cursors that merge parameters into
+the text, as Django's do unless `server_side_binding` is set; for all else BEGIN goes alone.
+
+Made of psycopg's private names, as fronts.py is.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Generator
+from contextlib import suppress
+from functools import lru_cache, partial
+from typing import Any
+
+import psycopg
+from psycopg import ClientCursor
+from psycopg.generators import execute, fetch_many
+from psycopg.pq import ExecStatus, TransactionStatus
+
+from . import changes
+from .foreign import BaseCursor, genuine, is_class
+
+# One statement, of a kind that is not told apart by how it was sent. (Several in one text cannot be
+# sent this way, COPY would not end, and what is sent for its effect is worth no risk.)
+_ALIKE = re.compile(
+    r"\s*(?:select|insert|update|delete|with|savepoint)\b[^;]*;?\s*\Z", re.IGNORECASE
+)
+_LONG = 4096  # characters of a text from which on it is not remembered
+
+_Client: Any = genuine(ClientCursor)
+_PREPARE, _SEND, _PREPARED = (
+    getattr(owner, name, None)
+    for owner, name in (
+        (BaseCursor, "_maybe_prepare_gen"),
+        (_Client, "_execute_send"),
+        (_Client, "_get_prepared"),
+    )
+)
+
+
+def can_ride(cursor_class: Any) -> bool:
+    """Whether this psycopg, and libpq, can do it, and the class is made as psycopg's own."""
+    return (
+        is_class(cursor_class)
+        and issubclass(cursor_class, _Client)
+        and None not in (_PREPARE, _SEND, _PREPARED)
+        and cursor_class._maybe_prepare_gen is BaseCursor._maybe_prepare_gen is _PREPARE
+        and cursor_class._execute_send is _Client._execute_send is _SEND
+        and cursor_class._get_prepared is _Client._get_prepared is _PREPARED
+        and psycopg.Pipeline.is_supported()
+    )
+
+
+def let_ride(conn: Any) -> None:
+    """Have BEGIN ride along with what the connection's present class of cursors sends."""
+    found = changes.of(conn)
+    if found is not None and can_ride(conn.cursor_factory):
+        found.rider = conn.cursor_factory
+
+
+def _is_alike(query: str) -> bool:
+    return _ALIKE.match(query) is not None
+
+
+_remembered = lru_cache(maxsize=512)(_is_alike)
+
+
+def rides(cursor: Any, query: Any, known: changes.Changes) -> bool:
+    """Whether a statement that psycopg would send BEGIN before takes it along; then it will."""
+    conn = cursor._conn
+    pgconn = conn.pgconn
+    if (
+        known.judge.rides
+        and isinstance(query, str)
+        and _is_idle(pgconn)
+        and not cursor._sends_alone
+        and (_remembered if len(query) < _LONG else _is_alike)(query)
+    ):
+        cursor._maybe_prepare_gen = partial(_begin_and_execute, cursor, known)
+        return True
+    return False
+
+
+def _is_idle(pgconn: Any) -> bool:
+    return pgconn.transaction_status == TransactionStatus.IDLE and not pgconn.pipeline_status
+
+
+def _begin_and_execute(
+    cursor: Any, known: changes.Changes, pgq: Any, *, prepare: Any = None, binary: Any = None
+) -> Generator[Any, Any, None]:
+    """Stands in for `_maybe_prepare_gen`, once."""
+    del cursor._maybe_prepare_gen
+    conn, pgconn = cursor._conn, cursor._pgconn
+    if conn._autocommit or not _is_idle(pgconn):  # left by a statement that could not be made
+        yield from cursor._maybe_prepare_gen(pgq, prepare=prepare, binary=binary)
+        return
+    begin = conn._get_tx_start_command()
+    if not (cursor.format if binary is None else binary):  # what is refused there
+        pgconn.enter_pipeline_mode()
+        try:
+            pgconn.send_query_params(begin, None)
+            cursor._execute_send(pgq, force_extended=True)
+            pgconn.pipeline_sync()
+            begun = yield from execute(pgconn)
+            results = yield from fetch_many(pgconn)
+            try:
+                yield from fetch_many(pgconn)  # that all is answered
+            except psycopg.OperationalError:
+                if results[-1].status != ExecStatus.FATAL_ERROR:  # which says why it has ended
+                    raise
+        finally:
+            with suppress(psycopg.Error):  # of a connection that is lost, or left in the middle
+                pgconn.exit_pipeline_mode()
+        if begun[-1].status == ExecStatus.COMMAND_OK:
+            cursor._check_results(results)
+            cursor._set_results(results)
+            return
+        # Nothing was done. If the next succeeds, what stands in between knows no other way.
+        yield from conn._exec_command(begin)
+        known.judge.rides = False
+    else:
+        yield from conn._exec_command(begin)
+    yield from cursor._maybe_prepare_gen(pgq, prepare=prepare, binary=binary)
