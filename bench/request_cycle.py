@@ -37,11 +37,12 @@ REAL_POOL = "django_pg_real_pool"
 MIDDLEWARE = "django_connpool.middleware.ConnectionPoolMiddleware"
 
 PERSISTENT, POOLED, DJANGOS = "persistent", "django_connpool", "Django's pool"
+BARE = "no middleware"
 _DJANGO_POOL = {"ENGINE": STOCK, "OPTIONS": {"pool": {"min_size": 1, "max_size": 4}}}
 SUBJECTS: dict[str, dict[str, Any]] = {
     PERSISTENT: {"ENGINE": STOCK, "CONN_MAX_AGE": None},
     POOLED: {"ENGINE": OURS},
-    "no middleware": {"ENGINE": OURS},
+    BARE: {"ENGINE": OURS},
     DJANGOS: _DJANGO_POOL,
     "with checks": {**_DJANGO_POOL, "CONN_HEALTH_CHECKS": True},
     "real-pool": {
@@ -78,20 +79,34 @@ async def in_async(request: HttpRequest, number: int) -> HttpResponse:
     return HttpResponse("done")
 
 
-urlpatterns = [path("sync/<int:number>/", in_sync), path("async/<int:number>/", in_async)]
+def in_atomic(request: HttpRequest, number: int) -> HttpResponse:
+    from django.db import transaction
+
+    with transaction.atomic():
+        query(number)
+    return HttpResponse("done")
+
+
+urlpatterns = [
+    path("sync/<int:number>/", in_sync),
+    path("async/<int:number>/", in_async),
+    path("atomic/<int:number>/", in_atomic),
+]
 
 
 class World:
     """A site of its own in this process: so many aliases of one subject, and two handlers."""
 
-    def __init__(self, name: str, place: dict[str, Any], aliases: int) -> None:
+    def __init__(
+        self, name: str, place: dict[str, Any], aliases: int, entry: dict[str, Any] | None = None
+    ) -> None:
         from django.core.handlers.asgi import ASGIHandler
         from django.core.handlers.wsgi import WSGIHandler
         from django.db import connections
         from django.db.utils import ConnectionHandler
         from django.test.utils import override_settings
 
-        entry = SUBJECTS[name]
+        entry = entry or SUBJECTS[name]
         options = {**place["OPTIONS"], **entry.get("OPTIONS", {})}
         # So that no two subjects have a pool in common.
         options["application_name"] = name
@@ -107,13 +122,15 @@ class World:
         self._inside = {"settings": handler.settings, "_connections": handler._connections}
         self._outside: dict[str, Any] = {}
         self._connections: Any = connections
-        with self, override_settings(MIDDLEWARE=[MIDDLEWARE] if name == POOLED else []):
+        installs = entry["ENGINE"] == OURS and name != BARE
+        middleware = [MIDDLEWARE] if installs else []
+        with self, override_settings(MIDDLEWARE=middleware):
             self._wsgi = WSGIHandler()
             self._asgi: Any = ASGIHandler()
             for alias in connections:
                 with connections[alias].cursor() as cursor:
                     cursor.execute("SELECT 1")
-                if name != PERSISTENT or alias != "default":
+                if entry.get("CONN_MAX_AGE", 0) == 0 or alias != "default":
                     connections[alias].close()
 
     def __enter__(self) -> World:
@@ -125,8 +142,8 @@ class World:
     def __exit__(self, *exc_info: object) -> None:
         vars(self._connections).update(self._outside)
 
-    def get(self, number: int) -> None:
-        environ: dict[str, Any] = {"PATH_INFO": f"/sync/{number}/"}
+    def get(self, number: int, view: str = "sync") -> None:
+        environ: dict[str, Any] = {"PATH_INFO": f"/{view}/{number}/"}
         setup_testing_defaults(environ)
         told: list[str] = []
         response = self._wsgi(environ, lambda status, headers: told.append(status))
@@ -183,6 +200,7 @@ class World:
 
 @contextmanager
 def worlds(names: list[str], place: dict[str, Any], aliases: int) -> Iterator[dict[str, World]]:
+    """A world for each subject, in one process."""
     made: dict[str, World] = {}
     try:
         for name in names:

@@ -15,10 +15,12 @@ from typing import Any
 
 import psycopg
 import pytest
-from django.db import DatabaseError, transaction
+from django.core.handlers.base import BaseHandler
+from django.db import DatabaseError, IntegrityError, transaction
 from django.test.utils import CaptureQueriesContext
 
 from django_connpool.backends.mixin import PooledDatabaseWrapperMixin
+from shop.models import Category
 from tests.cluster import Server
 from tests.databases import Databases, pid, value
 from tests.pool.real.helpers import until_known
@@ -326,7 +328,8 @@ def test_a_transaction_answers_as_it_does_in_django(three: list[Any], scene: Any
 
 def round_trips(wrapper: Any, scene: Callable[[Any], Any]) -> int:
     """How often the server answers, by libpq's own record of what was sent."""
-    wrapper.ensure_connection()
+    with wrapper.cursor() as cursor:
+        cursor.execute(CATEGORIES)
     pgconn = wrapper.connection.pgconn
     with tempfile.TemporaryFile() as record:
         pgconn.trace(record.fileno())
@@ -345,7 +348,61 @@ def nested(wrapper: Any) -> None:
         run(wrapper, "SELECT 1")
 
 
+CATEGORIES = (
+    "CREATE TEMPORARY TABLE shop_category (id serial PRIMARY KEY, name text, slug text UNIQUE)"
+)
+
+
+def categories(wrapper: Any) -> Any:
+    return Category.objects.using(wrapper.alias)
+
+
+def locked(wrapper: Any) -> None:
+    with transaction.atomic(using=wrapper.alias):
+        list(categories(wrapper).select_for_update())
+
+
+def got_or_created(wrapper: Any) -> None:
+    categories(wrapper).get_or_create(slug="new", defaults={"name": "new"})
+
+
+def a_conflict(wrapper: Any) -> None:
+    """An INSERT; BEGIN and SAVEPOINT, an INSERT that fails, ROLLBACK TO, RELEASE, COMMIT."""
+    Category(name="taken", slug="taken").save(using=wrapper.alias)
+    inner = transaction.atomic(using=wrapper.alias)
+    with transaction.atomic(using=wrapper.alias), suppress(IntegrityError), inner:
+        categories(wrapper).create(name="taken", slug="taken")
+
+
+def iterated(wrapper: Any) -> None:
+    list(categories(wrapper).iterator())
+
+
+def iterated_in_a_block(wrapper: Any) -> None:
+    with transaction.atomic(using=wrapper.alias):
+        list(categories(wrapper).iterator())
+
+
+def a_request(wrapper: Any) -> None:
+    """A view of a site with ATOMIC_REQUESTS: two queries."""
+    wrapper.settings_dict["ATOMIC_REQUESTS"] = True
+    try:
+
+        def view(request: Any) -> str:
+            return str([value(wrapper, "SELECT 1"), value(wrapper, "SELECT 2")])
+
+        assert BaseHandler().make_view_atomic(view)(None) == "[1, 2]"
+    finally:
+        wrapper.settings_dict["ATOMIC_REQUESTS"] = False
+
+
 COUNTED = [
+    (locked, 3, 2),
+    (got_or_created, 4, 3),  # a look; BEGIN, INSERT, COMMIT
+    (a_conflict, 7, 6),
+    (iterated, 4, 4),  # a server-side cursor: DECLARE, FETCH, FETCH, CLOSE
+    (iterated_in_a_block, 6, 6),
+    (a_request, 4, 3),
     (block(), 0, 0),
     (block("SELECT 1"), 3, 2),
     (block("SELECT 1", "SELECT 2"), 4, 3),
@@ -402,13 +459,22 @@ def test_a_connection_that_dies_as_a_transaction_begins_says_so(three: list[Any]
     assert told[0][:4] == told[1][:4] == told[2][:4]
 
 
-def test_an_interrupt_leaves_a_session_that_goes_on(databases: Databases, cluster: Server) -> None:
-    """Ctrl-C while the first statement runs: it is cancelled, and the block rolled back."""
-    wrapper = prepared(databases.add(pool={"max_size": 1}))
+class Killed(BaseException):
+    """As of a greenlet, or of a task that has run for too long."""
+
+
+@pytest.mark.parametrize("release", ["auto", "transaction"])
+@pytest.mark.parametrize("error", [KeyboardInterrupt, Killed])
+def test_an_interrupt_while_the_first_statement_runs_leaves_nothing_behind(
+    databases: Databases, cluster: Server, error: type[BaseException], release: str
+) -> None:
+    """Ctrl-C has psycopg cancel the statement, so that the session goes on. Else it is closed."""
+    wrapper = databases.add(pool={"max_size": 1, "release": release})
+    until_known(wrapper.pool)
     first = pid(wrapper)
 
     def interrupt(*args: Any) -> None:
-        raise KeyboardInterrupt
+        raise error
 
     def is_asleep() -> bool:
         query = "SELECT count(*) FROM pg_stat_activity WHERE pid = %s AND query LIKE %s"
@@ -422,10 +488,11 @@ def test_an_interrupt_leaves_a_session_that_goes_on(databases: Databases, cluste
     striking = threading.Thread(target=strike)
     striking.start()
     try:
-        with pytest.raises(KeyboardInterrupt), transaction.atomic(using=wrapper.alias):
+        with pytest.raises((error, DatabaseError)), transaction.atomic(using=wrapper.alias):
             run(wrapper, "SELECT pg_sleep(30)")
     finally:
         striking.join()
         signal.signal(signal.SIGUSR1, before)
-    assert pid(wrapper) == first
+    wrapper.close_if_unusable_or_obsolete()
+    assert (pid(wrapper) == first) is (error is KeyboardInterrupt)
     assert block("SELECT 1")(wrapper)[1] == [(1,)]
