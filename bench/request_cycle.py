@@ -29,6 +29,7 @@ from django.urls import path
 
 from bench.measure import quantile, spread, table
 from bench.peers import quiet
+from django_connpool import registry
 from tests.cluster import Cluster
 
 STOCK = "django.db.backends.postgresql"
@@ -106,6 +107,8 @@ class World:
         from django.db.utils import ConnectionHandler
         from django.test.utils import override_settings
 
+        # It closes the pools of aliases that are not there, as those of the other worlds.
+        registry.sweep = lambda: None
         entry = entry or SUBJECTS[name]
         options = {**place["OPTIONS"], **entry.get("OPTIONS", {})}
         # So that no two subjects have a pool in common.

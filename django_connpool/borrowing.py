@@ -12,7 +12,7 @@ from asgiref.sync import iscoroutinefunction, sync_to_async
 from django.db import connections
 from django.db.transaction import TransactionManagementError
 
-from .backends import holders
+from . import holders
 from .backends import wrapper as wrappers
 from .connection_pool import ConnectionPool
 from .process import forks, uwsgi
@@ -71,7 +71,7 @@ def release_loans(work: Scope) -> None:
     life.thread = get_ident()
     work.ended = life.ended = True
     if life.has_blocks:
-        for wrapper in _borrowers(None):
+        for wrapper in holders.here():
             wrapper.end_blocks_of(life)
     # Not all wrappers of the thread are looked at: that costs microseconds for each alias.
     for wrapper in work.holders():

@@ -7,13 +7,11 @@ ends inside of an atomic block.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any
 
 from django.core.signals import request_finished, request_started
-from django.db import connections
 
-from . import scopes
-from .registry import is_pooled
+from . import holders, scopes
 
 
 def connect() -> None:
@@ -40,6 +38,5 @@ def _end(**kwargs: Any) -> None:
         return
     life.ended = True
     if life.has_blocks:
-        for wrapper in connections.all(initialized_only=True):
-            if is_pooled(wrapper):
-                cast(Any, wrapper).end_blocks_of(life)
+        for wrapper in holders.here():
+            wrapper.end_blocks_of(life)

@@ -8,7 +8,6 @@ offering              between two statements: offered to others or given back, a
 holding               where the connection is; how it gets into the hand, and out of it
 bound                 which pool; opener opens its connections
 loans                 what is known of a connection on loan
-holders               which wrappers hold something, by thread
 
 Beside them: in_vain, stacked (other packages' wrappers), djangos, creation,
 schema. Who takes what is offered: pool/offers.py.

@@ -17,7 +17,7 @@ from weakref import ref
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.utils.asyncio import async_unsafe
 
-from django_connpool import scopes
+from django_connpool import holders, scopes
 from django_connpool.errors import PoolClosed
 from django_connpool.process.background import NEVER
 from django_connpool.process.cpython import COUNTS, ONE_VARIABLE, count, running_loop
@@ -25,7 +25,7 @@ from django_connpool.readers import REQUEST, TRANSACTION
 from django_connpool.registry import Binding
 from django_connpool.session.foreign import Connection
 
-from . import djangos, holders, loans
+from . import djangos, loans
 from .holding import Holding
 
 # Seconds on offer, after which it is looked whether the connection still lives. (While it is held

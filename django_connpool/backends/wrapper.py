@@ -10,7 +10,7 @@ from weakref import WeakSet
 from django.db.utils import DatabaseError, ProgrammingError
 from django.utils.asyncio import async_unsafe
 
-from django_connpool import conf, registry, requests, runners, scopes
+from django_connpool import conf, holders, registry, requests, runners, scopes
 from django_connpool.errors import PoolClosed
 from django_connpool.process import forks
 from django_connpool.process.cpython import running_loop
@@ -18,7 +18,7 @@ from django_connpool.readers import REQUEST
 from django_connpool.session import rest
 from django_connpool.session.changes import rolling_back
 
-from . import creation, djangos, holders, schema, stacked
+from . import creation, djangos, schema, stacked
 from .querying import Querying
 from .work import holds_outside_of
 

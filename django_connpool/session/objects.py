@@ -43,12 +43,18 @@ def reported(pgconn: Any) -> list[bytes | None]:
 
 
 class Touch:
-    """Whether somebody may have changed the connection object since its loan began."""
+    """Whether somebody may have changed the connection object since its loan began.
 
-    __slots__ = ("touched",)
+    Its autocommit mode, which each transaction of Django's switches there and back, has a note of
+    its own: whether it is another than at birth.
+    """
+
+    __slots__ = ("autocommit", "switched", "touched")
 
     def __init__(self) -> None:
         self.touched = True
+        self.switched = False
+        self.autocommit: Any = None  # at birth
 
 
 class _NoticingAdapters(AdaptersMap):
@@ -82,10 +88,11 @@ class _NoticingTypes(TypesRegistry):
         super().clear()
 
 
+_MODE = ("autocommit", AUTOCOMMIT)  # psycopg's property, and where it keeps it
+
 UNKNOWN = object()
 
 _TOUCHING = (
-    "__setattr__",
     "__delattr__",
     "add_notice_handler",
     "remove_notice_handler",
@@ -102,6 +109,22 @@ def _noting(method: Callable[..., Any]) -> Callable[..., Any]:
     return touch
 
 
+def _noting_attributes(setattr_: Callable[..., Any]) -> Callable[..., Any]:
+    def touch(self: Any, name: str, value: Any) -> None:
+        noted = self._touch
+        if name not in _MODE:
+            noted.touched = True
+            setattr_(self, name, value)
+        elif value == noted.autocommit:
+            setattr_(self, name, value)
+            noted.switched = False
+        else:
+            noted.switched = True
+            setattr_(self, name, value)
+
+    return touch
+
+
 @lru_cache(maxsize=64)
 def _noticing(connection_class: Any) -> Any:
     """The class, extended so that it notices; itself when it is.
@@ -111,6 +134,7 @@ def _noticing(connection_class: Any) -> Any:
     if getattr(connection_class, "connpool_notices", False):
         return connection_class
     members: dict[str, Any] = {name: _noting(getattr(connection_class, name)) for name in _TOUCHING}
+    members["__setattr__"] = _noting_attributes(connection_class.__setattr__)
     members["connpool_notices"] = True
     members["_touch"] = Touch()  # while it is being made
     for name in ("__module__", "__qualname__", "__doc__"):
@@ -153,6 +177,7 @@ class Birth:
         self._adapters = AdaptersMap(conn.adapters) if known else None
         self._preparing = _preparing_of(conn) if known else ()
         self.reported = reported(conn.pgconn) if known else []
+        self.touch.autocommit = self._attributes.get(AUTOCOMMIT)
         self.loan_begins()
 
     def _notice(self, conn: Any) -> bool:
@@ -169,13 +194,16 @@ class Birth:
     def again(self, conn: Any, listens: bool) -> Birth:
         """What the object is like by now, but for the autocommit mode of its present loan."""
         later = Birth(conn, listens)
-        later._attributes[AUTOCOMMIT] = self._attributes[AUTOCOMMIT]
+        later._attributes[AUTOCOMMIT] = at_birth = self._attributes[AUTOCOMMIT]
+        later.touch.autocommit = at_birth
+        later.touch.switched = vars(behind(conn)).get(AUTOCOMMIT) != at_birth
         later.touch.touched = True
         return later
 
     def loan_begins(self) -> None:
         """The object is as it was: begin to notice."""
         self.touch.touched = not self._noticed
+        self.touch.switched = False
 
     def differs(self, conn: Any, *but: str) -> bool:
         """Whether the connection object is not as it was, but for some attributes."""

@@ -112,7 +112,7 @@ class Session:
         known, birth = self.changes, self.birth
         known.loan += 1  # cursors of this loan are stale
         known.last, known.called = None, False
-        if known.dirt or birth.touch.touched:
+        if known.dirt or birth.touch.touched or birth.touch.switched:
             known.forget()
             birth.loan_begins()
 
@@ -187,13 +187,14 @@ class Session:
         known, birth = self.changes, self.birth
         if policy.restores and (
             known.dirt
+            or birth.touch.switched
             or (birth.touch.touched and birth.differs(conn))
             or (known.called and reported(pgconn) != birth.reported)
         ):
             return False
         known.loan += 1  # as `rest`
         known.last, known.called = None, False
-        if known.dirt or birth.touch.touched:
+        if known.dirt or birth.touch.touched or birth.touch.switched:
             known.forget()
             birth.loan_begins()
         return True
@@ -248,7 +249,8 @@ class Session:
         try:
             if policy.restores:
                 # Notifications gather on the object of whoever listens, without touching it.
-                if self.birth.touch.touched or self.changes.dirt & CHANNELS:
+                touch = self.birth.touch
+                if touch.touched or touch.switched or self.changes.dirt & CHANNELS:
                     self.birth.restore(conn)
                 return self._clean(conn)
             if policy.reset is not None:

@@ -30,13 +30,14 @@ def is_at_rest(session: Any, conn: Any, autocommit: bool = True) -> bool:
 
     If so, no function that has run so far is a reason to compare its settings again.
     """
-    pgconn, known = conn.pgconn, session.changes
+    pgconn, known, touch = conn.pgconn, session.changes, session.birth.touch
     if (
         pgconn.transaction_status
         or pgconn.pipeline_status
         or known.dirt & _GIVEN_OR_HELD
         or known.called
-        or session.birth.touch.touched  # the mode of autocommit is an attribute, too
+        or touch.touched
+        or touch.switched
         or not autocommit
         or conn.lock.locked()
     ):

@@ -30,8 +30,8 @@ MUTANTS = [
     ),
     Mutant(
         "session/session.py",
-        "            known.dirt\n            or (birth",
-        "            False\n            or (birth",
+        "            known.dirt\n            or birth",
+        "            False\n            or birth",
         "what statements changed is cleaned",
     ),
     Mutant(

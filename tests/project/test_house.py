@@ -27,7 +27,7 @@ FLOORS = (
     {"errors"},
     {"connection_pool"},
     {"readers"},
-    {"conf", "identity", "functions", "scopes"},
+    {"conf", "identity", "functions", "scopes", "holders"},
     {"registry"},
     {"requests"},
     {"status"},
@@ -51,7 +51,7 @@ FOREIGN: dict[str, set[str]] = {
 FOREIGN_ELSEWHERE = {"asgiref", "django", "psycopg"}
 
 LONGEST = 400  # lines of a file
-LINES = 14_130  # of all files
+LINES = 14_150  # of all files
 LEEWAY = 300  # lines below that, from which on the number has to be lowered
 DOORS = 16  # what catches BaseException, and `finally` blocks that mend; 6 are meant to remain
 
