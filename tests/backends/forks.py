@@ -54,14 +54,17 @@ def with_threads() -> dict[str, Any]:
     """The parent's threads hold loans of their own, and go on."""
     from django.db import connections
 
+    from django_connpool import hold
+
     go_on, results = threading.Event(), []
     together = threading.Barrier(3)
 
     def work() -> None:
-        first = _pid()
-        together.wait(15)
-        go_on.wait(15)
-        results.append(_answers() and _pid() == first)
+        with hold("request"):  # or the one who forks takes it, where opening another takes long
+            first = _pid()
+            together.wait(15)
+            go_on.wait(15)
+            results.append(_answers() and _pid() == first)
         connections.close_all()
 
     threads = [threading.Thread(target=work) for _ in range(2)]

@@ -20,6 +20,7 @@ from tests.pool.real.helpers import (
     served,
     until,
     until_idle,
+    until_known,
     until_waiting,
 )
 from tests.proxy import Proxy
@@ -166,7 +167,7 @@ def test_a_ping_that_nobody_answers_takes_no_longer_than_its_borrower_has(
 ) -> None:
     inside.tune(monkeypatch, ping_timeout=600)
     pool = make_pool(proxy.dsn(connect_timeout=60), max_size=1, ping_after=0)
-    assert served(pool)
+    until_known(pool)  # or the answer to what it asks is as good as that to a ping
     (slot,) = inside.idle(pool)
     until(lambda: inside.vets_at(slot) < inside.clock(pool)())
     proxy.blackhole()
