@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from threading import get_ident, local
 from typing import Any
-from weakref import ref
+from weakref import WeakValueDictionary, ref
 
-_of_threads: dict[int, set[ref[Any]]] = {}  # by the thread's identity, which is used again
+_of_threads: WeakValueDictionary[int, set[ref[Any]]] = WeakValueDictionary()  # by identity
 
 
 class _Present(local):

@@ -88,6 +88,7 @@ class Rebinding:
             wrapper.connect_for_a_statement()
         if self._turn != wrapper.turn:
             take_over(self, behind_cursor(wrapper.create_cursor(self._django_name)))
+            self._turn = wrapper.turn
 
 
 @lru_cache(maxsize=64)

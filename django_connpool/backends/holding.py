@@ -75,6 +75,8 @@ class Holding(Bound):
     mode: str | None = None  # the same, as a block of `hold()` wants it
     terms: tuple[float, float]  # on which it is offered: see `Offer`
     terms_of: registry.Binding | None = None  # for which pool these three are right
+    # For which loan, and what it has left in its session, `slot.pinned` says why it stays.
+    stays_for: tuple[int, int] | None = None
     # Of this loan:
     life: scopes.Life | None = None  # of the work that it was borrowed for
     # Foreign classes that are told of each loan; see stacked.py:

@@ -18,6 +18,7 @@ from django_connpool.session import ties as session_ties
 epoch = attrgetter("_slot.loan")  # which loan of the connection it is: a number
 since = attrgetter("_slot.since")  # when it was lent, in monotonic seconds
 of = attrgetter("_slot")  # the place it has in its pool
+dirt = attrgetter("_slot.session.changes.dirt")  # what its statements may have left, as bits
 birth = attrgetter("_slot.session.birth")  # what its session was like when it was new
 line = attrgetter("_pool._core.line")  # who waits for one of its pool; something false for nobody
 # Given the session in that place, the connection, and in which mode of autocommit it may go:

@@ -162,12 +162,17 @@ class Offering(Holding):
 
     def _keep_or_end(self, connection: Any, autocommit: bool) -> None:
         """What is not at rest stays; but what is dead goes, and what ended work has set."""
-        ties = loans.ties(connection, autocommit)
         has_ended = self.life is not None and self.life.ended
+        # What statements have left stays as long as the loan: it is put in words once.
+        left = self.turn, loans.dirt(connection)
+        if left == self.stays_for and not has_ended and not connection.pgconn.transaction_status:
+            return
+        ties = loans.ties(connection, autocommit)
         if not ties or (has_ended and not loans.under_way(connection, autocommit)):
             self._let_go(connection)
         else:
             self._pin(", ".join(ties))
+            self.stays_for = left if loans.given(connection) else None
 
     def _is_to_go(self, connection: Any) -> bool:
         """Whether it goes back at once: offering it would keep others waiting, or for nothing."""

@@ -24,6 +24,7 @@ from .statements import Judge
 _STALE = "the connection of this cursor has been given back to its pool"
 # What stays when a cursor is made anew for another connection; and what is not a value.
 _USERS = {"arraysize", "format", "itersize", "_row_factory", "__weakref__", "__dict__"}
+_OURS = {"_changes", "_loan"}
 _judge = Judge()
 TEXT = Format.TEXT
 
@@ -255,10 +256,13 @@ def with_front(front: type, cursor_class: Any) -> Any:
 
 def take_over(cursor: Any, fresh: Any) -> None:
     """Make a cursor what another is that was just made for it; it keeps what its user has set."""
-    names = {name for base in type(fresh).__mro__ for name in getattr(base, "__slots__", ())}
-    state = {name: getattr(fresh, name) for name in names - _USERS if hasattr(fresh, name)}
-    for name, value in {**state, **vars(fresh)}.items():
-        setattr(cursor, name, value)
+    for base in type(fresh).__mro__:
+        if base.__module__.partition(".")[0] == "psycopg":
+            for name in set(vars(base).get("__slots__", ())) - _USERS:
+                if hasattr(fresh, name):
+                    setattr(cursor, name, getattr(fresh, name))
+    for name in _OURS & vars(fresh).keys():
+        setattr(cursor, name, vars(fresh)[name])
     changed = getattr(cursor._adapters, "_register_loader_callback", None)  # of its own ones
     if isinstance(changed, partial):  # from psycopg 3.3 on: to be told of the cursor's own loaders
         told = partial(changed.func, weakref.ref(cursor))

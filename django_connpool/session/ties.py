@@ -41,6 +41,8 @@ def is_at_rest(session: Any, conn: Any, autocommit: bool = True) -> bool:
         or not autocommit
         or conn.lock.locked()
     ):
+        if known.dirt & _GIVEN_OR_HELD and not pgconn.transaction_status:
+            return False  # and `ties`, which costs more, has a word for it
         if pgconn.transaction_status == _DEAD or ties(session, conn, autocommit):
             return False
         known.called = False

@@ -17,6 +17,7 @@ from django.db import DatabaseError, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.postgresql import base
 
+from django_connpool import scope
 from django_connpool.backends.mixin import PooledDatabaseWrapperMixin
 from django_connpool.backends.postgresql import base as plain
 from tests.databases import Databases, in_hand, in_thread, on_loan, value
@@ -244,6 +245,23 @@ def test_a_request_makes_no_more_round_trips_than_over_a_connection_that_stays_o
     assert round_trips(persistent, view) == expected
     # BEGIN goes with the first statement: see test_riding.py.
     assert round_trips(pooled, view) == expected - (view is one_atomic_query)
+
+
+def test_what_was_done_to_the_session_is_put_in_words_once(pooled: Any) -> None:
+    """Else each statement of a request that begins with SET would cost twice as much."""
+    until_known(pooled.pool)
+    with scope("plain"):
+        two_queries(pooled)
+        plain = python_calls(lambda: one_query(pooled))
+    with scope("with state"):
+        with pooled.cursor() as cursor:
+            cursor.execute("SET work_mem = '7MB'")
+        one_query(pooled)
+        assert "settings" in pooled.pool.snapshot()["loans"][0]["pinned"]
+        assert python_calls(lambda: one_query(pooled)) <= plain + 8
+        with pooled.cursor() as cursor:
+            cursor.execute("CREATE TEMPORARY TABLE more ()")
+        assert "temporary" in pooled.pool.snapshot()["loans"][0]["pinned"]
 
 
 def test_a_round_trip_is_counted_when_there_is_one(databases: Databases) -> None:

@@ -468,6 +468,30 @@ def test_what_the_user_has_set_on_a_cursor_stays_when_its_connection_was_taken(
             assert cursor.fetchone() == {"one": "2"}
 
 
+def test_so_does_what_the_users_class_keeps(databases: Databases, lingering: Lingering) -> None:
+    class Counting(psycopg.ClientCursor[Any]):
+        __slots__ = ("all",)
+
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            self.all, self.errors = 0, 0
+            super().__init__(*args, **kwargs)
+
+        def execute(self, *args: Any, **kwargs: Any) -> Any:
+            self.all += 1
+            return super().execute(*args, **kwargs)
+
+    options = {"cursor_factory": Counting}
+    wrapper = databases.add(pool={"max_size": 1, "timeout": DEADLINE}, options=options)
+    with wrapper.cursor() as cursor:
+        cursor.execute("SELECT 1")
+        cursor.cursor.errors = 7
+        inside.take_all(wrapper.pool)
+        assert lingering.does(mine)
+        cursor.execute("SELECT 2")
+        assert (cursor.cursor.all, cursor.cursor.errors) == (2, 7)
+        assert cursor.fetchone() == (2,)
+
+
 def test_a_class_of_cursors_that_takes_no_front_keeps_its_connection_in_hand(
     databases: Databases,
 ) -> None:
