@@ -72,4 +72,4 @@ def test_a_wrapper_that_was_dropped_is_forgotten(databases: Databases) -> None:
     del wrapper, connections["spare"]
     with scope("work"):
         pass
-    assert on_loan(databases.add("other", pool={"max_size": 1})) == 0
+    assert on_loan(databases.add("spare2", pool={"max_size": 1})) == 0
