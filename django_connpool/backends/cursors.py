@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import lru_cache
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from psycopg import ClientCursor, Cursor, InterfaceError, ServerCursor
 
@@ -14,6 +14,8 @@ from django_connpool.session.foreign import behind_cursor
 from django_connpool.session.fronts import drop_connection, take_over, with_front
 
 _PSYCOPGS = {*dir(ClientCursor), *dir(Cursor), *dir(ServerCursor)}  # what its cursors have
+# Of these, what a class of the user's may run statements of its own in.
+_OVERRIDDEN = {"execute", "executemany", "fetchone", "fetchmany", "fetchall"}
 
 
 class Rebinding:
@@ -22,7 +24,8 @@ class Rebinding:
     Only where a wrapper has made the cursor. Who makes one by hand has the connection, too.
     """
 
-    __slots__ = ()
+    if not TYPE_CHECKING:
+        __slots__ = ()
 
     _wrapper: Any = None
     _turn: int  # the wrapper's, when the cursor was made for what was then in hand
@@ -69,8 +72,9 @@ class Rebinding:
         wrapper = self._wrapper
         if wrapper is None or (wrapper.in_hand is not None and connection.lock.locked()):
             return connection
-        self._rebind(wrapper)
-        return wrapper.connection
+        if wrapper.in_hand is None and not self.closed:  # type: ignore[attr-defined]
+            wrapper.connect_for_a_statement()
+        return wrapper.connection  # of which this is a cursor when it runs its next statement
 
     @contextmanager
     def _in_hand(self, why: str) -> Iterator[None]:
@@ -96,8 +100,14 @@ def _in_front_of(cursor_class: Any) -> Any:
     """The class with this front. What methods of its own do, they do with a connection in hand."""
     front = with_front(Rebinding, cursor_class)
     if front is not cursor_class:
-        for name in set(dir(cursor_class)) - _PSYCOPGS:
-            if not name.startswith("_") and callable(getattr(cursor_class, name)):
+        for name in dir(cursor_class):
+            owner = next(base for base in cursor_class.__mro__ if name in vars(base))
+            if (
+                not name.startswith("_")
+                and callable(getattr(cursor_class, name))
+                and (name not in _PSYCOPGS or name in _OVERRIDDEN)
+                and owner.__module__.partition(".")[0] not in ("psycopg", "django_connpool")
+            ):
                 setattr(front, name, _with_connection(front, name))
     return front
 

@@ -45,7 +45,8 @@ class Offering(Holding):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.leaving = loans.Leaving()
-        self.noted, self.me = holders.of_this_thread(), ref(self)
+        self.noted = noted = holders.of_this_thread()
+        self.me = ref(self, noted.discard)
         super().__init__(*args, **kwargs)
 
     # -- The next statement -----------------------------------------------------------------

@@ -2,8 +2,8 @@
 
 psycopg sends it alone and waits for the answer: one round trip more for each transaction. Here
 both leave together, in libpq's pipeline mode, and are answered together. Only for what is the same
-to the server when it comes that way (see `_ALIKE`), and only by cursors that merge parameters into
-the text, as Django's do unless `server_side_binding` is set; for all else BEGIN goes alone.
+to the server when it comes that way (see `_is_alike`), and only by cursors that merge parameters
+into the text, as Django's do unless `server_side_binding` is set; for all else BEGIN goes alone.
 
 Made of psycopg's private names, as fronts.py is.
 """
@@ -11,6 +11,7 @@ Made of psycopg's private names, as fronts.py is.
 from __future__ import annotations
 
 import re
+import select
 from collections.abc import Generator
 from contextlib import suppress
 from functools import lru_cache, partial
@@ -24,11 +25,8 @@ from psycopg.pq import ExecStatus, TransactionStatus
 from . import changes
 from .foreign import BaseCursor, genuine, is_class
 
-# One statement, of a kind that is not told apart by how it was sent. (Several in one text cannot be
-# sent this way, COPY would not end, and what is sent for its effect is worth no risk.)
-_ALIKE = re.compile(
-    r"\s*(?:select|insert|update|delete|with|savepoint)\b[^;]*;?\s*\Z", re.IGNORECASE
-)
+# How a statement begins that is not told apart by how it was sent; see `_is_alike`.
+_ALIKE = re.compile(r"\s*(?:select|insert|update|delete|with|savepoint)\b", re.IGNORECASE)
 _LONG = 4096  # characters of a text from which on it is not remembered
 
 _Client: Any = genuine(ClientCursor)
@@ -63,7 +61,15 @@ def let_ride(conn: Any) -> None:
 
 
 def _is_alike(query: str) -> bool:
-    return _ALIKE.match(query) is not None
+    """Whether a text is one statement that the server answers in the same way, however it comes.
+
+    Several in one text cannot be sent so, COPY would not end, `$1` is another error, and what is
+    sent for its effect is worth no risk.
+    """
+    if _ALIKE.match(query) is None or "$" in query:
+        return False
+    end = query.find(";")
+    return end < 0 or not query[end + 1 :].strip()
 
 
 _remembered = lru_cache(maxsize=512)(_is_alike)
@@ -78,6 +84,7 @@ def rides(cursor: Any, query: Any, known: changes.Changes) -> bool:
         and isinstance(query, str)
         and _is_idle(pgconn)
         and not cursor._sends_alone
+        and _is_silent(pgconn)
         and (_remembered if len(query) < _LONG else _is_alike)(query)
     ):
         cursor._maybe_prepare_gen = partial(_begin_and_execute, cursor, known)
@@ -87,6 +94,15 @@ def rides(cursor: Any, query: Any, known: changes.Changes) -> bool:
 
 def _is_idle(pgconn: Any) -> bool:
     return pgconn.transaction_status == TransactionStatus.IDLE and not pgconn.pipeline_status
+
+
+def _is_silent(pgconn: Any) -> bool:
+    """Whether the server has said nothing on its own. Why it ends the session, libpq would lose."""
+    if not hasattr(select, "poll"):
+        return True
+    asked = select.poll()
+    asked.register(pgconn.socket, select.POLLIN)
+    return not asked.poll(0)
 
 
 def _begin_and_execute(

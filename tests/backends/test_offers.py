@@ -492,6 +492,44 @@ def test_so_does_what_the_users_class_keeps(databases: Databases, lingering: Lin
         assert cursor.fetchone() == (2,)
 
 
+def test_a_statement_in_the_midst_of_one_of_the_users_class_offers_nothing(
+    databases: Databases, lingering: Lingering
+) -> None:
+    """It would leave the outer one to run on what others may take."""
+    taken: list[int] = []
+
+    class Preparing(psycopg.ClientCursor[Any]):
+        def execute(self, query: Any, *args: Any, **kwargs: Any) -> Any:
+            if query == "SELECT 2":
+                self.execute("SELECT 1")
+                inside.take_all(wrapper.pool)
+                taken.append(on_loan(wrapper))
+            return super().execute(query, *args, **kwargs)
+
+    options = {"cursor_factory": Preparing}
+    wrapper = databases.add(pool={"max_size": 1, "timeout": DEADLINE}, options=options)
+    assert value(wrapper, "SELECT 2") == 2
+    assert taken == [1]
+    assert inside.offered(wrapper) is not None
+
+
+def test_rows_that_are_here_stay_when_their_connection_was_taken(
+    single: Any, lingering: Lingering
+) -> None:
+    with single.cursor() as wrapped:
+        cursor = wrapped.cursor
+        cursor.execute("SELECT generate_series(1, 3)")
+        assert cursor.fetchone() == (1,)
+        inside.take_all(single.pool)
+        assert lingering.does(mine)
+        assert cursor.connection is single.connection
+        assert cursor.fetchone() == (2,)
+        cursor.adapters.register_loader("int4", psycopg.types.string.TextLoader)
+        assert cursor.fetchone() == (("3",) if psycopg.__version__ >= "3.3" else (3,))
+        cursor.execute("SELECT 4")
+        assert cursor.fetchone() is not None
+
+
 def test_a_class_of_cursors_that_takes_no_front_keeps_its_connection_in_hand(
     databases: Databases,
 ) -> None:

@@ -269,6 +269,8 @@ SCENES: dict[str, Callable[[Any], Told]] = {
     "fails inside of a function": block("SELECT pg_temp.fail()"),
     "is not allowed": block("VACUUM"),
     "copies": block("COPY notes TO STDOUT"),
+    "a placeholder of the server's": block("SELECT $1"),
+    "blanks": block("SELECT '" + " " * 60_000 + ";', 1"),
     "a raw cursor": raw("SELECT 1"),
     "a raw cursor fails": raw("SELECT nothing"),
     **{
@@ -448,6 +450,21 @@ def test_a_proxy_that_does_not_understand_is_met_with_the_plain_way(
     assert value(wrapper, "SELECT count(*) FROM notes") == 2
 
 
+def test_a_connection_that_has_died_before_the_first_statement_says_why(
+    three: list[Any], cluster: Server
+) -> None:
+    told = []
+    for wrapper in three:
+        told.append([])
+        with told_of_errors(told[-1]), transaction.atomic(using=wrapper.alias):
+            doomed = wrapper.connection.info.backend_pid
+            cluster.execute("SELECT pg_terminate_backend(%s, 20000)", (doomed,))
+            run(wrapper, "SELECT 1")
+        wrapper.close()
+    assert told[0][1] is psycopg.errors.AdminShutdown
+    assert told[0][:4] == told[1][:4] == told[2][:4]
+
+
 def test_a_connection_that_dies_as_a_transaction_begins_says_so(three: list[Any]) -> None:
     told = []
     for wrapper in three:
@@ -487,9 +504,16 @@ def test_an_interrupt_while_the_first_statement_runs_leaves_nothing_behind(
     before = signal.signal(signal.SIGUSR1, interrupt)
     striking = threading.Thread(target=strike)
     striking.start()
+    by_hand: Any = None
     try:
         with pytest.raises((error, DatabaseError)), transaction.atomic(using=wrapper.alias):
-            run(wrapper, "SELECT pg_sleep(30)")
+            by_hand = psycopg.Cursor(wrapper.connection)
+            try:
+                run(wrapper, "SELECT pg_sleep(30)")
+            except Killed:  # what goes on all the same gets no answer to something else
+                with pytest.raises(psycopg.OperationalError):
+                    by_hand.execute("SELECT %s::int", [1])
+                raise
     finally:
         striking.join()
         signal.signal(signal.SIGUSR1, before)
