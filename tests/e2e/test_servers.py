@@ -141,10 +141,15 @@ def test_workers_that_are_killed_leave_nothing_and_are_replaced(
     environ = shop_environ(max_size=2)
     port = processes.free_port()
     with processes.serving(TESTPROJECT, port, *gunicorn(port), **environ) as served:
-        for _ in range(20):
-            served.get("/")
-        victims = {process["pid"] for process in poolstatus(environ)["processes"]}
-        assert len(victims) == 2
+        victims: set[int] = set()
+
+        def both_serve() -> bool:
+            for _ in range(20):
+                served.get("/")
+            victims.update(process["pid"] for process in poolstatus(environ)["processes"])
+            return len(victims) == 2
+
+        wait_until(both_serve, "the second worker has begun to serve")
         for victim in victims:
             os.kill(victim, signal.SIGKILL)
         wait_until(lambda: cluster.backends(dbname=shop) == 0, "the server notices")
