@@ -20,13 +20,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
-from wsgiref.util import setup_testing_defaults
 
 import django
 from django.conf import settings
 from django.http import HttpRequest, HttpResponse
 from django.urls import path
 
+from bench.asking import ask, ask_async
 from bench.measure import quantile, spread, table
 from bench.peers import quiet
 from django_connpool import registry
@@ -146,31 +146,10 @@ class World:
         vars(self._connections).update(self._outside)
 
     def get(self, number: int, view: str = "sync") -> None:
-        environ: dict[str, Any] = {"PATH_INFO": f"/{view}/{number}/"}
-        setup_testing_defaults(environ)
-        told: list[str] = []
-        response = self._wsgi(environ, lambda status, headers: told.append(status))
-        b"".join(response)
-        response.close()
-        assert told == ["200 OK"], told
+        assert ask(self._wsgi, f"/{view}/{number}/")
 
     async def get_async(self, number: int) -> None:
-        scope = {
-            "type": "http",
-            "method": "GET",
-            "path": f"/async/{number}/",
-            "query_string": b"",
-            "headers": [],
-        }
-        received: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
-        received.put_nowait({"type": "http.request", "body": b"", "more_body": False})
-        sent: list[dict[str, Any]] = []
-
-        async def send(message: dict[str, Any]) -> None:
-            sent.append(message)
-
-        await self._asgi(scope, received.get, send)
-        assert sent[0]["status"] == 200, sent
+        assert await ask_async(self._asgi, f"/async/{number}/")
 
     def turn(self, loop: asyncio.AbstractEventLoop | None, number: int) -> float:
         """Microseconds that a request costs."""

@@ -13,7 +13,6 @@ import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
-from wsgiref.util import setup_testing_defaults
 
 import django
 from asgiref.sync import sync_to_async
@@ -21,6 +20,7 @@ from django.conf import settings
 from django.http import HttpRequest, HttpResponse
 from django.urls import path
 
+from bench.asking import ask, ask_async
 from bench.measure import quantile
 
 SLOW, QUICK = 16, 40  # requests of `a`
@@ -86,34 +86,10 @@ class Site:
         self._asgi: Any = ASGIHandler()
 
     def get(self, queries: int, pause: int = 0, alias: str = "default") -> bool:
-        environ: dict[str, Any] = {"PATH_INFO": f"/{alias}/{queries}/{pause}/"}
-        setup_testing_defaults(environ)
-        told: list[str] = []
-        response = self._wsgi(environ, lambda status, headers: told.append(status))
-        try:
-            b"".join(response)
-        finally:
-            response.close()
-        return told[0].startswith("200")
+        return ask(self._wsgi, f"/{alias}/{queries}/{pause}/")
 
     async def gather(self, queries: int, pause: int) -> bool:
-        scope = {
-            "type": "http",
-            "method": "GET",
-            "path": f"/gathers/{queries}/{pause}/",
-            "query_string": b"",
-            "headers": [],
-        }
-        # What comes after the request's body would be that the client has gone: it never does.
-        received: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
-        received.put_nowait({"type": "http.request", "body": b"", "more_body": False})
-        sent: list[dict[str, Any]] = []
-
-        async def send(message: dict[str, Any]) -> None:
-            sent.append(message)
-
-        await self._asgi(scope, received.get, send)
-        return bool(sent[0]["status"] == 200)
+        return await ask_async(self._asgi, f"/gathers/{queries}/{pause}/")
 
 
 def job(queries: int = 1, pause: float = 0.0) -> bool:

@@ -69,7 +69,7 @@ def release_loans(work: Scope) -> None:
     """
     life = work.life
     life.thread = get_ident()
-    work.ended = life.ended = True
+    work.end()
     if life.has_blocks:
         for wrapper in holders.here():
             wrapper.end_blocks_of(life)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import tempfile
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -126,6 +127,24 @@ def in_hand(wrapper: Any) -> Any:
 def connected(server: Server, wrapper: Any) -> int:
     """How many connections the server counts for the wrapper's database."""
     return server.backends(application_name=wrapper.settings_dict["OPTIONS"]["application_name"])
+
+
+def round_trips(wrapper: Any, work: Callable[[], object]) -> int:
+    """How often the server answers to some work with a connection that is in hand.
+
+    By libpq's own record of what was sent.
+    """
+    pgconn = wrapper.connection.pgconn
+    with tempfile.TemporaryFile() as record:
+        pgconn.trace(record.fileno())
+        try:
+            work()
+        finally:
+            pgconn.untrace()
+        record.seek(0)
+        lines = record.read().decode().splitlines()
+    sent = [fields for line in lines if (fields := line.split("\t"))[1] == "F"]
+    return sum(fields[3].rstrip() in ("Query", "Sync") for fields in sent)
 
 
 def on_loan(wrapper: Any) -> int:

@@ -68,6 +68,7 @@ from django_connpool.session import (  # noqa: F401
     foreign,
     fronts,
     private,
+    riding,
     roles,
     session,
     statements,
@@ -426,6 +427,11 @@ def unknown_psycopg() -> Iterator[None]:
     """A block in which psycopg's cursors begin in a way that nobody foresaw."""
     with mock.patch.object(fronts, "_PSYCOPG_IS_KNOWN", False):
         yield
+
+
+def psycopg_sends_differently(monkeypatch: Any) -> None:
+    """Have psycopg send statements by a method that is not the one that was there at first."""
+    monkeypatch.setattr(riding, "_PREPARE", None)
 
 
 def psycopg_cannot_forget(monkeypatch: Any) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 from psycopg import ClientCursor, Cursor, InterfaceError, ServerCursor
 
 from django_connpool.session import cursors as session_cursors
-from django_connpool.session.foreign import behind_cursor
+from django_connpool.session.foreign import BaseCursor, behind
 from django_connpool.session.fronts import drop_connection, take_over, with_front
 
 _PSYCOPGS = {*dir(ClientCursor), *dir(Cursor), *dir(ServerCursor)}  # what its cursors have
@@ -91,7 +91,7 @@ class Rebinding:
         if wrapper.in_hand is None:
             wrapper.connect_for_a_statement()
         if self._turn != wrapper.turn:
-            take_over(self, behind_cursor(wrapper.create_cursor(self._django_name)))
+            take_over(self, behind(wrapper.create_cursor(self._django_name), BaseCursor))
             self._turn = wrapper.turn
 
 
@@ -132,7 +132,7 @@ def rebinding(wrapper: Any, cursor: Any, name: str | None) -> Any:
     """
     found = cursor
     if not issubclass(type(found), Rebinding):
-        found = behind_cursor(cursor)
+        found = behind(cursor, BaseCursor)
         if name:  # Django makes named cursors of a class of its own, past the connection's
             session_cursors.watch_cursor(found)
         try:

@@ -45,25 +45,14 @@ ServerCursor: Any = genuine(psycopg.ServerCursor)
 BaseCursor: Any = Cursor.__base__
 
 
-def behind(conn: Any) -> Any:
-    """psycopg's connection behind the proxies; what was given, when there is none."""
-    found = conn
-    while not issubclass(type(found), Connection):
+def behind(stands: Any, kind: Any = Connection) -> Any:
+    """psycopg's connection behind the proxies, or its cursor; what was given, if there is none."""
+    found = stands
+    while not issubclass(type(found), kind):
         try:
             found = found.__wrapped__
         except AttributeError:
-            return conn
-    return found
-
-
-def behind_cursor(cursor: Any) -> Any:
-    """psycopg's cursor behind the proxies; what was given, when there is none."""
-    found = cursor
-    while not issubclass(type(found), BaseCursor):
-        try:
-            found = found.__wrapped__
-        except AttributeError:
-            return cursor
+            return stands
     return found
 
 

@@ -311,7 +311,9 @@ def _checking(conn: Any, changes: Changes) -> Callable[[], Any]:
             changes.expect_the_worst()
         this: Any = ref()
         if this.pgconn.pipeline_status and not this._pipeline:
-            raise OperationalError("a statement that was interrupted is still under way")
+            raise OperationalError(
+                "a statement that was interrupted is still under way: close the connection"
+            )
         # What psycopg's own does, which is a generator that costs more than all of this.
         return () if this._autocommit else begin(this)
 

@@ -90,7 +90,7 @@ class _NoticingTypes(TypesRegistry):
 
 _MODE = ("autocommit", AUTOCOMMIT)  # psycopg's property, and where it keeps it
 
-UNKNOWN = object()
+_UNKNOWN = object()
 
 _TOUCHING = (
     "__delattr__",
@@ -166,7 +166,7 @@ class Birth:
 
     def __init__(self, conn: Any, listens: bool) -> None:
         # The time zone that its cursors are known to give times in; here for who asks each time.
-        self.zone: Any = UNKNOWN
+        self.zone: Any = _UNKNOWN
         self.touch = Touch()
         conn = behind(conn)
         known = isinstance(conn, Connection)

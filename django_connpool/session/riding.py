@@ -16,26 +16,25 @@ from collections.abc import Generator
 from contextlib import suppress
 from functools import lru_cache, partial
 from typing import Any
+from weakref import ref
 
 import psycopg
-from psycopg import ClientCursor
 from psycopg.generators import execute, fetch_many
 from psycopg.pq import ExecStatus, TransactionStatus
 
 from . import changes
-from .foreign import BaseCursor, genuine, is_class
+from .foreign import BaseCursor, ClientCursor, Connection, is_class
 
 # How a statement begins that is not told apart by how it was sent; see `_is_alike`.
 _ALIKE = re.compile(r"\s*(?:select|insert|update|delete|with|savepoint)\b", re.IGNORECASE)
 _LONG = 4096  # characters of a text from which on it is not remembered
 
-_Client: Any = genuine(ClientCursor)
 _PREPARE, _SEND, _PREPARED = (
     getattr(owner, name, None)
     for owner, name in (
         (BaseCursor, "_maybe_prepare_gen"),
-        (_Client, "_execute_send"),
-        (_Client, "_get_prepared"),
+        (ClientCursor, "_execute_send"),
+        (ClientCursor, "_get_prepared"),
     )
 )
 
@@ -44,11 +43,13 @@ def can_ride(cursor_class: Any) -> bool:
     """Whether this psycopg, and libpq, can do it, and the class is made as psycopg's own."""
     return (
         is_class(cursor_class)
-        and issubclass(cursor_class, _Client)
+        and issubclass(cursor_class, ClientCursor)
         and None not in (_PREPARE, _SEND, _PREPARED)
+        and all(hasattr(BaseCursor, name) for name in ("_check_results", "_set_results"))
+        and all(hasattr(Connection, name) for name in ("_exec_command", "_get_tx_start_command"))
         and cursor_class._maybe_prepare_gen is BaseCursor._maybe_prepare_gen is _PREPARE
-        and cursor_class._execute_send is _Client._execute_send is _SEND
-        and cursor_class._get_prepared is _Client._get_prepared is _PREPARED
+        and cursor_class._execute_send is ClientCursor._execute_send is _SEND
+        and cursor_class._get_prepared is ClientCursor._get_prepared is _PREPARED
         and psycopg.Pipeline.is_supported()
     )
 
@@ -84,10 +85,11 @@ def rides(cursor: Any, query: Any, known: changes.Changes) -> bool:
         and isinstance(query, str)
         and _is_idle(pgconn)
         and not cursor._sends_alone
-        and _is_silent(pgconn)
         and (_remembered if len(query) < _LONG else _is_alike)(query)
+        and _is_silent(pgconn)  # last: it asks the system
     ):
-        cursor._maybe_prepare_gen = partial(_begin_and_execute, cursor, known)
+        # It must not keep the cursor alive: a statement that cannot be made leaves it there.
+        cursor._maybe_prepare_gen = partial(_begin_and_execute, ref(cursor), known)
         return True
     return False
 
@@ -106,9 +108,10 @@ def _is_silent(pgconn: Any) -> bool:
 
 
 def _begin_and_execute(
-    cursor: Any, known: changes.Changes, pgq: Any, *, prepare: Any = None, binary: Any = None
+    of: ref[Any], known: changes.Changes, pgq: Any, *, prepare: Any = None, binary: Any = None
 ) -> Generator[Any, Any, None]:
     """Stands in for `_maybe_prepare_gen`, once."""
+    cursor: Any = of()
     del cursor._maybe_prepare_gen
     conn, pgconn = cursor._conn, cursor._pgconn
     if conn._autocommit or not _is_idle(pgconn):  # left by a statement that could not be made

@@ -5,10 +5,11 @@ What a transaction answers is asked of stock Django, and of this backend with an
 
 from __future__ import annotations
 
+import gc
 import re
 import signal
-import tempfile
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -21,8 +22,9 @@ from django.test.utils import CaptureQueriesContext
 
 from django_connpool.backends.mixin import PooledDatabaseWrapperMixin
 from shop.models import Category
+from tests import inside
 from tests.cluster import Server
-from tests.databases import Databases, pid, value
+from tests.databases import Databases, pid, round_trips, value
 from tests.pool.real.helpers import until_known
 from tests.proxy import Proxy
 from tests.testproject.processes import wait_until
@@ -328,21 +330,10 @@ def test_a_transaction_answers_as_it_does_in_django(three: list[Any], scene: Any
 # -- On the wire ----------------------------------------------------------------------------
 
 
-def round_trips(wrapper: Any, scene: Callable[[Any], Any]) -> int:
-    """How often the server answers, by libpq's own record of what was sent."""
+def counted(wrapper: Any, scene: Callable[[Any], Any]) -> int:
     with wrapper.cursor() as cursor:
         cursor.execute(CATEGORIES)
-    pgconn = wrapper.connection.pgconn
-    with tempfile.TemporaryFile() as record:
-        pgconn.trace(record.fileno())
-        try:
-            scene(wrapper)
-        finally:
-            pgconn.untrace()
-        record.seek(0)
-        lines = record.read().decode().splitlines()
-    sent = [fields for line in lines if (fields := line.split("\t"))[1] == "F"]
-    return sum(fields[3].rstrip() in ("Query", "Sync") for fields in sent)
+    return round_trips(wrapper, lambda: scene(wrapper))
 
 
 def nested(wrapper: Any) -> None:
@@ -423,14 +414,36 @@ COUNTED = [
 def test_how_often_the_server_is_waited_for(
     three: list[Any], scene: Any, before: int, now: int
 ) -> None:
-    found = [round_trips(wrapper, scene) for wrapper in three]
+    found = [counted(wrapper, scene) for wrapper in three]
     assert found == [before, before, now]
 
 
 def test_parameters_that_the_server_binds_go_the_plain_way(databases: Databases) -> None:
     options = {"server_side_binding": True}
     wrapper = prepared(databases.add(pool={"max_size": 1}, options=options))
-    assert round_trips(wrapper, block(("SELECT %s::int", [1]))) == 3
+    assert counted(wrapper, block(("SELECT %s::int", [1]))) == 3
+
+
+def test_where_psycopg_sends_another_way_begin_goes_alone(
+    databases: Databases, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inside.psycopg_sends_differently(monkeypatch)
+    wrapper = prepared(databases.add(pool={"max_size": 1}))
+    assert counted(wrapper, block("SELECT 1")) == 3
+
+
+def test_a_statement_that_could_not_be_made_keeps_no_cursor_alive(databases: Databases) -> None:
+    wrapper = prepared(databases.add(pool={"max_size": 1}))
+    gc.disable()
+    try:
+        with transaction.atomic(using=wrapper.alias):
+            with wrapper.cursor() as cursor, suppress(psycopg.Error):
+                cursor.cursor.execute("SELECT %s", [1, 2])  # Django's own errors would keep it
+            kept = weakref.ref(cursor.cursor)
+            del cursor
+            assert kept() is None
+    finally:
+        gc.enable()
 
 
 # -- What stands in between -------------------------------------------------------------------
@@ -446,7 +459,7 @@ def test_a_proxy_that_does_not_understand_is_met_with_the_plain_way(
     prepared(wrapper)
     insert = "INSERT INTO notes (text) VALUES (%s) RETURNING id"
     assert block((insert, ["first"]))(wrapper)[1] == [(1,)]
-    assert round_trips(wrapper, block((insert, ["second"]))) == 3, "it is remembered"
+    assert counted(wrapper, block((insert, ["second"]))) == 3, "it is remembered"
     assert value(wrapper, "SELECT count(*) FROM notes") == 2
 
 
