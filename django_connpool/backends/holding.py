@@ -136,6 +136,9 @@ class Holding(Bound):
         """Make a connection that was just borrowed the one in hand."""
         self.errors_occurred = self.by_hand = False
         self.noted.add(self.me)
+        work = scopes.current.get()
+        # Before it is in hand: another thread that looks at what this holds asks for what work.
+        self.life = None if work is None else work.life
         # With no call in between: see `_borrow`.
         self.in_hand, self.is_taken, self.is_set_up = connection, True, True
         self.offer = None
@@ -145,11 +148,7 @@ class Holding(Bound):
         if self._thread_sharing_count:
             connection._pool.outlive_thread(connection)
         self.isolation_level = connection.connpool_isolation_level
-        work = scopes.current.get()
-        if work is None:
-            self.life = None
-        else:
-            self.life = work.life
+        if work is not None:
             work.borrowers.add(self)
         autocommit = self.settings_dict["AUTOCOMMIT"]
         # Asking the connection costs more than to know what the pool sees to.
