@@ -24,8 +24,10 @@ from tests.pool.real.helpers import until_known
 
 # Python functions called in a request with one query, over those of a persistent connection of
 # Django's own. Lower it when you make the borrow leaner; a change that needs more says why.
-# Django 4.2 makes fewer itself, and with psycopg 3.2 a cursor makes adapters of its own at once.
-EXTRA_CALLS = {(4, 2): 7, (5, 1): 0, (5, 2): 0, (6, 0): 0, (6, 1): 0}
+# Django 4.2 makes fewer itself.
+EXTRA_CALLS = {(4, 2): 2, (5, 1): 0, (5, 2): 0, (6, 0): 0, (6, 1): 0}
+# With psycopg 3.2 a cursor makes adapters of its own at once.
+EXTRA_CALLS_OF_PSYCOPG_32 = 5
 
 
 @pytest.fixture
@@ -105,8 +107,11 @@ def test_a_request_makes_no_more_python_calls_than_are_pinned_here(
             handle(wrapper, one_query)
         calls.append(python_calls(lambda wrapper=wrapper: handle(wrapper, one_query)))
 
+    most = EXTRA_CALLS[django.VERSION[:2]]
+    if psycopg.__version__.startswith("3.2."):
+        most += EXTRA_CALLS_OF_PSYCOPG_32
     print("EXTRA", calls[1] - calls[0])
-    assert calls[1] - calls[0] <= EXTRA_CALLS[django.VERSION[:2]]
+    assert calls[1] - calls[0] <= most
 
 
 @pytest.mark.parametrize("release", ["auto", "transaction"])
