@@ -113,9 +113,9 @@ def _left_behind(pool: Any, names: tuple[str, ...]) -> list[str]:
     idle = [pool.getconn() for _ in range(pool.snapshot()["idle"])]
     try:
         # What a receiver of connection_created set up is no leftover.
-        born = [getattr(changes.of(conn), "born", None) or [] for conn in idle]
+        setups = [getattr(changes.of(conn), "setup", None) or [] for conn in idle]
         left: list[str] = []
-        for conn, statements in zip(idle, born, strict=True):
+        for conn, statements in zip(idle, setups, strict=True):
             expected = _new_session(pool, statements, names)
             found = session_state(conn, names)
             for name in found["settings"].keys() - expected["settings"].keys() - set(names):
@@ -128,11 +128,11 @@ def _left_behind(pool: Any, names: tuple[str, ...]) -> list[str]:
             pool.putconn(conn)
 
 
-def _new_session(pool: Any, born: list[tuple[int, bytes]], names: tuple[str, ...]) -> State:
+def _new_session(pool: Any, setup: list[tuple[int, bytes]], names: tuple[str, ...]) -> State:
     conn = pool.connection_class.connect()
     try:
-        if born:
-            text, _ = cleaning.statements(ANYTHING, born)
+        if setup:
+            text, _ = cleaning.statements(ANYTHING, setup)
             conn.pgconn.exec_(text)
         return session_state(conn, names)
     finally:

@@ -88,7 +88,7 @@ from django_connpool.session.statements import (  # noqa: F401
     LOCKS,
     NAMES,
     PREPARED,
-    RECALLS,
+    READS_SEQUENCES,
     ROLES,
     SEQUENCES,
     SETTINGS,
@@ -194,7 +194,7 @@ def retries_at(pool: Any) -> float:
 
 def has_news(pool: Any) -> bool:
     """Whether there is something that the pool has to log, and has not logged yet."""
-    return bool(pool._core.news)
+    return bool(pool._core.warnings)
 
 
 def has_leftovers(pool: Any) -> bool:
@@ -393,7 +393,7 @@ def clean_up_of(one: Any) -> Any:
 
 def born_with(one: Any) -> Any:
     """What was done to the session in a slot at its birth: kinds and texts of statements."""
-    return one.session.changes.born
+    return one.session.changes.setup
 
 
 def is_being_cleaned(one: Any) -> bool:
@@ -452,7 +452,7 @@ def dirt_of(conn: Any) -> int:
 def errors_met(monkeypatch: Any) -> list[Any]:
     """A list of the SQLSTATEs that statements end with from now on."""
     met: list[Any] = []
-    monkeypatch.setattr(roles, "met_error", lambda conn, state: met.append(state))
+    monkeypatch.setattr(roles, "note_error", lambda conn, state: met.append(state))
     return met
 
 
@@ -511,7 +511,7 @@ def doubt_functions(pool: Any) -> None:
 def make_of_no_more_use(conn: Any) -> None:
     """Have a session that was born in a way that cannot be told, so that it cannot be cleaned."""
     conn._slot.session.changes = changes.Changes(statements.Judge())
-    conn._slot.session.changes.born = None
+    conn._slot.session.changes.setup = None
 
 
 def unread_answers(pool: Any) -> list[Any]:

@@ -13,7 +13,7 @@ from django_connpool import registry, scopes
 from django_connpool.errors import PoolClosed, PoolTimeout
 from django_connpool.process.background import NEVER
 from django_connpool.readers import AUTO, REQUEST
-from django_connpool.session.birth import recording, repeating
+from django_connpool.session.setup import recording, repeating
 
 from . import in_vain, loans
 from .bound import Bound
@@ -166,7 +166,7 @@ class Holding(Bound):
         if connection.connpool_receivers != connection_created.receivers:
             _note_receivers(connection)
             if not connection.connpool_is_new:
-                binding.pool.reborn(connection)
+                binding.pool.adopt(connection)
         if connection.connpool_is_new:
             self.is_set_up = False
             self._keep_during(self._announce, binding, connection)
@@ -215,7 +215,7 @@ class Holding(Bound):
         connection.connpool_is_new = False
         with recording(connection):
             connection_created.send(sender=self.__class__, connection=self)
-        binding.pool.reborn(connection)
+        binding.pool.adopt(connection)
 
     # -- Giving back ------------------------------------------------------------------------
 

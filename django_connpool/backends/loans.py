@@ -19,7 +19,7 @@ epoch = attrgetter("_slot.loan")  # which loan of the connection it is: a number
 since = attrgetter("_slot.since")  # when it was lent, in monotonic seconds
 of = attrgetter("_slot")  # the place it has in its pool
 dirt = attrgetter("_slot.session.changes.dirt")  # what its statements may have left, as bits
-birth = attrgetter("_slot.session.birth")  # what its session was like when it was new
+original = attrgetter("_slot.session.original")  # what its session was like when it was new
 line = attrgetter("_pool._core.line")  # who waits for one of its pool; something false for nobody
 # Given the session in that place, the connection, and in which mode of autocommit it may go:
 is_at_rest = session_ties.is_at_rest

@@ -9,12 +9,12 @@ from typing import Any
 from django_connpool import conf, identity, signals
 from django_connpool.readers import FEWEST
 from django_connpool.session import cursors
-from django_connpool.session.birth import recording
 from django_connpool.session.closing import await_end, end_of, say_goodbye
 from django_connpool.session.foreign import Connection
 from django_connpool.session.objects import noticing
 from django_connpool.session.parameters import CONNECT_TIMEOUT, completed
 from django_connpool.session.riding import let_ride
+from django_connpool.session.setup import recording
 from django_connpool.session.statements import Judge
 
 from .cursors import be_ready

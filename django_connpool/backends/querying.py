@@ -47,13 +47,13 @@ class Querying(Working):
 
         Here that is known, as long as nobody has changed the connection object.
         """
-        birth = loans.birth(connection)
+        original = loans.original(connection)
         zone = self.timezone
-        if birth.zone is zone and not birth.touch.touched:
+        if original.zone is zone and not original.touch.touched:
             return rebinding(self, connection.cursor(), None)
         cursor = self.create_cursor()
-        if not birth.touch.touched and djangos.zone_of(connection) == zone:
-            birth.zone = zone
+        if not original.touch.touched and djangos.zone_of(connection) == zone:
+            original.zone = zone
         return cursor
 
     def create_cursor(self, name: str | None = None) -> Any:

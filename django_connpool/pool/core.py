@@ -68,7 +68,7 @@ class Core:
     __slots__ = (
         *("__weakref__", "clock", "closed", "deadline", "describe", "errors", "full", "generation"),
         *("grew_at", "inbox", "is_inside", "keep_min", "last_error", "limits", "line"),
-        *("line_since", "lock", "mean_connect", "moved_at", "name", "news", "opened", "opener"),
+        *("line_since", "lock", "mean_connect", "moved_at", "name", "warnings", "opened", "opener"),
         *("outage", "paused_until", "ref", "serving", "slots", "stats", "suspended", "ticket"),
         *("warmed", "winding_up"),
     )
@@ -124,7 +124,7 @@ class Core:
         # Appended to without the lock, at any instruction: a function of the core's and what to
         # call it with, under the lock. Each looks first whether it is still true.
         self.inbox: deque[tuple[Any, ...]] = deque()
-        self.news: deque[tuple[str, tuple[object, ...]]] = deque()  # see `tell`
+        self.warnings: deque[tuple[str, tuple[object, ...]]] = deque()  # see `warn_later`
 
     # -- The inbox ------------------------------------------------------------------------
 
@@ -160,18 +160,18 @@ class Core:
         elif this:
             self.put(Core.replace_read_only, slot, others)
 
-    def tell(self, text: str, *args: object) -> None:
+    def warn_later(self, text: str, *args: object) -> None:
         """Log a warning, once the lock is free.
 
         A handler may do what it likes, and one that writes to the database borrows.
         """
-        self.news.append((text, args))
+        self.warnings.append((text, args))
 
-    def publish(self) -> None:
+    def log_warnings(self) -> None:
         """Log what there is to tell. Call without the lock."""
-        while self.news:
+        while self.warnings:
             with suppress(IndexError):  # another thread took the last
-                text, args = self.news.popleft()
+                text, args = self.warnings.popleft()
                 logger.warning("%s: " + text, self.name, *args)
 
     def schedule(self, at: float) -> None:
@@ -201,7 +201,7 @@ class Core:
             if slot.reported:
                 slot.reported = False
                 held = now - slot.since
-                self.tell("a loan reported as a leak was given back after %.1f s", held)
+                self.warn_later("a loan reported as a leak was given back after %.1f s", held)
         session = slot.session
         if unfit:
             slots.retire(slot, unfit)
@@ -341,7 +341,7 @@ class Core:
         slot.state = RETURNING
         self.stats.loans_reclaimed += 1
         if not ending.is_ending():
-            self.tell(
+            self.warn_later(
                 "a connection was never given back, closing it; borrowed %.1f s ago by %s%s%s",
                 self.clock() - slot.since,
                 explain.thread_name(slot.thread),
@@ -366,7 +366,7 @@ class Core:
         slot.retire_at = AT_ONCE
         if others and slot.generation == self.generation and not self.closed:
             self.renew(CONDEMNED)
-            self.tell("the server has turned read-only: replacing every connection")
+            self.warn_later("the server has turned read-only: replacing every connection")
 
     def renew(self, reason: str) -> None:
         """Under the lock: replace every connection, idle ones now, loans as they come back."""

@@ -155,7 +155,7 @@ class Watch:
         It may take its time, or borrow: a `reset` of his, or what handles the log.
         """
         core = self._core
-        if not ripe or not (core.limits.has_reset or core.limits.leak_after or core.news):
+        if not ripe or not (core.limits.has_reset or core.limits.leak_after or core.warnings):
             return give_back(ripe)
         self._crew.in_a_thread(partial(take_from, ripe), "offers")
         return len(ripe)

@@ -103,7 +103,7 @@ class Outage:
         self.retry_at = min(self.retry_at, self.failed_at + longest)
         return self.retry_at
 
-    def hopeless(self, loans: int, closing: int, now: float = _LATE) -> bool:
+    def waiting_cannot_help(self, loans: int, closing: int, now: float = _LATE) -> bool:
         """Whether waiting for a connection cannot help: nobody may give one back either.
 
         Nor is the outage young enough to be waited for, nor does one of our own leave a place
@@ -119,7 +119,7 @@ class Outage:
             self.retry_at = now
 
 
-def told(outage: Outage) -> str:
+def in_words(outage: Outage) -> str:
     """What is wrong, for a message that goes on after it."""
     said = "the check of a new connection: " if outage.kind == UNFIT else ""
     return said + one_line(outage.error)

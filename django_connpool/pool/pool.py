@@ -17,7 +17,7 @@ from .line import Waiter
 from .offers import Watch
 from .outage import again
 from .owners import this_thread
-from .prospects import is_hopeless
+from .prospects import waiting_cannot_help
 from .slot import (
     CLOSING,
     GONE,
@@ -148,9 +148,9 @@ class Pool:
                         lock.release()
                     except RuntimeError as error:
                         expect_free(error)
-                if core.news:
+                if core.warnings:
                     # Not here: a log handler that borrows would stand behind its own thread.
-                    self._crew.in_a_thread(core.publish, "news")
+                    self._crew.in_a_thread(core.log_warnings, "warnings")
                 if queued:
                     self._upkeep.expect_lock(waiter.since)
                     if len(core.slots) < core.limits.max_size or core.slots.to_close:
@@ -208,7 +208,7 @@ class Pool:
             waiter.tries += 1
             return False
         outage = core.outage
-        if outage is not None and is_hopeless(core):
+        if outage is not None and waiting_cannot_help(core):
             now = core.clock()
             if now < outage.hurry(now):
                 raise again(outage.error)
@@ -296,9 +296,9 @@ class Pool:
             raise
         if not over and not unfit:
             self._refuse(conn, slot)
-        if core.inbox or core.news or core.slots.to_close:
+        if core.inbox or core.warnings or core.slots.to_close:
             self._upkeep.look_around()
-            core.publish()
+            core.log_warnings()
         if complaint:
             raise core.errors.misuse(f"pool {core.name!r}: {complaint}")
 
@@ -366,9 +366,9 @@ class Pool:
                 slot.loans.discard(slot)
                 slot.loans = Loans(slot.loans.thread, [slot])
 
-    def reborn(self, conn: Any) -> None:
+    def adopt(self, conn: Any) -> None:
         """What this connection, which is on loan, is like now belongs to it from its birth."""
-        conn._slot.session.reborn(conn)
+        conn._slot.session.adopt(conn)
 
 
 def _gave_up(core: Core, waiter: Waiter, error: type[BaseException]) -> None:

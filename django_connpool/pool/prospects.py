@@ -28,13 +28,15 @@ def promising(core: Core) -> int:
     return len(promising)
 
 
-def is_hopeless(core: Core) -> bool:
+def waiting_cannot_help(core: Core) -> bool:
     """Under the lock: the server refuses connections, and none can come back either."""
     return (
         core.outage is not None
         and not core.suspended  # those in line wait for `resume`, not for the server
         and not promising(core)
-        and core.outage.hopeless(core.slots.on_loan(), len(core.slots.closing), core.clock())
+        and core.outage.waiting_cannot_help(
+            core.slots.on_loan(), len(core.slots.closing), core.clock()
+        )
     )
 
 
@@ -63,7 +65,7 @@ def judge(core: Core, answered: bool = False) -> None:
         return
     now = core.clock()
     # An attempt that hangs is no answer to wait for either.
-    if is_hopeless(core) and (answered or now < outage.retry_at or core.slots.opening):
+    if waiting_cannot_help(core) and (answered or now < outage.retry_at or core.slots.opening):
         core.refuse_all(lambda: again(outage.error))
     if core.line and outage.is_young(now):
         core.schedule(outage.since + outage.patience)

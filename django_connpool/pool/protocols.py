@@ -39,7 +39,7 @@ class Session(Protocol):
     def rest(self) -> None:
         """End a loan of one that is clean. Under the lock."""
 
-    def reborn(self, conn: Any) -> None:
+    def adopt(self, conn: Any) -> None:
         """What it is like now belongs to it from its birth."""
 
     def cleaned(self, patience: float = ...) -> bool | None:

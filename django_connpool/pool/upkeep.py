@@ -30,10 +30,10 @@ class Upkeep:
     def run(self, now: float) -> float:
         """Do what time brings; return when to come again. The background thread calls it."""
         self.look_around()
-        if self._core.news:
+        if self._core.warnings:
             # A log handler may take its time, or borrow: the thread it would wait for then is
             # the one it would hold up.
-            self._crew.in_a_thread(self._core.publish, "news")
+            self._crew.in_a_thread(self._core.log_warnings, "warnings")
         return self._core.deadline
 
     def look_around(self) -> None:
@@ -139,7 +139,7 @@ class Upkeep:
             ):
                 slot.reported = True
                 line = userline.of_thread(slot.thread, slot.note)
-                core.tell(
+                core.warn_later(
                     "on loan for %.1f s to %s%s, borrowed%s%s",
                     held,
                     explain.thread_name(slot.thread),
@@ -159,7 +159,7 @@ class Upkeep:
             elif slot.session.is_busy():
                 slot.session.give_up()
                 text = "a transaction could not be rolled back in %.1f s"
-                self._core.tell(text, CLEAN_TIMEOUT)
+                self._core.warn_later(text, CLEAN_TIMEOUT)
 
     def _look_for_hung(self, now: float) -> list[tuple[Slot, int]]:
         """Under the lock: the loans with a statement that should have ended long ago."""
@@ -191,13 +191,13 @@ class Upkeep:
                 return
             session.give_up()
             core.condemn()
-            core.tell(
+            core.warn_later(
                 "a statement has run for longer than command_timeout (%.1f s), and its server "
                 "answers nobody: giving the connection up",
                 core.limits.command_timeout,
             )
         self._crew.staff()
-        core.publish()
+        core.log_warnings()
 
     # -- Who waits ------------------------------------------------------------------------
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from . import explain
 from .core import Core
-from .outage import told
+from .outage import in_words
 from .slot import Slot
 
 
@@ -28,7 +28,7 @@ def snapshot(core: Core) -> dict[str, Any]:
         "longest_wait": now - core.line[0].since if core.line else 0.0,
         "closed": core.closed,
         "suspended": core.suspended,
-        "last_error": told(core.outage) if core.outage is not None else None,
+        "last_error": in_words(core.outage) if core.outage is not None else None,
         "stats": core.stats.as_dict(),
         "loans": [_loan(slot, now) for slot in core.slots.all if slot.is_somebodys],
     }

@@ -1,4 +1,4 @@
-"""What was done to a session since its loan began, and what it was born with."""
+"""What was done to a session since its loan began, and what it was set up with."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from .statements import (
     HELD,
     MAYBE,
     NAMES,
-    RECALLS,
+    READS_SEQUENCES,
     RENAMED,
     ROLES,
     SETTINGS,
@@ -54,7 +54,6 @@ class Changes:
         "_open",
         "_wrote_in",
         "announced",
-        "born",
         "called",
         "dirt",
         "judge",
@@ -65,6 +64,7 @@ class Changes:
         "recorded",
         "records",
         "rider",
+        "setup",
         "undecided",
     )
 
@@ -83,8 +83,8 @@ class Changes:
         self.records = False
         self.recorded = 0
         # What was done to the session at its birth, and what kind of state that is, so that
-        # it can be done again; None when that cannot be told. See birth.py.
-        self.born: list[tuple[int, bytes]] | None = []
+        # it can be done again; None when that cannot be told. See setup.py.
+        self.setup: list[tuple[int, bytes]] | None = []
         self.undecided: Known | bool | None = False  # by what was last decided what MAYBE means
         self._open: set[str] = set()  # psycopg's named cursors that may be open on the server
         self._wrote_in = -1  # the last loan that may have advanced a sequence
@@ -92,7 +92,7 @@ class Changes:
     @property
     def listens(self) -> bool:
         """Whether the session listens from its birth."""
-        return any(kinds & CHANNELS for kinds, _ in self.born or ())
+        return any(kinds & CHANNELS for kinds, _ in self.setup or ())
 
     def note(self, query: Any, conn: Any) -> None:
         """A statement is about to begin."""
@@ -101,11 +101,11 @@ class Changes:
 
     def weigh(self, bits: int, conn: Any) -> None:
         """What a statement that is about to begin may do to the session."""
-        if bits & RECALLS and self._wrote_in != self.loan:
+        if bits & READS_SEQUENCES and self._wrote_in != self.loan:
             self._forget_sequences(conn)
         if bits & WRITES:
             self._wrote_in = self.loan
-            if self.born != [] and self._was_born_with(TEMP):
+            if self.setup != [] and self._was_set_up_with(TEMP):
                 bits |= TEMP  # for it may be a temporary table that every borrower finds
         if bits & _RENAMES and not self.records and conn.prepare_threshold is not None:
             bits |= RENAMED
@@ -121,8 +121,8 @@ class Changes:
         if bits & STICKS or (at_rest and conn.autocommit):
             self.kept |= dirt
 
-    def _was_born_with(self, kind: int) -> bool:
-        return self.born is None or any(kinds & kind for kinds, _ in self.born)
+    def _was_set_up_with(self, kind: int) -> bool:
+        return self.setup is None or any(kinds & kind for kinds, _ in self.setup)
 
     def _forget_sequences(self, conn: Any) -> None:
         """Let currval() and lastval() find nothing of an earlier loan.
@@ -144,9 +144,9 @@ class Changes:
         if not dirt and self.judge(query, conn) & (CALLS | WRITES) == CALLS:
             dirt = _MAYBE  # it may be a function that is not known yet to do something
             self.undecided = False
-        if dirt and self.born is not None:
+        if dirt and self.setup is not None:
             text = ClientCursor(conn).mogrify(query, params)
-            self.born.append((dirt, text.encode(conn.info.encoding)))
+            self.setup.append((dirt, text.encode(conn.info.encoding)))
 
     def use(self, judge: Judge) -> None:
         """Go by that judge from now on, or by what it has learned."""
@@ -159,40 +159,40 @@ class Changes:
         By what is known by now of the functions on the server.
         """
         hidden = self.judge.hidden
-        if self.born and self.undecided is not hidden:
-            for place, (kinds, text) in enumerate(self.born):
+        if self.setup and self.undecided is not hidden:
+            for place, (kinds, text) in enumerate(self.setup):
                 if kinds & MAYBE:
-                    self.born[place] = (MAYBE | (self.judge(text) & DIRT), text)
+                    self.setup[place] = (MAYBE | (self.judge(text) & DIRT), text)
         self.undecided = hidden
 
     def record_in_vain(self, query: Any, conn: Any) -> None:
         """A statement of the session's birth is about to be sent, in a way that has no text."""
         if self._dirt_of_birth(query, conn):
-            self.born = None
+            self.setup = None
 
     def take_back(self) -> None:
         """Something is rolled back while the session is born: who knows what of it."""
         if self.recorded:
-            self.born = None
+            self.setup = None
 
     def forget_failed(self, recorded: int, query: Any, conn: Any) -> None:
         """A statement has failed: nothing that came after the first `recorded` ones is so."""
-        if self.born is not None:
-            del self.born[recorded:]
+        if self.setup is not None:
+            del self.setup[recorded:]
             if self.judge(query, conn) & ENDS:  # the first of several may have been committed
                 self.take_back()
 
     def _dirt_of_birth(self, query: Any, conn: Any) -> int:
         bits = self.judge(query, conn)
         dirt = bits & DIRT
-        if bits & WRITES and self._was_born_with(TEMP):
+        if bits & WRITES and self._was_set_up_with(TEMP):
             dirt |= TEMP  # for it may be the rows of a temporary table
         return dirt
 
     def expect_the_worst(self) -> None:
         """A statement has begun that nobody has looked at."""
         if self.records:
-            self.born = None
+            self.setup = None
         self.called = True
         self.dirt |= ANYTHING
         self.kept |= ANYTHING

@@ -56,29 +56,29 @@ _UNDO = (
 )
 
 
-def statements(dirt: int, born: Iterable[tuple[int, bytes]]) -> tuple[bytes, int]:
+def statements(dirt: int, setup: Iterable[tuple[int, bytes]]) -> tuple[bytes, int]:
     """What undoes these kinds of dirt, and does anew what the session was born with.
 
     Return the text, and the kinds that it undoes, which may be more.
     """
-    return _statements(_UNDO, dirt, tuple(born))
+    return _statements(_UNDO, dirt, tuple(setup))
 
 
 @lru_cache(maxsize=256)
 def _statements(
-    undo: tuple[tuple[int, bytes], ...], dirt: int, born: tuple[tuple[int, bytes], ...]
+    undo: tuple[tuple[int, bytes], ...], dirt: int, setup: tuple[tuple[int, bytes], ...]
 ) -> tuple[bytes, int]:
-    dirt = _widened(dirt, born)
-    chosen = [statement for kinds, statement in (*undo, *born) if dirt & kinds]
+    dirt = _widened(dirt, setup)
+    chosen = [statement for kinds, statement in (*undo, *setup) if dirt & kinds]
     return b"; ".join(chosen), dirt
 
 
-def _widened(dirt: int, born: Sequence[tuple[int, bytes]]) -> int:
+def _widened(dirt: int, setup: Sequence[tuple[int, bytes]]) -> int:
     """With what has to be undone because it is about to be done again."""
     before = None
     while dirt != before:
         before = dirt
-        for kinds, _ in born:
+        for kinds, _ in setup:
             if dirt & kinds:
                 dirt |= kinds & ANYTHING
     return dirt
@@ -119,24 +119,24 @@ class Cleaning(Answer):
         return outcome
 
 
-def is_possible(dirt: int, born: Sequence[tuple[int, bytes]] | None) -> bool:
+def is_possible(dirt: int, setup: Sequence[tuple[int, bytes]] | None) -> bool:
     """Whether a session can be cleaned of this; else only closed."""
-    return not dirt or not (dirt & FOREVER or born is None)
+    return not dirt or not (dirt & FOREVER or setup is None)
 
 
 def begin(
-    conn: Any, dirt: int, born: Sequence[tuple[int, bytes]] | None, question: bytes = b""
+    conn: Any, dirt: int, setup: Sequence[tuple[int, bytes]] | None, question: bytes = b""
 ) -> Cleaning | None:
     """Send what cleans the session; None when it cannot be cleaned and has to be closed.
 
-    Nothing to clean needs no `born`. With a `question`, a statement whose answer is taken with the
+    Nothing to clean needs no `setup`. With a `question`, a statement whose answer is taken with the
     outcome.
     """
-    if not is_possible(dirt, born) or conn.pgconn.transaction_status != TransactionStatus.IDLE:
+    if not is_possible(dirt, setup) or conn.pgconn.transaction_status != TransactionStatus.IDLE:
         return None
     if dirt & RENAMED:
         dirt |= PREPARED  # what psycopg has prepared goes, and all the rest with it
-    text, dirt = statements(dirt, born or ()) if dirt else (b"", 0)
+    text, dirt = statements(dirt, setup or ()) if dirt else (b"", 0)
     if question:
         text += _BEFORE_QUESTION + question if text else _BEFORE_QUESTION[2:] + question
     pgconn = conn.pgconn

@@ -31,13 +31,13 @@ def set_watch(conn: Any, judge: Judge) -> None:
         # A driver of another kind, such as a test's; else something that hides psycopg's.
         if is_psycopgs(conn) and found is None:
             conn._changes = BlindChanges(judge)
-            conn._changes.born = None  # so that it is closed after its first loan
+            conn._changes.setup = None  # so that it is closed after its first loan
             say_once(f"{type(conn)} {_HIDDEN}")
         return
     if found is None:
         found = conn._changes = _begin(conn, judge)
         if conn.__dict__.pop("_was_used", False):
-            found.born = None
+            found.setup = None
     conn.cursor_factory = watched(conn.cursor_factory, quick=not found.is_blind)
     conn.server_cursor_factory = watched(conn.server_cursor_factory)
 

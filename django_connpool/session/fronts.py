@@ -78,7 +78,7 @@ class Watched:
 
     def _raise_for_result(self, result: Any) -> Any:
         # Where psycopg comes by with each error, and with nothing else.
-        roles.met_error(self._conn, result.error_field(DiagnosticField.SQLSTATE))
+        roles.note_error(self._conn, result.error_field(DiagnosticField.SQLSTATE))
         return super()._raise_for_result(result)  # type: ignore[misc]
 
     def _start_copy_gen(self, statement: Any, *args: Any, **kwargs: Any) -> Any:
@@ -225,7 +225,7 @@ class Recorded:
 
     def execute(self, query: Any, *args: Any, **kwargs: Any) -> Any:
         changes = _of(self._conn)
-        recorded = len(changes.born or ())
+        recorded = len(changes.setup or ())
         try:
             return super().execute(query, *args, **kwargs)  # type: ignore[misc]
         except Error:

@@ -155,7 +155,7 @@ def noticing(connection_class: Any) -> Any:
     return made
 
 
-class Birth:
+class Original:
     """What a connection object was like when nobody had borrowed it yet.
 
     `touch` tells from now on whether it may differ. It stays set where that cannot be
@@ -191,9 +191,9 @@ class Birth:
         vars(conn)[ADAPTERS] = _NoticingAdapters(conn.adapters, self.touch)
         return noticed
 
-    def again(self, conn: Any, listens: bool) -> Birth:
+    def again(self, conn: Any, listens: bool) -> Original:
         """What the object is like by now, but for the autocommit mode of its present loan."""
-        later = Birth(conn, listens)
+        later = Original(conn, listens)
         later._attributes[AUTOCOMMIT] = at_birth = self._attributes[AUTOCOMMIT]
         later.touch.autocommit = at_birth
         later.touch.switched = vars(behind(conn)).get(AUTOCOMMIT) != at_birth

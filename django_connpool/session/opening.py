@@ -15,11 +15,11 @@ from psycopg.pq import TransactionStatus
 from django_connpool.redaction import named, one_line
 
 from . import changes, cursors, parameters, refusals, rest
-from .birth import recording
 from .closing import await_end, end_of, say_goodbye
 from .objects import noticing
 from .policy import Policy
 from .session import Keeper, Session
+from .setup import recording
 
 logger = logging.getLogger("django_connpool.pool")
 

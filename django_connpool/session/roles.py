@@ -23,11 +23,11 @@ class Role:
     __slots__ = ("read_only", "standby", "wanted")
 
     def __init__(self, pgconn: Any) -> None:
-        self.read_only, self.standby = _told(pgconn)
+        self.read_only, self.standby = _reported(pgconn)
         self.wanted = _wanted(pgconn)
 
 
-def _told(pgconn: Any) -> tuple[bytes | None, bytes | None]:
+def _reported(pgconn: Any) -> tuple[bytes | None, bytes | None]:
     status = getattr(pgconn, "parameter_status", None)
     if status is None:  # a driver of another kind
         return None, None
@@ -39,30 +39,30 @@ def _wanted(pgconn: Any) -> bytes:
     return next((o.val or b"" for o in options if o.keyword == b"target_session_attrs"), b"")
 
 
-def has_turned(born: Role, pgconn: Any) -> bool:
+def has_turned(role: Role, pgconn: Any) -> bool:
     """Whether the server is known to be another than the one that was asked for."""
-    read_only, standby = _told(pgconn)
-    if standby == b"on" and born.standby == b"off":
+    read_only, standby = _reported(pgconn)
+    if standby == b"on" and role.standby == b"off":
         return True
-    if standby == b"off" and born.standby == b"on" and born.wanted in _READ_ONLY:
+    if standby == b"off" and role.standby == b"on" and role.wanted in _READ_ONLY:
         return True
-    return read_only == b"on" and born.read_only == b"off"
+    return read_only == b"on" and role.read_only == b"off"
 
 
-def after_refused_write(born: Role, pgconn: Any, dirt: int) -> tuple[bool, bool]:
+def after_refused_write(role: Role, pgconn: Any, dirt: int) -> tuple[bool, bool]:
     """What to think of a write that failed because of a read-only transaction.
 
     Return whether this connection is to be replaced, and whether every other of its time is.
     A borrower who has asked for a read-only transaction has himself to blame, and one who has
     changed settings may have.
     """
-    if None in _told(pgconn):  # an older server, or a pooler that does not pass it on
-        return True, born.wanted in _WRITABLE
-    turned = has_turned(born, pgconn)
+    if None in _reported(pgconn):  # an older server, or a pooler that does not pass it on
+        return True, role.wanted in _WRITABLE
+    turned = has_turned(role, pgconn)
     return turned, turned and not dirt & SETTINGS
 
 
-def met_error(conn: Any, state: bytes | None) -> None:
+def note_error(conn: Any, state: bytes | None) -> None:
     """A statement of a borrower has failed: called by its cursor, with the SQLSTATE."""
     if state == READ_ONLY:
         slot = getattr(conn, "_slot", None)

@@ -14,7 +14,7 @@ from django_connpool.redaction import named, one_line
 
 from . import changes, cleaning, foreign, liveness, rest, roles, vanished
 from .closing import Interrupt, await_end, bury, end_of, say_goodbye
-from .objects import Birth, reported
+from .objects import Original, reported
 from .statements import ANYTHING, CHANNELS, RENAMED, ROLES, SETTINGS
 
 if TYPE_CHECKING:
@@ -65,10 +65,10 @@ class Session:
         "_over",
         "_policy",
         "backend_pid",
-        "birth",
         "changes",
         "cleaning",
         "conn",
+        "original",
         "pgconn",
         "ref",
         "role",
@@ -76,7 +76,7 @@ class Session:
 
     conn: Any
     cleaning: cleaning.Cleaning | None  # the clean-up, while its outcome is not known
-    birth: Birth  # the connection object as it was when new
+    original: Original  # the connection object as it was when new
     changes: changes.Changes  # what was done to the session
 
     def __init__(self, conn: Any, policy: Policy, lost: Callable[[Any], None]) -> None:
@@ -94,7 +94,7 @@ class Session:
         # Not to a proxy of an agent's: cursors know only what is behind it.
         self.ref: weakref.ref[Any] | None = weakref.ref(foreign.behind(conn), lost)
         self.changes = changes.of(conn) or changes.Changes(policy.judge)
-        self.birth = Birth(conn, self.changes.listens)
+        self.original = Original(conn, self.changes.listens)
         self.role = roles.Role(pgconn)
 
     # -- Lending --------------------------------------------------------------------------
@@ -109,16 +109,16 @@ class Session:
 
     def rest(self) -> None:
         """The loan is over, and the session as it was."""
-        known, birth = self.changes, self.birth
+        known, original = self.changes, self.original
         known.loan += 1  # cursors of this loan are stale
         known.last, known.called = None, False
-        if known.dirt or birth.touch.touched or birth.touch.switched:
+        if known.dirt or original.touch.touched or original.touch.switched:
             known.forget()
-            birth.loan_begins()
+            original.loan_begins()
 
-    def reborn(self, conn: Any) -> None:
+    def adopt(self, conn: Any) -> None:
         """What this connection is like now, in its present loan, belongs to it from its birth."""
-        self.birth = self.birth.again(conn, self.changes.listens)
+        self.original = self.original.again(conn, self.changes.listens)
 
     # -- Does it live? --------------------------------------------------------------------
 
@@ -169,7 +169,7 @@ class Session:
     def dirt(self) -> int:
         """What its borrower may have left in the session, as far as can be told from outside."""
         known = self.changes
-        if known.called and reported(self.pgconn) != self.birth.reported:
+        if known.called and reported(self.pgconn) != self.original.reported:
             return known.dirt | _REPORTED | RENAMED
         return known.dirt
 
@@ -184,19 +184,19 @@ class Session:
             return False
         if policy.cleans_each or policy.trust.lost:
             return False
-        known, birth = self.changes, self.birth
+        known, original = self.changes, self.original
         if policy.restores and (
             known.dirt
-            or birth.touch.switched
-            or (birth.touch.touched and birth.differs(conn))
-            or (known.called and reported(pgconn) != birth.reported)
+            or original.touch.switched
+            or (original.touch.touched and original.differs(conn))
+            or (known.called and reported(pgconn) != original.reported)
         ):
             return False
         known.loan += 1  # as `rest`
         known.last, known.called = None, False
-        if known.dirt or birth.touch.touched or birth.touch.switched:
+        if known.dirt or original.touch.touched or original.touch.switched:
             known.forget()
-            birth.loan_begins()
+            original.loan_begins()
         return True
 
     def is_clean(self, conn: Any) -> bool:
@@ -207,7 +207,7 @@ class Session:
                 self.cleaning is None
                 and rest.is_at_rest(conn)
                 and not self.dirt()
-                and not self.birth.differs(conn)
+                and not self.original.differs(conn)
                 # It is here as long as it was not lent, and again once it was made fit.
                 and (self.conn is conn or not (policy.cleans_each or policy.trust.lost))
             )
@@ -249,9 +249,9 @@ class Session:
         try:
             if policy.restores:
                 # Notifications gather on the object of whoever listens, without touching it.
-                touch = self.birth.touch
+                touch = self.original.touch
                 if touch.touched or touch.switched or self.changes.dirt & CHANNELS:
-                    self.birth.restore(conn)
+                    self.original.restore(conn)
                 return self._clean(conn)
             if policy.reset is not None:
                 policy.reset(conn)
@@ -275,11 +275,11 @@ class Session:
             return ""
         if not doubtful:
             self.changes.decide()
-        last_use = bool(question) and not cleaning.is_possible(dirt, self.changes.born)
+        last_use = bool(question) and not cleaning.is_possible(dirt, self.changes.setup)
         if last_use:
             self.cleaning = cleaning.begin(conn, 0, [], question)
         else:
-            self.cleaning = cleaning.begin(conn, dirt, self.changes.born, question)
+            self.cleaning = cleaning.begin(conn, dirt, self.changes.setup, question)
         if self.cleaning is None:
             return UNCLEAN
         if question:
@@ -307,10 +307,10 @@ class Session:
         if self._policy.trust.lost:
             self._policy.trust.answered(cleaning)
         self.cleaning = None
-        if cleaning.undoes & _REPORTED == _REPORTED and self.birth.reported:
+        if cleaning.undoes & _REPORTED == _REPORTED and self.original.reported:
             # (A driver of another kind does not tell.) Else a setting that changed with the
             # server's configuration would have every loan cleaned from then on.
-            self.birth.reported = reported(self.pgconn)
+            self.original.reported = reported(self.pgconn)
         return not cleaning.is_last_use
 
     def is_ready(self) -> bool:

@@ -34,7 +34,7 @@ DIRT = ANYTHING | FOREVER | HELD | RENAMED
 STICKS = 1 << 16  # a rollback does not undo its dirt, or not certainly
 ENDS = 1 << 17  # it may end the transaction by committing
 WRITES = 1 << 18  # it may advance a sequence
-RECALLS = 1 << 19  # it asks what the session remembers of sequences
+READS_SEQUENCES = 1 << 19  # it asks what the session remembers of sequences
 CALLS = 1 << 20  # it may run a function that somebody has made
 NAMES = 1 << 21  # it may change, even if for a transaction only, what names stand for
 DEFINES = 1 << 22  # it may make or change a function, or what calls one
@@ -135,13 +135,13 @@ _DEFINITION = re.compile(
 _DDL = re.compile(r"\b(?:create|alter|drop|import)\b", re.IGNORECASE | re.ASCII)
 
 # Words that give state to a session wherever they stand, and what kind of it.
-_TELLING: dict[str, tuple[str, int]] = {
+_PATTERNS: dict[str, tuple[str, int]] = {
     "settings": (r"set_config|set_limit|pg_settings", 0),  # looked at more closely
     # A lock that is given up may be one that the session was born with.
     "locks": (r"pg_(?:try_)?advisory_(?:un)?lock", LOCKS | STICKS),
     "temp": (r"pg_temp", TEMP),
     "sequences": (r"nextval|setval", SEQUENCES | STICKS | WRITES),
-    "recalls": (r"currval|lastval", RECALLS),
+    "reads_sequences": (r"currval|lastval", READS_SEQUENCES),
     # Replication slots and origins, base backups, connections of dblink, random()'s seed.
     "forever": (
         r"pg_(?:create|copy)_\w*slot|pg_replication_origin_session_setup"
@@ -189,12 +189,12 @@ class Judge:
         names = [bare(name) for name in functions]
         self._stems = [*_STEMS, *(name.casefold() for name in names)]
         named = [re.escape(name) for name in names]
-        groups = {name: pattern for name, (pattern, _) in _TELLING.items()}
+        groups = {name: pattern for name, (pattern, _) in _PATTERNS.items()}
         if named:
             groups["any"] += "|" + "|".join(named)
         alternatives = (f"(?P<{name}>{pattern})" for name, pattern in groups.items())
         # No \b in front: `"x"pg_advisory_lock` and the like need no space to be a call.
-        self._telling = re.compile("|".join(alternatives), re.IGNORECASE | re.ASCII)
+        self._patterns = re.compile("|".join(alternatives), re.IGNORECASE | re.ASCII)
         self.known: dict[Any, int] = {}  # what was told of a statement
         self.named = names
         self.hidden: Known | None = None  # what else changes a session, on the server's side
@@ -269,9 +269,9 @@ class Judge:
         folded = text.casefold()
         if not any(stem in folded for stem in self._stems):
             return found
-        matches = self._telling.finditer(text)
+        matches = self._patterns.finditer(text)
         for group, word in {(match.lastgroup or "any", match[0].lower()) for match in matches}:
-            found |= _settings(word, text) if group == "settings" else _TELLING[group][1]
+            found |= _settings(word, text) if group == "settings" else _PATTERNS[group][1]
         return found
 
 

@@ -30,7 +30,7 @@ def is_at_rest(session: Any, conn: Any, autocommit: bool = True) -> bool:
 
     If so, no function that has run so far is a reason to compare its settings again.
     """
-    pgconn, known, touch = conn.pgconn, session.changes, session.birth.touch
+    pgconn, known, touch = conn.pgconn, session.changes, session.original.touch
     if (
         pgconn.transaction_status
         or pgconn.pipeline_status
@@ -47,7 +47,7 @@ def is_at_rest(session: Any, conn: Any, autocommit: bool = True) -> bool:
             return False
         known.called = False
         if autocommit:  # as it was when it was new, so that it need not be compared again
-            session.birth.loan_begins()
+            session.original.loan_begins()
     return True
 
 
@@ -60,12 +60,12 @@ def ties(session: Any, conn: Any, autocommit: bool = True) -> list[str]:
         # What it was given has died with it. But who may have been in a transaction has to be told.
         return [] if conn.autocommit else ["in a transaction"]
     found = under_way(session, conn, autocommit)
-    known, birth = session.changes, session.birth
+    known, original = session.changes, session.original
     if known.dirt & _GIVEN:
         found += [kind for kind in given(session) if kind not in found]
-    if known.called and reported(conn.pgconn) != birth.reported:
+    if known.called and reported(conn.pgconn) != original.reported:
         found.append("settings")  # set by a function; the server tells of some
-    if birth.touch.touched and _is_changed(birth, conn):
+    if original.touch.touched and _is_changed(original, conn):
         found.append("the connection object was changed")
     return found
 
@@ -92,8 +92,8 @@ def given(session: Any) -> list[str]:
     return kinds(session.changes.dirt & _GIVEN)
 
 
-def _is_changed(birth: Any, conn: Any) -> bool:
+def _is_changed(original: Any, conn: Any) -> bool:
     try:
-        return bool(birth.differs(conn, AUTOCOMMIT))
+        return bool(original.differs(conn, AUTOCOMMIT))
     except Exception:  # what its borrower has set does not let itself be compared
         return True

@@ -30,19 +30,19 @@ MUTANTS = [
     ),
     Mutant(
         "session/session.py",
-        "            known.dirt\n            or birth",
-        "            False\n            or birth",
+        "            known.dirt\n            or original",
+        "            False\n            or original",
         "what statements changed is cleaned",
     ),
     Mutant(
         "session/session.py",
-        "            or (birth.touch.touched and birth.differs(conn))\n",
+        "            or (original.touch.touched and original.differs(conn))\n",
         "",
         "what is changed on the connection object is restored",
     ),
     Mutant(
         "session/session.py",
-        "            or (known.called and reported(pgconn) != birth.reported)\n",
+        "            or (known.called and reported(pgconn) != original.reported)\n",
         "",
         "a setting that the server reports is noticed",
     ),

@@ -52,7 +52,7 @@ def test_a_refusal_is_sorted_by_its_text(text: str, kind: str) -> None:
 def test_waiting_is_hopeless_when_nothing_can_come(
     kind: str, loans: int, closing: int, hopeless: bool
 ) -> None:
-    assert Outage(OperationalError(kind), 0.0).hopeless(loans, closing) is hopeless
+    assert Outage(OperationalError(kind), 0.0).waiting_cannot_help(loans, closing) is hopeless
 
 
 @pytest.mark.parametrize(
@@ -80,9 +80,11 @@ def test_what_time_may_heal(error: Exception, expected: bool) -> None:
 
 def test_an_outage_is_waited_for_while_it_is_young() -> None:
     outage = Outage(OperationalError("connection refused"), 100.0, patience=3.0)
-    assert not outage.hopeless(0, 0, 102.9)
-    assert outage.hopeless(0, 0, 103.0)
-    assert Outage(OperationalError("authentication failed"), 100.0, patience=3.0).hopeless(0, 0, 1)
+    assert not outage.waiting_cannot_help(0, 0, 102.9)
+    assert outage.waiting_cannot_help(0, 0, 103.0)
+    assert Outage(
+        OperationalError("authentication failed"), 100.0, patience=3.0
+    ).waiting_cannot_help(0, 0, 1)
 
 
 def test_attempts_are_not_far_apart_while_an_outage_is_young() -> None:

@@ -15,7 +15,7 @@ from tests.inside import (
     LOCKS,
     NAMES,
     PREPARED,
-    RECALLS,
+    READS_SEQUENCES,
     ROLES,
     SEQUENCES,
     SETTINGS,
@@ -140,7 +140,7 @@ def test_what_does_not_is_let_pass(text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "marks"),
     [
-        ("SELECT currval('a')", RECALLS),
+        ("SELECT currval('a')", READS_SEQUENCES),
         ("INSERT INTO a VALUES (1)", WRITES),
         ("COMMIT AND CHAIN", ENDS),
         ("PREPARE TRANSACTION 'a'", ENDS),

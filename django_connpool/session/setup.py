@@ -31,7 +31,7 @@ def recording(conn: Any) -> Iterator[None]:
     finally:
         found.records = False
         if found.dirt & ~found.recorded & ~HELD and not found.is_blind:
-            found.born = None  # by a cursor of another kind
+            found.setup = None  # by a cursor of another kind
         if conn.cursor_factory is chosen:
             conn.cursor_factory = plain
         found.last, found.called = None, False
@@ -42,21 +42,21 @@ def recording(conn: Any) -> Iterator[None]:
 def repeating(conn: Any) -> Iterator[None]:
     """What is done in this block changes nothing where it was done at the session's birth, too."""
     found = changes.of(conn)
-    before = None if found is None else found.born
+    before = None if found is None else found.setup
     if found is None or before is None:
         yield
         return
     dirt, kept = found.dirt, found.kept
-    found.born = list(before)
+    found.setup = list(before)
     worst = ANYTHING
     try:
         with recording(conn):
             yield
-        if found.born is not None:
+        if found.setup is not None:
             worst = 0
-            for kinds, text in found.born[len(before) :]:
+            for kinds, text in found.setup[len(before) :]:
                 if (kinds, text) not in before:
                     worst |= kinds
     finally:
-        found.born = before
+        found.setup = before
         found.dirt, found.kept = dirt | worst, kept | worst
