@@ -413,7 +413,7 @@ def change_session(conn: Any) -> None:
 
 def tell_of_no_role(monkeypatch: Any) -> None:
     """Servers do not say what they are: older ones, and behind some poolers."""
-    monkeypatch.setattr(roles, "_told", lambda pgconn: (None, None))
+    monkeypatch.setattr(roles, "_reported", lambda pgconn: (None, None))
 
 
 def undo_by_this_too(monkeypatch: Any, statement: bytes) -> None:
