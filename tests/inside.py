@@ -545,7 +545,7 @@ def say_again(monkeypatch: Any) -> None:
 
 def read_every_word(judge: statements.Judge) -> None:
     """Have a judge of statements pass by no word."""
-    judge._stems = [""]
+    judge._stems = [b""]
 
 
 def be_counted_next(one: Any) -> None:
