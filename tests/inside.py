@@ -1011,6 +1011,16 @@ def parts_of(body: Iterator[Any], name: str) -> Iterator[Any]:
     return _module("middleware")._each(body, name)  # type: ignore[no-any-return]
 
 
+def defer_a_savepoint(conn: Any, statement: bytes) -> None:
+    """Have that go to the server with the next statement, as a savepoint."""
+    conn._changes.deferred = (statement,)
+
+
+def code_of_riding() -> set[str]:
+    """The file of what goes along with a statement."""
+    return {str(_module("session.riding").__file__)}
+
+
 def code_of_releasing() -> set[str]:
     """The files that release between two statements."""
     names = ("holding", "offering", "cursors", "wrapper")
