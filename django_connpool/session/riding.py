@@ -197,8 +197,13 @@ def defer(savepoint: bytes, cursor: Any) -> bool:
 
 def take_back(savepoint: bytes, cursor: Any) -> bool:
     """Forget a savepoint, and those after it, if it was not sent yet; whether it was not."""
-    known = changes.of(cursor._conn)
-    if known is None or savepoint not in known.deferred:
+    conn = cursor._conn
+    known = changes.of(conn)
+    if (
+        known is None
+        or savepoint not in known.deferred
+        or conn.pgconn.transaction_status not in (IDLE, INTRANS)  # something has failed past this
+    ):
         return False
     known.deferred = known.deferred[: known.deferred.index(savepoint)]
     return True

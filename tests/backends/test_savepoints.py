@@ -20,7 +20,6 @@ from tests import inside
 from tests.cluster import Server
 from tests.databases import Databases, pid, round_trips, value
 from tests.interrupter import Interrupter, is_safe
-from tests.pool.real.helpers import until_known
 
 from .test_riding import (
     SUBJECTS,
@@ -190,6 +189,8 @@ def in_other_ways(wrapper: Any) -> Told:
         with atomic(wrapper), wrapper.chunked_cursor() as cursor:
             cursor.execute("SELECT generate_series(1, 3)")
             told += cursor.fetchall()
+        with told_of_errors(told), atomic(wrapper), wrapper.chunked_cursor() as cursor:
+            cursor.execute("SELECT nothing")
         with atomic(wrapper), wrapper.cursor() as cursor:
             told += list(cursor.stream("SELECT generate_series(1, 3)"))
     return told + texts(wrapper)
@@ -294,23 +295,21 @@ def test_a_block_in_a_block_without_a_statement_sends_nothing(databases: Databas
     assert round_trips(wrapper, work) == 0
 
 
-def test_a_savepoint_that_was_not_sent_is_not_the_next_borrowers(databases: Databases) -> None:
-    wrapper = databases.add(pool={"max_size": 1})
-    until_known(wrapper.pool)
-    first = pid(wrapper)
-    with suppress(DatabaseError), atomic(wrapper):
-        savepoint(wrapper.alias)
-        wrapper.close()
-
-    def later() -> int:
-        def work() -> None:
-            with atomic(wrapper):
-                assert value(wrapper, "SELECT pg_backend_pid()") == first
-
-        wrapper.ensure_connection()
-        return round_trips(wrapper, work)
-
-    assert later() == 2
+@pytest.mark.parametrize("change", [None, "SET app.a = 'b'"], ids=["clean", "cleaned"])
+def test_a_savepoint_that_was_not_sent_is_not_the_next_borrowers(
+    databases: Databases, change: str | None
+) -> None:
+    pool = databases.add(pool={"max_size": 1}).pool
+    until_known(pool)
+    with pool.connection() as conn:
+        if change is not None:
+            conn.execute(change)
+        inside.defer_a_savepoint(conn, b"SAVEPOINT left")
+    with pool.connection() as conn:
+        conn.autocommit = False
+        conn.execute("SELECT 1")
+        with pytest.raises(psycopg.errors.InvalidSavepointSpecification):
+            conn.execute("RELEASE left")
 
 
 def test_where_the_connection_was_looked_at_savepoints_go_at_once(databases: Databases) -> None:
