@@ -20,6 +20,7 @@ from tests import inside
 from tests.cluster import Server
 from tests.databases import Databases, pid, round_trips, value
 from tests.interrupter import Interrupter, is_safe
+from tests.pool.real.helpers import until_known
 
 from .test_riding import (
     SUBJECTS,
