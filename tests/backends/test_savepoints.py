@@ -305,12 +305,12 @@ def test_a_savepoint_that_was_not_sent_is_not_the_next_borrowers(
     with pool.connection() as conn:
         if change is not None:
             conn.execute(change)
-        inside.defer_a_savepoint(conn, b"SAVEPOINT left")
+        inside.defer_a_savepoint(conn, b"SAVEPOINT waiting")
     with pool.connection() as conn:
         conn.autocommit = False
         conn.execute("SELECT 1")
         with pytest.raises(psycopg.errors.InvalidSavepointSpecification):
-            conn.execute("RELEASE left")
+            conn.execute("RELEASE waiting")
 
 
 def test_where_the_connection_was_looked_at_savepoints_go_at_once(databases: Databases) -> None:
