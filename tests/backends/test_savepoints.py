@@ -324,6 +324,18 @@ def test_where_the_connection_was_looked_at_savepoints_go_at_once(databases: Dat
     assert value(wrapper, "SELECT 1") == 1
 
 
+def test_a_transaction_that_failed_past_the_cursors_is_not_taken_for_one_that_goes_on(
+    databases: Databases,
+) -> None:
+    wrapper = prepared(databases.add(pool={"max_size": 1}))
+    with atomic(wrapper):
+        with suppress(KeyError), atomic(wrapper):
+            wrapper.in_hand.pgconn.exec_(b"SELECT nothing")
+            raise KeyError
+        assert wrapper.needs_rollback
+    assert value(wrapper, "SELECT 1") == 1
+
+
 def test_a_savepoint_that_the_server_refuses_is_an_error_of_the_statement(
     databases: Databases,
 ) -> None:
