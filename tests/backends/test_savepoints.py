@@ -329,6 +329,7 @@ def test_a_transaction_that_failed_past_the_cursors_is_not_taken_for_one_that_go
 ) -> None:
     wrapper = prepared(databases.add(pool={"max_size": 1}))
     with atomic(wrapper):
+        ask(wrapper, "SELECT 1")
         with suppress(KeyError), atomic(wrapper):
             wrapper.in_hand.pgconn.exec_(b"SELECT nothing")
             raise KeyError
