@@ -126,4 +126,4 @@ def _staff(request: HttpRequest) -> Any:
 
 
 def _proof() -> str:
-    return salted_hmac(_SALT, token()).hexdigest()
+    return salted_hmac(_SALT, token(), algorithm="sha256").hexdigest()

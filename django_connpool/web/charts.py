@@ -23,8 +23,10 @@ def moments(history: Sequence[Sequence[float]]) -> dict[int, Moment]:
     found = {}
     for one in history:
         moment = dict(zip(MOMENT, one, strict=False))
+        if len(moment) < len(MOMENT):
+            continue
         place = KEPT - 1 - round(moment["ago"] / EVERY)
-        if 0 <= place < KEPT and len(moment) == len(MOMENT):
+        if 0 <= place < KEPT:
             found[place] = moment
     return found
 

@@ -189,7 +189,7 @@ def _context(request: HttpRequest) -> dict[str, Any]:
         "processes": processes,
         "troubles": troubles,
         "summary": _summary(processes, len(troubles)),
-        "host": found.processes[0]["host"],
+        "host": clean(found.processes[0]["host"]),
         "silent": [clean(silence) for silence in found.silent],
         "refused": [clean(refusal) for refusal in found.refused],
         "minutes": charts.minutes(),
