@@ -35,27 +35,30 @@ def connections(seen: dict[int, Moment], max_size: int) -> SafeString:
     """Those in use, on offer and idle, of as many as there may be."""
     top = max([max_size, 1, *(_open(one) for one in seen.values())])
     most = max([0, *(int(one["in_use"]) for one in seen.values())])
-    return _svg(
-        f"connections of the last {minutes()}: at most {most} of {max_size} in use",
+    return _figure(
+        f"at most {most} of {max_size} in use" if most else f"none of {max_size} in use",
         _area("idle", seen, top, _open),
         _area("offered", seen, top, lambda one: one["in_use"] + one["offered"]),
         _area("in-use", seen, top, lambda one: one["in_use"]),
     )
 
 
-def waiting(seen: dict[int, Moment]) -> SafeString:
-    """How many stood in line, and where some of them did so in vain."""
+def waiting(seen: dict[int, Moment], max_size: int) -> SafeString:
+    """How many stood in line, and where some of them did so in vain.
+
+    Of as many as there may be connections, or more: one that waits for a moment is no mountain.
+    """
     most = max([0, *(int(one["waiting"]) for one in seen.values())])
     longest = max([0.0, *(one["longest_wait"] for one in seen.values())])
     in_vain = sum(int(one["timeouts"]) for one in seen.values())
-    words = f"borrowers in line in the last {minutes()}: at most {most}"
+    words = f"at most {most} waiting" if most else "nobody waited"
     if longest:
-        words += f", the longest for {duration(longest)}"
+        words += f", the longest wait {duration(longest)}"
     if in_vain:
         words += f"; {plural(in_vain, 'timeout')}"
-    return _svg(
+    return _figure(
         words,
-        _area("waiting", seen, max(most, 1), lambda one: one["waiting"]),
+        _area("waiting", seen, max(most, max_size, 1), lambda one: one["waiting"]),
         *(_mark(place) for place, one in sorted(seen.items()) if one["timeouts"]),
     )
 
@@ -94,13 +97,12 @@ def _mark(place: int) -> SafeString:
     )
 
 
-def _svg(words: str, *parts: SafeString) -> SafeString:
+def _figure(words: str, *parts: SafeString) -> SafeString:
     return format_html(
-        '<svg viewBox="0 0 {} {}" preserveAspectRatio="none" role="img" aria-label="{}">'
-        "<title>{}</title>{}</svg>",
+        '<figure><svg viewBox="0 0 {} {}" preserveAspectRatio="none" aria-hidden="true">{}</svg>'
+        "<figcaption>{}</figcaption></figure>",
         WIDTH,
         HEIGHT,
-        words,
-        words,
         mark_safe("".join(parts)),  # each escaped by itself
+        words,
     )

@@ -232,7 +232,7 @@ def _pool(process: Process, number: int, pool: Pool, limits: verdict.Limits) -> 
         outage=_outage(pool),
         longest_wait=duration(pool["longest_wait"]) if pool["waiting"] else "-",
         connections=charts.connections(seen, pool["max_size"]),
-        waiting=charts.waiting(seen),
+        waiting=charts.waiting(seen, pool["max_size"]),
         loans=[_loan(loan) for loan in loans[:LOANS]],
         more_loans=max(0, len(loans) - LOANS),
         events=[

@@ -164,7 +164,7 @@ def test_a_hundred_pools_stay_readable(shows: Any) -> None:
     pools[57] = tenant(57, max_size=1, loans=[loan(held=99.0)])
     seen = shows(process(pools=pools))
     assert seen.count("article") == 2
-    assert "98 more, of which nobody has anything" in seen.text
+    assert "98 more that nobody uses at the moment" in seen.text
     assert all(f"tenant_{number}" in seen.text for number in range(100))
 
 
@@ -196,8 +196,9 @@ def test_a_chart_has_gaps_where_nobody_has_looked() -> None:
 
 
 def test_a_chart_tells_in_words_who_waited_in_vain() -> None:
-    drawn = str(charts.waiting(charts.moments(MOMENTS)))
-    assert "at most 3, the longest for 1.5 s; 2 timeouts" in drawn
+    drawn = str(charts.waiting(charts.moments(MOMENTS), 10))
+    assert "at most 3 waiting, the longest wait 1.5 s; 2 timeouts" in drawn
+    assert "V33.6H" in drawn  # 3 of 10
     assert drawn.count("<rect") == 1
 
 
