@@ -13,7 +13,7 @@ HANDS = "django_connpool.status.hands"
 TIMEOUT_SECONDS = 5.0
 DEEDS = ("drain", "close-idle", "resize", "suspend", "resume")
 _SALT = "django_connpool.web.acting"
-_SAID_SECONDS = 60
+SAID_SECONDS = 60
 
 
 def are_there() -> bool:
@@ -47,7 +47,7 @@ def seal(done: bool, text: str) -> str:
 
 def unseal(sealed: str) -> tuple[bool, str] | None:
     try:
-        done, text = signing.loads(sealed, salt=_SALT, max_age=_SAID_SECONDS)
+        done, text = signing.loads(sealed, salt=_SALT, max_age=SAID_SECONDS)
     except (signing.BadSignature, ValueError, TypeError):
         return None
     return bool(done), str(text)

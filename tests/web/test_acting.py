@@ -98,7 +98,7 @@ def test_what_is_said_is_forgotten_after_a_minute(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sealed = acting.seal(True, "ours")
-    monkeypatch.setattr(acting, "_SAID_SECONDS", -1)
+    monkeypatch.setattr(acting, "SAID_SECONDS", -1)
     assert b"ours" not in client.get("/pool/", {"said": sealed}).content
 
 
