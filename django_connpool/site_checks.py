@@ -180,7 +180,7 @@ def _check_token() -> Iterator[CheckMessage]:
 
 
 def _check_thresholds() -> Iterator[CheckMessage]:
-    from django_connpool.status.verdict import Limits
+    from django_connpool.status.readiness import Limits
 
     try:
         Limits.from_settings()

@@ -15,16 +15,16 @@ from collections.abc import Sequence
 from health_check.base import HealthCheck
 from health_check.exceptions import ServiceUnavailable
 
-from django_connpool.status import verdict
+from django_connpool.status import readiness
 
 
 @dataclasses.dataclass
 class Pools(HealthCheck):  # type: ignore[misc]
-    """Fails when a pool is busy, stuck or down, by the settings of `status/verdict.py`."""
+    """Fails when a pool is busy, stuck or down, by the settings of `status/readiness.py`."""
 
     aliases: Sequence[str] | None = None
 
     async def run(self) -> None:
         """In the event loop: there is nothing to wait for."""
-        if found := verdict.here(self.aliases or ()):
+        if found := readiness.here(self.aliases or ()):
             raise ServiceUnavailable("; ".join(map(str, found)))

@@ -83,6 +83,7 @@ def _loan(slot: Slot, now: float) -> dict[str, Any]:
         "pinned": slot.pinned,
         "offered": slot.is_offered,
         "backend_pid": slot.session.backend_pid,
+        "number": slot.loan,  # of the loans of this connection
         "transaction": slot.session.transaction(),
     }
 

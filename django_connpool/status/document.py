@@ -44,6 +44,7 @@ class _LaterLoan(TypedDict, total=False):
 
     statement: str | None  # its last one, without values
     leak: bool  # longer than `leak_after`, and reported
+    number: int  # of the loans of this connection
 
 
 class Loan(_LaterLoan):

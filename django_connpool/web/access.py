@@ -23,7 +23,7 @@ from django.http import HttpRequest, HttpResponse
 from django.utils.crypto import constant_time_compare, salted_hmac
 
 from django_connpool import registry
-from django_connpool.status import verdict
+from django_connpool.status import readiness
 from django_connpool.status.snapshot import glance
 from django_connpool.web.views import View, text
 
@@ -31,7 +31,7 @@ COOKIE = "connpool"
 COOKIE_SECONDS = 8 * 3600
 _SALT = "django_connpool.web.access"
 # From when on nobody is looked up in the database: who asks why it is slow waits for nothing.
-PATIENCE = verdict.Limits(busy_after=0.5, stuck_after=0.5)
+PATIENCE = readiness.Limits(busy_after=0.5, stuck_after=0.5)
 
 CLOSED = (
     'Closed: log in as staff, or send the header "Authorization: Bearer TOKEN" with the token that '
@@ -110,7 +110,7 @@ def can_ask() -> bool:
         return False
     alias = router.db_for_read(get_user_model())
     pools = [glance(names, pool) for names, pool in registry.live() if alias in names]
-    return not verdict.troubles(pools, PATIENCE)
+    return not readiness.troubles(pools, PATIENCE)
 
 
 def _staff(request: HttpRequest) -> Any:

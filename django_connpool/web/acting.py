@@ -11,7 +11,7 @@ from django.http import HttpRequest
 
 HANDS = "django_connpool.status.hands"
 TIMEOUT_SECONDS = 5.0
-DEEDS = ("drain", "close-idle", "resize", "suspend", "resume")
+DEEDS = ("drain", "close-idle", "resize", "suspend", "resume", "cancel")
 _SALT = "django_connpool.web.acting"
 SAID_SECONDS = 60
 
@@ -67,6 +67,12 @@ def _command(request: HttpRequest) -> tuple[int, dict[str, Any]]:
         if not size.isdecimal() or not 0 < int(size) < 100_000:
             raise ValueError("The size has to be a number from 1 on.")
         command["size"] = int(size)
+    elif deed == "cancel":
+        if not form.get("loan", "").isdecimal():
+            raise ValueError("Which loan?")
+        command["loan"] = int(form["loan"])  # its backend's pid
+        if form.get("number", "").isdecimal():  # so that a later loan of it is left alone
+            command["number"] = int(form["number"])
     return int(form["pid"]), command
 
 

@@ -19,7 +19,7 @@ from django.views.decorators.csrf import csrf_protect
 from django.views.decorators.http import require_safe
 
 import django_connpool
-from django_connpool.status import verdict
+from django_connpool.status import readiness
 from django_connpool.status.collect import Collected
 from django_connpool.status.document import Loan, Pool, Process
 from django_connpool.status.text import clean, duration, plural
@@ -66,6 +66,8 @@ class ShownLoan:
     pinned: str
     is_offered: bool
     is_leak: bool
+    is_running: bool
+    number: int | str
 
 
 @dataclass
@@ -76,7 +78,7 @@ class ShownPool:
     name: str
     pid: int
     pool: Pool
-    trouble: verdict.Trouble | None
+    trouble: readiness.Trouble | None
     states: list[str]
     outage: str
     longest_wait: str
@@ -202,7 +204,7 @@ def _context(request: HttpRequest) -> dict[str, Any]:
 
 def show(found: Collected) -> list[ShownProcess]:
     """The processes, this one first, as the page shows them."""
-    limits = verdict.Limits.from_settings()
+    limits = readiness.Limits.from_settings()
     pools = sum(len(process["pools"]) for process in found.processes)
     shown = []
     for process in found.processes:
@@ -216,9 +218,9 @@ def show(found: Collected) -> list[ShownProcess]:
     return shown
 
 
-def _pool(process: Process, number: int, pool: Pool, limits: verdict.Limits) -> ShownPool:
+def _pool(process: Process, number: int, pool: Pool, limits: readiness.Limits) -> ShownPool:
     seen = charts.moments(pool.get("history", []))
-    trouble = verdict.judge(pool, limits)
+    trouble = readiness.judge(pool, limits)
     loans = sorted(pool["loans"], key=lambda loan: -loan["held"])
     events = pool.get("events", [])
     has_waited = any(one["waiting"] or one["timeouts"] for one in seen.values())
@@ -265,7 +267,7 @@ def _outage(pool: Pool) -> str:
         return ""
     if outage is None:
         return clean(f"The server says no: {said}")
-    words = verdict.in_words(outage)
+    words = readiness.in_words(outage)
     if outage["young"]:
         words += "; borrowers wait for it to end"
     return clean(f"{words[0].upper()}{words[1:]}. The server, or the way to it, said: {said}")
@@ -284,6 +286,8 @@ def _loan(loan: Loan) -> ShownLoan:
         pinned=clean(loan.get("pinned") or ""),
         is_offered=bool(loan.get("offered")),
         is_leak=bool(loan.get("leak")),
+        is_running=loan["transaction"] == "ACTIVE",
+        number=loan.get("number", ""),
     )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from django.http import HttpRequest, HttpResponse, JsonResponse
 
-from django_connpool.status import snapshot, verdict
+from django_connpool.status import readiness, snapshot
 from django_connpool.status.collect import Collected, collect
 from django_connpool.status.document import Process
 from django_connpool.status.report import Report
@@ -34,7 +34,7 @@ def ready(request: HttpRequest) -> HttpResponse:
 
     `?pool=default&pool=replica` asks for these only.
     """
-    found = verdict.here(request.GET.getlist("pool"))
+    found = readiness.here(request.GET.getlist("pool"))
     return text(found, status=503) if found else text(["ready"])
 
 

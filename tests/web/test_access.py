@@ -164,7 +164,7 @@ def test_nobody_is_looked_up_in_a_database_that_would_not_answer(
             return "spare"
 
     monkeypatch.setattr(access, "router", Router())
-    monkeypatch.setattr(access, "PATIENCE", access.verdict.Limits(stuck_after=0))
+    monkeypatch.setattr(access, "PATIENCE", access.readiness.Limits(stuck_after=0))
     with everything_on_loan(spare):
         # In a thread of its own, as a server would: this one has something in hand.
         answer = in_thread(lambda: Client().get("/pool/"))

@@ -11,7 +11,9 @@ import pytest
 from django.contrib.auth.models import User
 from django.test import Client
 
-from django_connpool.web import acting
+from django_connpool.status.collect import Collected
+from django_connpool.web import acting, probes
+from tests.status.samples import loan, pool, process
 from tests.web.conftest import Hands
 
 pytestmark = pytest.mark.django_db
@@ -47,7 +49,7 @@ def test_one_of_another_process_is_acted_on_there(client: Client, hands: Hands) 
     assert hands.sent == [(1, {"do": "resize", "pool": "spare", "size": 7})]
 
 
-@pytest.mark.parametrize("deed", acting.DEEDS)
+@pytest.mark.parametrize("deed", [deed for deed in acting.DEEDS if deed != "cancel"])
 def test_each_deed_is_a_button(client: Client, hands: Hands, spare: Any, deed: str) -> None:
     spare.pool.suspend() if deed == "resume" else None
     assert f'name="do" value="{deed}"'.encode() in client.get("/pool/").content
@@ -60,6 +62,7 @@ def test_each_deed_is_a_button(client: Client, hands: Hands, spare: Any, deed: s
     [
         {"do": "drop table", "pid": "1", "pool": "spare"},
         {"do": "cancel", "pid": "1", "pool": "spare"},
+        {"do": "cancel", "pid": "1", "pool": "spare", "loan": "x"},
         {"pid": "1", "pool": "spare"},
         {"do": "drain", "pid": "-1", "pool": "spare"},
         {"do": "drain", "pid": "1", "pool": ""},
@@ -71,6 +74,20 @@ def test_each_deed_is_a_button(client: Client, hands: Hands, spare: Any, deed: s
 def test_nonsense_is_not_passed_on(client: Client, hands: Hands, form: dict[str, str]) -> None:
     assert said(client, **form).startswith("failed: ")
     assert hands.performed == hands.sent == []
+
+
+def test_a_statement_that_runs_can_be_cancelled(
+    client: Client, hands: Hands, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loans = [loan(transaction="ACTIVE", backend_pid=4801, number=7), loan(transaction="IDLE")]
+    found = Collected([process(pid=1, pools=[pool(loans=loans)])])  # type: ignore[list-item]
+    monkeypatch.setattr(probes, "of_host", lambda: found)
+    shown = client.get("/pool/").content.decode()
+    assert shown.count('value="cancel"') == 1
+    assert said(client, do="cancel", pid=1, pool="shop", loan="4801", number="7")
+    assert said(client, do="cancel", pid=1, pool="shop", loan="4801")
+    command = {"do": "cancel", "pool": "shop", "loan": 4801}
+    assert hands.sent == [(1, {**command, "number": 7}), (1, command)]
 
 
 def test_a_process_that_does_not_answer_is_told(client: Client, hands: Hands) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from django.core.exceptions import ImproperlyConfigured
 
-from django_connpool.status.verdict import Limits, judge, troubles
+from django_connpool.status.readiness import Limits, judge, troubles
 from tests.status.samples import loan, pool
 
 LIMITS = Limits(busy_after=5.0, stuck_after=60.0, down_for=30.0)
