@@ -24,7 +24,7 @@ from django_connpool.status.collect import Collected
 from django_connpool.status.document import Loan, Pool, Process
 from django_connpool.status.text import clean, duration, plural
 from django_connpool.web import access, acting, charts, probes
-from django_connpool.web.views import quiet, text
+from django_connpool.web.views import open_to_all, quiet, text
 
 FILES = Path(__file__).parent / "files"
 ASSETS = {
@@ -135,6 +135,7 @@ def enter(request: HttpRequest) -> HttpResponse:
     return response
 
 
+@open_to_all
 @require_safe
 def asset(request: HttpRequest, name: str) -> HttpResponse:
     """A style, a script, a picture: the same for all, and nothing of anybody's."""

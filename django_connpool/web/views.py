@@ -21,21 +21,33 @@ class _EveryAlias(set[str]):
 
 
 def quiet(*methods: str) -> Callable[[View], View]:
-    """A view that begins no transaction, whatever ATOMIC_REQUESTS says, and that no cache keeps."""
+    """A view that begins no transaction, whatever ATOMIC_REQUESTS says, and that no cache keeps.
+
+    Who may see it is its own affair, not that of Django's LoginRequiredMiddleware. Its 503 is an
+    answer, and nothing that Django should log (and mail to the admins) each time a probe asks.
+    """
 
     def decorated(view: View) -> View:
         @wraps(view)
         def answer(request: HttpRequest) -> HttpResponse:
-            response = view(request)
+            response: Any = view(request)
             add_never_cache_headers(response)
-            return response
+            if response.status_code == 503:
+                response._has_been_logged = True
+            return response  # type: ignore[no-any-return]
 
         answering: Any = require_http_methods(methods or ["GET", "HEAD"])(answer)
-        # As Django's own decorator does, which wants each alias named.
+        # As Django's own decorators do. That for transactions wants each alias named.
         answering._non_atomic_requests = _EveryAlias()
-        return answering  # type: ignore[no-any-return]
+        return open_to_all(answering)  # type: ignore[no-any-return]
 
     return decorated
+
+
+def open_to_all(view: Any) -> Any:
+    """Have Django's LoginRequiredMiddleware leave it alone."""
+    view.login_required = False
+    return view
 
 
 def text(lines: Iterable[object], status: int = 200) -> HttpResponse:

@@ -37,7 +37,11 @@ def get(request: pytest.FixtureRequest) -> Callable[..., Any]:
     """A function that gets a path with the token, as a WSGI and as an ASGI server would."""
     if request.param == "sync":
         return lambda path: Client().get(path, headers=BEARER)
-    return lambda path: async_to_sync(AsyncClient().get)(path, headers=BEARER)
+    return async_to_sync(_get)
+
+
+async def _get(path: str) -> Any:
+    return await AsyncClient().get(path, headers=BEARER)
 
 
 class Hands(ModuleType):

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
+import django
 import pytest
 from django.http import HttpResponse
 from django.test import Client
@@ -171,6 +172,24 @@ def test_status_of_the_host_asks_the_other_processes(spare: Any, get: Get, statu
     assert [process["host"] for process in found["processes"]][1:] == ["another"]
     assert found["processes"][0]["pid"] == os.getpid()
     assert get("/pool/status.json?scope=world").status_code == 400
+
+
+def test_a_probe_that_says_no_is_no_error_in_the_log(
+    spare: Any, get: Get, settings: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings.CONNPOOL_STUCK_AFTER = 0
+    with everything_on_loan(spare):
+        assert get("/pool/ready?pool=spare").status_code == 503
+    assert [record for record in caplog.records if record.name == "django.request"] == []
+
+
+@pytest.mark.skipif(django.VERSION < (5, 1), reason="the middleware came with Django 5.1")
+def test_who_must_log_in_to_all_of_the_site_need_not_for_a_probe(settings: Any, get: Get) -> None:
+    required = "django.contrib.auth.middleware.LoginRequiredMiddleware"
+    settings.MIDDLEWARE = [*settings.MIDDLEWARE, required]
+    for path in ("live", "ready?pool=none", "status.json", "page.css", ""):
+        assert get(f"/pool/{path}").status_code == 200
+    assert Client().get("/pool/status.json").status_code == 403
 
 
 def test_metrics_are_what_the_collector_says(get: Get, monkeypatch: pytest.MonkeyPatch) -> None:
