@@ -8,6 +8,7 @@ import pytest
 from django.contrib.auth.models import Permission, User
 from django.contrib.contenttypes.models import ContentType
 from django.test import Client
+from django.utils.functional import SimpleLazyObject
 
 from django_connpool.web import access
 from tests.databases import in_thread
@@ -136,7 +137,8 @@ def test_a_token_acts_on_nothing(hands: Hands, settings: Any) -> None:
 
 
 @pytest.mark.django_db
-def test_who_acts_needs_the_csrf_token(hands: Hands) -> None:
+def test_who_acts_needs_the_csrf_token(hands: Hands, settings: Any) -> None:
+    settings.MIDDLEWARE = [path for path in settings.MIDDLEWARE if "csrf" not in path]
     careless = client_of(is_superuser=True, is_staff=True)
     client = Client(enforce_csrf_checks=True)
     client.cookies = careless.cookies
@@ -156,9 +158,25 @@ def test_who_types_the_token_needs_the_csrf_token(settings: Any) -> None:
     assert answer.status_code == 302
 
 
+class Unaskable:
+    """Middleware whose `user` cannot be looked up."""
+
+    def __init__(self, get_response: Any) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: Any) -> Any:
+        request.user = SimpleLazyObject(self.fail)
+        return self.get_response(request)
+
+    def fail(self) -> Any:
+        raise AssertionError("somebody was looked up")
+
+
 def test_nobody_is_looked_up_in_a_database_that_would_not_answer(
-    spare: Any, monkeypatch: pytest.MonkeyPatch
+    spare: Any, monkeypatch: pytest.MonkeyPatch, settings: Any
 ) -> None:
+    settings.MIDDLEWARE = [*settings.MIDDLEWARE, "tests.web.test_access.Unaskable"]
+
     class Router:
         def db_for_read(self, model: Any, **hints: Any) -> str:
             return "spare"
