@@ -86,6 +86,7 @@ class ShownPool:
     waiting: SafeString
     loans: list[ShownLoan]
     more_loans: int
+    leaks: int
     events: list[dict[str, Any]]
     is_quiet: bool
     has_charts: bool
@@ -213,7 +214,9 @@ def show(found: Collected) -> list[ShownProcess]:
         for number, pool in enumerate(process["pools"]):
             seen = _pool(process, number, pool, limits)
             (one.quiet if seen.is_quiet and pools > FEW else one.pools).append(seen)
-        one.pools.sort(key=lambda seen: (seen.trouble is None, seen.is_quiet, seen.name))
+        one.pools.sort(
+            key=lambda seen: (seen.trouble is None, not seen.leaks, seen.is_quiet, seen.name)
+        )
         one.quiet.sort(key=lambda seen: seen.name)
         shown.append(one)
     return shown
@@ -238,6 +241,7 @@ def _pool(process: Process, number: int, pool: Pool, limits: readiness.Limits) -
         waiting=charts.waiting(seen, pool["max_size"]),
         loans=[_loan(loan) for loan in loans[:LOANS]],
         more_loans=max(0, len(loans) - LOANS),
+        leaks=sum(bool(loan.get("leak")) for loan in loans),
         events=[
             {
                 "ago": duration(event["ago"]),
@@ -295,9 +299,13 @@ def _loan(loan: Loan) -> ShownLoan:
 def _summary(processes: Sequence[ShownProcess], troubles: int) -> str:
     pools = sum(len(shown.process["pools"]) for shown in processes)
     of = f"{plural(pools, 'pool')} in {plural(len(processes), 'process', 'processes')}"
+    leaks = sum(seen.leaks for shown in processes for seen in shown.pools)
+    leaking = f" {plural(leaks, 'loan')} held for longer than leak_after." if leaks else ""
     if not pools:
         return f"No pool yet: {of}."
-    return f"{plural(troubles, 'pool')} in trouble, of {of}." if troubles else f"All is well: {of}."
+    if troubles:
+        return f"{plural(troubles, 'pool')} in trouble, of {of}.{leaking}"
+    return f"Every pool serves: {of}.{leaking}" if leaks else f"All is well: {of}."
 
 
 def _admin_index() -> str:

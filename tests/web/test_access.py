@@ -189,8 +189,11 @@ def test_nobody_is_looked_up_in_a_database_that_would_not_answer(
         assert answer.status_code == 503
         assert b"stands in the database" in answer.content
         assert b'name="token"' in answer.content
-        with_token = in_thread(lambda: Client().get("/pool/", headers=BEARER))
-        assert with_token.status_code == 200
+        in_admin = "/admin/django_connpool/pool/"
+        assert in_thread(lambda: Client().get(in_admin)).status_code == 503
+        for path in ("/pool/", in_admin):
+            with_token = in_thread(lambda path=path: Client().get(path, headers=BEARER))
+            assert with_token.status_code == 200
 
 
 def test_a_site_without_users_has_the_token(settings: Any) -> None:

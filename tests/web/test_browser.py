@@ -187,6 +187,18 @@ def test_it_goes_on_by_itself_and_leaves_open_what_was_opened(
     assert browser.complaints() == []
 
 
+def test_what_is_old_is_said_to_be_old(
+    leaking: Any, browse: Callable[..., Browser], settings: Any
+) -> None:
+    browser = browse()
+    settings.CONNPOOL_TOKEN = "another token that is long enough"
+    wait_until(lambda: browser.has(".stale"), "it is said")
+    assert "the site said 403. Trying on." in browser.find(".stale").text
+    assert "leak" in browser.find("li.leak").text  # what was there is there
+    settings.CONNPOOL_TOKEN = TOKEN
+    wait_until(lambda: not browser.has(".stale"), "it goes on")
+
+
 def test_it_is_dark_for_who_prefers_that_and_light_else(
     leaking: Any, browse: Callable[..., Browser]
 ) -> None:
@@ -273,6 +285,7 @@ def _crowd() -> Any:
             at="/srv/shop/views.py:88 in orders",
             statement="SELECT id, total FROM shop_order WHERE customer = %s ORDER BY placed_at",
             leak=held > 60,
+            transaction="ACTIVE" if held > 60 else "INTRANS",
         )
         for held in (99.0, 61.5, 4.2)
     ]

@@ -116,6 +116,9 @@ def test_the_policy_of_the_page_is_strict_unless_the_site_has_its_own() -> None:
 def test_what_is_well_is_said_in_a_sentence(shows: Any) -> None:
     assert "All is well: 1 pool in 1 process." in shows(process()).text
     assert "No pool yet: 0 pools in 1 process." in shows(process(pools=[])).text
+    leaking = process(pools=[pool(loans=[loan(leak=True), loan()])])
+    told = "Every pool serves: 1 pool in 1 process. 1 loan held for longer than leak_after."
+    assert told in shows(leaking).text
 
 
 def test_trouble_stands_first_and_in_the_title(shows: Any) -> None:
