@@ -132,7 +132,7 @@ def enter(request: HttpRequest) -> HttpResponse:
     if not access.is_token(request.POST.get("token", "")):
         return _closed(request, wrong=True)
     response = HttpResponseRedirect("./")
-    access.remember_token(request, response, request.path.rpartition("/")[0] + "/")
+    access.remember_token(request, response, _address(request))
     return response
 
 
@@ -161,10 +161,15 @@ def _closed(request: HttpRequest, wrong: bool = False) -> HttpResponse:
     return _render("closed.html", context, status)
 
 
+def _address(request: HttpRequest) -> str:
+    """Where the page is, of which this may be a part."""
+    return request.path.rpartition("/")[0] + "/"
+
+
 def _login(request: HttpRequest) -> str:
     """Where staff logs in; empty where that cannot be told."""
     try:
-        return f"{reverse('admin:login')}?{urlencode({'next': request.path})}"
+        return f"{reverse('admin:login')}?{urlencode({'next': _address(request)})}"
     except NoReverseMatch:
         return ""
 

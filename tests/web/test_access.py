@@ -75,7 +75,9 @@ def test_tokens_are_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch) -
 
 def test_the_token_that_somebody_types_opens_until_it_changes(settings: Any) -> None:
     client = Client()
-    assert client.post("/pool/enter", {"token": "wrong"}).status_code == 403
+    answer = client.post("/pool/enter", {"token": "wrong"})
+    assert answer.status_code == 403
+    assert b'href="/admin/login/?next=%2Fpool%2F"' in answer.content
     answer = client.post("/pool/enter", {"token": TOKEN})
     assert (answer.status_code, answer["Location"]) == (302, "./")
     cookie = client.cookies[access.COOKIE]
