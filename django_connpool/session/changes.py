@@ -222,7 +222,8 @@ class Changes:
 
     def text_of_last(self) -> str:
         """The last statement, for a message: without its values."""
-        return "" if self.last is None else without_values(self.last)
+        last = self.last  # looked at once: another thread may ask
+        return "" if last is None else without_values(last)
 
 
 class BlindChanges(Changes):

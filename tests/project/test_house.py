@@ -37,6 +37,8 @@ FLOORS = (
     {"borrowing"},
     {"__init__"},
     {"middleware", "tasks", "contrib", "management", "testing"},
+    {"web"},
+    {"urls", "admin"},
     {"apps"},
 )
 
@@ -46,7 +48,7 @@ FOREIGN: dict[str, set[str]] = {
     "process": set(),
     "redaction": {"psycopg"},
     "session": {"psycopg"},
-    "contrib": {"django", "celery"},
+    "contrib": {"django", "celery", "health_check"},
 }
 FOREIGN_ELSEWHERE = {"asgiref", "django", "psycopg"}
 
