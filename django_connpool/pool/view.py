@@ -13,6 +13,12 @@ from .slot import Slot
 def snapshot(core: Core) -> dict[str, Any]:
     """Under the lock. Where the holders are is still to be found: see `explain.locate`."""
     now = core.clock()
+    loans = [_loan(slot, now) for slot in core.slots.all if slot.is_somebodys]
+    return {**numbers(core, now), "loans": loans}
+
+
+def numbers(core: Core, now: float) -> dict[str, Any]:
+    """Under the lock: what there is to count, which is the snapshot but for the loans."""
     offered = sum(slot.is_offered for slot in core.slots.all)
     return {
         "name": core.name,
@@ -29,8 +35,8 @@ def snapshot(core: Core) -> dict[str, Any]:
         "closed": core.closed,
         "suspended": core.suspended,
         "last_error": in_words(core.outage) if core.outage is not None else None,
+        "dead_holders": sum(slot.is_left_behind for slot in core.slots.all),
         "stats": core.stats.as_dict(),
-        "loans": [_loan(slot, now) for slot in core.slots.all if slot.is_somebodys],
     }
 
 

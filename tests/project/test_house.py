@@ -36,7 +36,8 @@ FLOORS = (
     {"backends"},
     {"borrowing"},
     {"__init__"},
-    {"middleware", "tasks", "contrib", "management", "testing"},
+    {"middleware", "tasks", "contrib", "testing"},
+    {"management"},
     {"apps"},
 )
 
@@ -46,7 +47,7 @@ FOREIGN: dict[str, set[str]] = {
     "process": set(),
     "redaction": {"psycopg"},
     "session": {"psycopg"},
-    "contrib": {"django", "celery"},
+    "contrib": {"django", "celery", "opentelemetry", "prometheus_client", "sentry_sdk"},
 }
 FOREIGN_ELSEWHERE = {"asgiref", "django", "psycopg"}
 
