@@ -111,7 +111,7 @@ def test_durations_are_told_although_counting_begins_anew() -> None:
 
 
 def test_nobody_who_never_asks_again_fills_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("django_connpool.pool.stats.MOST_KEPT", 3)
+    monkeypatch.setattr(inside.stats_module, "MOST_KEPT", 3)
     with working_pool(FakeServer(), max_size=1) as pool:
         pool.durations()
         for _ in range(5):
