@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from django.core.exceptions import ImproperlyConfigured
 from django.test import RequestFactory
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import CollectorRegistry, generate_latest, multiprocess
 
 from django_connpool import PoolTimeout, registry
 from django_connpool.contrib import prometheus
@@ -274,6 +274,17 @@ def test_where_metrics_are_those_of_many_processes_so_is_the_answer(
     alone = scrape("/metrics?scope=process")
     assert not alone.values("django_connpool_process_up", "pid")
     assert not list(tmp_path.iterdir())  # nothing is written for others to add up
+
+
+def test_a_page_of_many_processes_takes_the_pools_beside_the_files(
+    status_dir: Path, tmp_path: Path
+) -> None:
+    site = CollectorRegistry()
+    multiprocess.MultiProcessCollector(site, str(tmp_path))
+    prometheus.register(site, scope="host")
+    with answering(status_dir / "4711.sock", process()):
+        shown = Scrape(generate_latest(site))
+    assert shown.values("db_client_connection_max", "pid") == {"4711": 10}
 
 
 # -- What poolstatus prints ---------------------------------------------------------------
