@@ -14,3 +14,6 @@ connecting = Signal()
 # of locks, with the arguments `pool`, `name` (the pool's) and `waited` (seconds). What a receiver
 # raises is logged.
 connection_waited = Signal()
+
+# The same when it has waited in vain, with `error`, the PoolTimeout, beside these.
+borrow_timed_out = Signal()

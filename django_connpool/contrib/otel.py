@@ -36,6 +36,7 @@ SPAN = "pool.acquire"
 WAIT_SUM = "django_connpool.wait_time"  # of the span in which somebody waited, in seconds
 WORTH_A_SPAN = 0.001  # seconds
 
+_WAITS = (signals.connection_waited, signals.borrow_timed_out)
 _PREFIX = "db.client.connection."
 _HISTOGRAMS = {
     "wait": ("wait_time", "The time it took to obtain an open connection from the pool."),
@@ -63,30 +64,38 @@ class ConnectionPoolInstrumentor(BaseInstrumentor):
             self._instruments = _Instruments(provider)
         self._instruments.is_active = True
         signals.pool_created.connect(_keep_durations, dispatch_uid=__name__)
-        signals.connection_waited.connect(self._note_wait, dispatch_uid=__name__)
+        for signal in _WAITS:
+            signal.connect(self._note_wait, dispatch_uid=__name__)
         # Not imported for it: `opentelemetry-instrument` comes before gevent and the settings.
         if "django_connpool.registry" in sys.modules:
             _durations()
 
     def _uninstrument(self, **kwargs: Any) -> None:
         signals.pool_created.disconnect(dispatch_uid=__name__)
-        signals.connection_waited.disconnect(dispatch_uid=__name__)
+        for signal in _WAITS:
+            signal.disconnect(dispatch_uid=__name__)
         if self._instruments is not None:
             self._instruments.is_active = False
 
-    def _note_wait(self, name: str, waited: float, **kwargs: Any) -> None:
+    def _note_wait(
+        self, name: str, waited: float, error: BaseException | None = None, **kwargs: Any
+    ) -> None:
         """In the borrower's thread: tell the present span, and give the wait one of its own."""
         span = trace.get_current_span()
         if not span.is_recording() or not is_instrumentation_enabled():
             return
         if waited > WORTH_A_SPAN:
             now = time.time_ns()
-            self._tracer.start_span(
+            wait = self._tracer.start_span(
                 SPAN,
                 kind=trace.SpanKind.INTERNAL,
                 attributes={POOL_NAME: name},
                 start_time=now - int(waited * 1e9),
-            ).end(now)
+            )
+            if error is not None:
+                wait.set_attribute("error.type", type(error).__qualname__)
+                wait.set_status(trace.StatusCode.ERROR)
+            wait.end(now)
         before = getattr(span, "attributes", None) or {}  # not all there are can be asked
         span.set_attribute(WAIT_SUM, before.get(WAIT_SUM, 0.0) + waited)
 

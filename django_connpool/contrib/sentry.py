@@ -20,7 +20,7 @@ WAIT_SUM = "django_connpool.wait_time"  # of the transaction, in seconds
 WORTH_A_SPAN = 0.001  # seconds
 
 
-def _note_wait(name: str, waited: float, **kwargs: Any) -> None:
+def _note_wait(name: str, waited: float, error: BaseException | None = None, **kwargs: Any) -> None:
     """In the borrower's thread."""
     if not sentry_sdk.is_initialized():
         return
@@ -34,10 +34,13 @@ def _note_wait(name: str, waited: float, **kwargs: Any) -> None:
             op=OP, name="pool.acquire", start_timestamp=now - timedelta(seconds=waited)
         )
         span.set_data(POOL_NAME, name)
+        if error is not None:
+            span.set_status("deadline_exceeded")
         span.finish(end_timestamp=now)
     if (transaction := present.containing_transaction) is not None:
         before = transaction.to_json().get("data") or {}
         transaction.set_data(WAIT_SUM, before.get(WAIT_SUM, 0.0) + waited)
 
 
-signals.connection_waited.connect(_note_wait, dispatch_uid="django_connpool.sentry")
+for _signal in (signals.connection_waited, signals.borrow_timed_out):
+    _signal.connect(_note_wait, dispatch_uid="django_connpool.sentry")

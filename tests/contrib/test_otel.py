@@ -255,6 +255,17 @@ def test_the_request_has_the_sum_of_its_waits(telemetry: Telemetry, measured: An
     assert telemetry.spans()["GET /orders/"].attributes == {WAIT_SUM: 0.2505}
 
 
+def test_a_wait_in_vain_is_a_span_that_failed(telemetry: Telemetry, measured: Any) -> None:
+    error = PoolTimeout("no connection became free; on loan to 'Thread-1', GET /secret/")
+    with telemetry.tracer.start_as_current_span("GET /orders/"):
+        signals.borrow_timed_out.send(None, pool=measured.pool, name=NAME, waited=0.25, error=error)
+    span = telemetry.spans()["pool.acquire"]
+    assert span.status.status_code is trace.StatusCode.ERROR
+    assert span.attributes == {**OF_POOL, "error.type": "PoolTimeout"}
+    assert "secret" not in span.to_json()
+    assert telemetry.spans()["GET /orders/"].attributes == {WAIT_SUM: 0.25}
+
+
 def test_who_is_served_at_once_leaves_no_trace(telemetry: Telemetry, measured: Any) -> None:
     use(measured)
     with telemetry.tracer.start_as_current_span("GET /orders/"):

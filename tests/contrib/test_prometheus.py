@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import sys
 import threading
 from collections import Counter
@@ -256,13 +257,18 @@ def test_all_processes_of_the_host_are_told_apart_by_pid(status_dir: Path, measu
 def test_pools_of_one_name_in_a_process_are_one_for_the_host_too(status_dir: Path) -> None:
     with answering(status_dir / "4711.sock", process(pools=[pool(), pool()])):
         shown = scrape("/metrics?scope=host")
-    assert shown.values("db_client_connection_max", "pid") == {"4711": 20}
-    assert shown.values("django_connpool_wait_longest_seconds", "pid") == {"4711": 0.25}
+    assert shown.values("db_client_connection_max", "pid")["4711"] == 20
+    assert shown.values("django_connpool_wait_longest_seconds", "pid")["4711"] == 0.25
 
 
 @pytest.mark.usefixtures("status_dir")
-def test_nobody_to_ask_is_an_empty_answer() -> None:
-    assert ask("/metrics?scope=host").content == b""
+def test_the_process_that_is_asked_is_there_without_a_socket(measured: Any) -> None:
+    value(measured, "SELECT 1")
+    server.stop()
+    shown = scrape("/metrics?scope=host")
+    here = str(os.getpid())
+    assert shown.values("django_connpool_process_up", "pid") == {here: 1}
+    assert shown.values("db_client_connection_max", "pid", **{POOL_LABEL: NAME}) == {here: 2}
 
 
 def test_where_metrics_are_those_of_many_processes_so_is_the_answer(
@@ -270,7 +276,7 @@ def test_where_metrics_are_those_of_many_processes_so_is_the_answer(
 ) -> None:
     monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
     with answering(status_dir / "4711.sock", process()):
-        assert scrape().values("django_connpool_process_up", "pid") == {"4711": 1}
+        assert scrape().values("django_connpool_process_up", "pid")["4711"] == 1
     alone = scrape("/metrics?scope=process")
     assert not alone.values("django_connpool_process_up", "pid")
     assert not list(tmp_path.iterdir())  # nothing is written for others to add up
@@ -284,7 +290,7 @@ def test_a_page_of_many_processes_takes_the_pools_beside_the_files(
     prometheus.register(site, scope="host")
     with answering(status_dir / "4711.sock", process()):
         shown = Scrape(generate_latest(site))
-    assert shown.values("db_client_connection_max", "pid") == {"4711": 10}
+    assert shown.values("db_client_connection_max", "pid")["4711"] == 10
 
 
 # -- What poolstatus prints ---------------------------------------------------------------

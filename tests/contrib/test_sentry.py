@@ -10,7 +10,7 @@ import pytest
 import sentry_sdk
 from sentry_sdk.transport import Transport
 
-from django_connpool import runners, signals
+from django_connpool import PoolTimeout, runners, signals
 from django_connpool.contrib.sentry import OP, POOL_NAME, WAIT_SUM, WORTH_A_SPAN
 from tests.databases import Databases, value
 
@@ -70,6 +70,17 @@ def test_a_wait_is_a_span_of_its_transaction_which_has_the_sum(sent: Kept) -> No
     (render,) = [span for span in transaction["spans"] if span["op"] == "template.render"]
     assert spans[1]["parent_span_id"] == render["span_id"]
     assert transaction["contexts"]["trace"]["data"][WAIT_SUM] == pytest.approx(0.7505)
+
+
+def test_a_wait_in_vain_is_a_span_that_failed(sent: Kept) -> None:
+    with sentry_sdk.start_transaction(name="GET /orders/"):
+        signals.borrow_timed_out.send(
+            None, pool=None, name="measured", waited=0.25, error=PoolTimeout("in vain")
+        )
+    (transaction,) = sent.transactions
+    (span,) = transaction["spans"]
+    assert span["status"] == "deadline_exceeded"
+    assert transaction["contexts"]["trace"]["data"][WAIT_SUM] == pytest.approx(0.25)
 
 
 def test_outside_of_a_transaction_nothing_is_told(sent: Kept) -> None:
