@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from django.core.exceptions import ImproperlyConfigured
 from django.test import RequestFactory
-from prometheus_client import CollectorRegistry, generate_latest, multiprocess
+from prometheus_client import REGISTRY, CollectorRegistry, generate_latest, multiprocess
 
 from django_connpool import PoolTimeout, registry
 from django_connpool.contrib import prometheus
@@ -128,6 +128,13 @@ def test_a_session_that_was_changed_counts_as_cleaned(measured: Any) -> None:
     assert scrape().value("django_connpool_cleaned_total", NAME) == before + 1
 
 
+def test_a_new_connection_that_only_asks_something_does_not(databases: Databases) -> None:
+    fresh = databases.add(pool={"name": NAME, "min_size": 1}).pool
+    fresh.warm()
+    wait_until(lambda: fresh.snapshot()["idle"] == 1, "it is open")
+    assert scrape().value("django_connpool_cleaned_total", NAME) == 0
+
+
 def _is_known(wrapper: Any) -> bool:
     value(wrapper, "SELECT 1")
     wrapper.close()
@@ -215,6 +222,17 @@ def test_one_line_adds_the_pools_to_a_registry(measured: Any) -> None:
     assert site.get_sample_value("db_client_connection_max", {POOL_LABEL: NAME}) == 2
 
 
+def test_the_page_of_django_prometheus_has_the_pools(measured: Any) -> None:
+    exports = pytest.importorskip("django_prometheus.exports")
+    value(measured, "SELECT 1")
+    collector = prometheus.register()
+    try:
+        page = exports.ExportToDjangoView(RequestFactory().get("/metrics"))
+    finally:
+        REGISTRY.unregister(collector)
+    assert Scrape(page.content).value("db_client_connection_max", NAME) == 2
+
+
 def test_registering_asks_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prometheus, "collect", lambda: pytest.fail("it was asked"))
     site = CollectorRegistry(auto_describe=True)
@@ -235,7 +253,7 @@ def test_a_scraper_gets_the_format_that_it_asks_for(measured: Any) -> None:
     value(measured, "SELECT 1")
     assert ask()["Content-Type"].startswith("text/plain; version=")
     answer = ask(accept="application/openmetrics-text; version=1.0.0")
-    assert answer["Content-Type"].startswith("application/openmetrics-text; version=1.0.0")
+    assert answer["Content-Type"].startswith("application/openmetrics-text; version=")
     shown = Scrape(answer.content, openmetrics=True)
     assert shown.kinds.items() >= PROMISED.items()
 
@@ -328,7 +346,8 @@ def test_a_report_has_the_silent_and_what_the_servers_say() -> None:
 
 
 def test_no_series_appears_twice() -> None:
-    report = Report(Collected([process(pid=1), process(pid=1, host="web-2")]))
+    silent = [Silence(99, "hangs"), Silence(99, "hangs")]
+    report = Report(Collected([process(pid=1), process(pid=1, host="web-2")], silent))
     samples = Scrape(prometheus.render(report)).samples
     keys = Counter((one.name, tuple(sorted(one.labels.items()))) for one in samples)
     assert set(keys.values()) == {1}
