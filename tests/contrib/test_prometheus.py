@@ -6,6 +6,7 @@ import sys
 import threading
 from collections import Counter
 from pathlib import Path
+from socket import gethostname
 from typing import Any
 
 import pytest
@@ -21,9 +22,12 @@ from django_connpool.status.collect import Collected, Silence
 from django_connpool.status.metrics import POOL_LABEL
 from django_connpool.status.report import Report
 from tests import inside
+from tests.cluster import Server
 from tests.contrib.scraping import PROMISED, Scrape
 from tests.databases import DEADLINE, Databases, connected, in_thread, pid, value
 from tests.status.samples import answering, pool, process
+from tests.status.script import running
+from tests.status.test_poolstatus import environ
 from tests.testproject.processes import wait_until
 
 NAME = "measured"
@@ -270,6 +274,21 @@ def test_all_processes_of_the_host_are_told_apart_by_pid(status_dir: Path, measu
     assert sorted(most.values()) == [2, 7]
     assert most["4711"] == 7
     assert shown.values("django_connpool_process_up", "pid") == dict.fromkeys(most, 1)
+
+
+@pytest.mark.e2e
+def test_real_processes_are_asked_for_their_pools(status_dir: Path, cluster: Server) -> None:
+    env = environ(status_dir, cluster.url())
+    with (
+        running("borrow", status_dir, **env) as one,
+        running("borrow", status_dir, **env) as other,
+    ):
+        shown = scrape("/metrics?scope=host")
+    used = shown.values("db_client_connection_count", "pid", state="used", host=gethostname())
+    assert used[str(one.pid)] == used[str(other.pid)] == 1
+    assert set(used) <= {str(process.pid) for process in (one, other)} | {str(os.getpid())}
+    up = shown.values("django_connpool_process_up", "pid")
+    assert up == dict.fromkeys((str(one.pid), str(other.pid), str(os.getpid())), 1)
 
 
 def test_pools_of_one_name_in_a_process_are_one_for_the_host_too(status_dir: Path) -> None:
