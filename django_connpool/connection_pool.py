@@ -321,6 +321,17 @@ class ConnectionPool(Pool, Generic[CT]):
         """
         return self._control.glance()
 
+    def numbers(self) -> dict[str, Any]:
+        """The snapshot but for the loans: all that can be added up, for metrics."""
+        return self._control.numbers()
+
+    def durations(self) -> dict[str, list[float]]:
+        """Each wait, hold and connect time since the last call, in seconds, for one who asks again.
+
+        They are kept from the first call on, and of each no more than `MOST_KEPT`.
+        """
+        return self._control.durations()
+
     def __repr__(self) -> str:
         return f"<{type(self).__module__}.{type(self).__qualname__} {self.name!r}>"
 

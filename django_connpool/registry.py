@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from time import monotonic
 from typing import Any, cast
 from weakref import WeakSet
@@ -43,6 +44,7 @@ class Binding:
         self.configured: set[str] = set()  # those of them that DATABASES had, and had like this
         self.announced = False  # `pool_created` was sent in this process
         self.pool = self._make_pool(wrapper)
+        self.pool.waited = partial(_tell_of_wait, weakref.ref(self.pool))
 
     def _make_pool(self, wrapper: Borrower) -> ConnectionPool[Any]:
         arguments = self.options.pool_kwargs()
@@ -104,6 +106,14 @@ class Binding:
         first = identity.at_first(alias) or {}
         return bool(
             entry == self.settings or identity.chosen(entry, first, self.key[0]) == self.key[3]
+        )
+
+
+def _tell_of_wait(pool_of: Callable[[], ConnectionPool[Any] | None], waited: float) -> None:
+    """Send the signal, where anybody listens. By a weak reference: nothing keeps a pool alive."""
+    if signals.connection_waited.receivers and (pool := pool_of()) is not None:
+        signals.connection_waited.send_robust(
+            sender=ConnectionPool, pool=pool, name=pool.name, waited=waited
         )
 
 

@@ -32,6 +32,7 @@ from django_connpool.pool import (  # noqa: F401
 )
 from django_connpool.pool import pool as pool_module
 from django_connpool.pool import slots as slots_module
+from django_connpool.pool import stats as stats_module  # noqa: F401
 from django_connpool.pool.growth import PATIENCE, worth_opening  # noqa: F401
 from django_connpool.pool.history import EVENTS, EVERY, KEPT, History  # noqa: F401
 from django_connpool.pool.line import Waiter  # noqa: F401

@@ -13,7 +13,6 @@ from . import explain, view
 from .core import Core
 from .crew import Crew
 from .slot import DRAINED, GONE, LOAN, POOL_CLOSED, SURPLUS
-from .stats import Stats
 
 
 class Control:
@@ -172,15 +171,22 @@ class Control:
         with core.lock:
             stats = core.stats
             if anew:
-                core.stats = Stats(stats.mean_hold())
+                core.stats = stats.anew()
             return stats.as_dict() | view.measures(core)
+
+    def durations(self) -> dict[str, list[float]]:
+        with self._core.lock:
+            return self._core.stats.kept()
+
+    def numbers(self) -> dict[str, Any]:
+        core = self._core
+        with core.lock:
+            return view.numbers(core, core.clock()) | core.stats.in_detail()
 
     def snapshot(self) -> dict[str, Any]:
         core = self._core
         with core.lock:
-            seen = view.snapshot(core)
-            seen["histograms"] = core.stats.histograms()
-            seen["closed_for"] = dict(core.stats.closed)
+            seen = view.snapshot(core) | core.stats.in_detail()
             now = core.clock()
             seen["history"] = core.history.moments(now)
             seen["events"] = core.history.events(now)

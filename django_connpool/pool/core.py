@@ -228,6 +228,7 @@ class Core:
         vet_at = now + limits.ping_after
         slot.vet_at = vet_at if vet_at < slot.retire_at else slot.retire_at
         if session.cleaning is not None:
+            self.stats.sessions_cleaned += bool(session.cleaning.undoes)
             slot.vet_at = AT_ONCE
             self.schedule(now + CLEAN_TIMEOUT)
         if waiter is not None:
@@ -340,6 +341,7 @@ class Core:
         slot.retire_at = AT_ONCE  # somebody may still know the connection
         slot.state = RETURNING
         self.stats.loans_reclaimed += 1
+        self.stats.loans_leaked += not slot.reported
         if not ending.is_ending():
             self.warn_later(
                 "a connection was never given back, closing it; borrowed %.1f s ago by %s%s%s",

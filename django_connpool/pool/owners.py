@@ -22,6 +22,7 @@ class _Owner:
 
     def __del__(self) -> None:
         # A finalizer: it may run inside any lock, so it takes none. See `Core.orphaned`.
+        self.loans.ended = True
         for slot in tuple(self.loans):
             slot.thread_ended(self.loans)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Callable
 from typing import Any, cast
 
 from django_connpool.process.cpython import expect_free
@@ -50,6 +51,8 @@ class Pool:
         self._upkeep = upkeep
         self._watch = watch
         self._checking = Checking(core, crew, upkeep)
+        # Called by whoever has stood in line and been served, with the seconds; outside of locks.
+        self.waited: Callable[[float], None] | None = None
 
     # -- Borrowing ------------------------------------------------------------------------
 
@@ -135,6 +138,7 @@ class Pool:
         began = now if since is None else since
         note = core.describe() if core.describe is not None else None
         waiter = Waiter(began, since is not None, note)
+        has_queued = False
         try:
             while True:
                 if core.limits.has_offers:
@@ -152,6 +156,7 @@ class Pool:
                     # Not here: a log handler that borrows would stand behind its own thread.
                     self._crew.in_a_thread(core.log_warnings, "warnings")
                 if queued:
+                    has_queued = True
                     self._upkeep.expect_lock(waiter.since)
                     if len(core.slots) < core.limits.max_size or core.slots.to_close:
                         self._crew.staff()
@@ -168,6 +173,8 @@ class Pool:
                 is_fresh = queued and session.cleaning is None and now < slot.idle_since + FRESH
                 fits = is_fresh and not core.limits.asks_each and session.is_alive()
                 if fits or self._checking.is_fit(slot, now, began + seconds - now):
+                    if has_queued and self.waited is not None:
+                        self.waited(now - began)
                     return slot
                 waiter = waiter.again()
                 now = core.clock()
@@ -381,6 +388,7 @@ def _gave_up(core: Core, waiter: Waiter, error: type[BaseException]) -> None:
         core.audit()
     stats = core.stats
     stats.requests_num += not waiter.tries
+    stats.requests_refused += not waiter.tries
     stats.requests_errors += 1
     stats.requests_timeouts += issubclass(error, core.errors.timeout)
     stats.wait.note(core.clock() - waiter.since)

@@ -15,7 +15,8 @@ class Session(Protocol):
     """
 
     conn: Any  # what is lent; None while it is
-    cleaning: Any  # not None while it is not known whether it is clean
+    # Not None while it is not known whether it is clean; `undoes` is 0 if it only asks something.
+    cleaning: Any
     backend_pid: int
 
     def is_alive(self) -> bool:

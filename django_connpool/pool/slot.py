@@ -34,6 +34,9 @@ UNUSABLE = "unusable"
 RECLAIMED = "reclaimed"
 UNCLEAN = "unclean"
 POOL_CLOSED = "pool closed"
+REASONS = (
+    *(LOST, EXPIRED, SURPLUS, CONDEMNED, DRAINED, UNUSABLE, RECLAIMED, UNCLEAN, POOL_CLOSED),
+)
 
 # Why a loan goes on that somebody is ending in its borrower's stead; see offers.py. He does so
 # also when the borrower's thread has ended.
@@ -53,11 +56,12 @@ class Keeper(Protocol):
 class Loans(set["Slot"]):
     """What a thread has borrowed; or one loan, when it may outlive its thread."""
 
-    __slots__ = ("thread",)
+    __slots__ = ("ended", "thread")
 
     def __init__(self, thread: int, slots: Iterable[Slot] = ()) -> None:
         super().__init__(slots)
         self.thread = thread  # its identifier
+        self.ended = False  # it is gone
 
 
 class Job:
@@ -186,6 +190,12 @@ class Slot:
     def is_offered(self) -> bool:
         """Whether, besides, whoever waits may take it."""
         return self.is_unused and self.patience < NEVER
+
+    @property
+    def is_left_behind(self) -> bool:
+        """Whether the thread whose loan it is has ended."""
+        loans = self.loans
+        return loans is not None and loans.ended
 
     @property
     def thread(self) -> int:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections import deque
 from typing import Any
 
 # Upper bounds of the histograms' buckets, in seconds; the last bucket has no bound.
 BOUNDS = (0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0)
+MOST_KEPT = 100_000  # durations, for whoever asked for each of them and does not come
 
 
 class Histogram:
@@ -16,13 +18,14 @@ class Histogram:
     now and then. Counting touches much memory, which a busy pool would do twice a loan.
     """
 
-    __slots__ = ("_buckets", "_noted", "_total", "longest", "mean", "note")
+    __slots__ = ("_buckets", "_noted", "_total", "kept", "longest", "mean", "note")
 
     def __init__(self, mean: float | None = None) -> None:
         self._buckets = [0] * (len(BOUNDS) + 1)
         self._total = 0.0
         self.mean = mean  # seconds, moving average of those counted
         self.longest = 0.0  # of those counted since `take_longest`
+        self.kept: deque[float] | None = None  # those counted, where each is asked for
         self._noted: list[float] = []
         self.note = self._noted.append
 
@@ -30,6 +33,8 @@ class Histogram:
         """Count what was noted."""
         noted = self._noted[:]
         del self._noted[: len(noted)]
+        if self.kept is not None:
+            self.kept.extend(noted)
         for seconds in noted:
             self._total += seconds
             self._buckets[bisect_left(BOUNDS, seconds)] += 1
@@ -62,24 +67,29 @@ class Stats:
     """Counts since the pool was made or `pop_stats` was called. The pool's lock guards them."""
 
     __slots__ = (
+        "_at_once_kept",
         "closed",
         "connect",
         "connections_errors",
         "connections_lost",
         "connections_num",
         "hold",
+        "loans_leaked",
         "loans_reclaimed",
         "requests_errors",
         "requests_num",
         "requests_queued",
+        "requests_refused",
         "requests_timeouts",
         "returns_bad",
+        "sessions_cleaned",
         "wait",
     )
 
     def __init__(self, mean_hold: float | None = None) -> None:
         self.requests_num = 0
         self.requests_queued = 0
+        self.requests_refused = 0  # those that were not even let into the line
         self.requests_errors = 0
         self.requests_timeouts = 0
         self.returns_bad = 0
@@ -87,15 +97,45 @@ class Stats:
         self.connections_errors = 0
         self.connections_lost = 0
         self.loans_reclaimed = 0
+        self.loans_leaked = 0  # reported by `leak_after`, or reclaimed
+        self.sessions_cleaned = 0
+        self._at_once_kept = 0
         self.closed: dict[str, int] = {}  # reason: how many
         self.wait = Histogram()
         self.hold = Histogram(mean_hold)
         self.connect = Histogram()
 
+    def anew(self) -> Stats:
+        """Others that begin at zero, for the same pool."""
+        others = Stats(self.mean_hold())
+        others._at_once_kept = self._at_once_kept - self.at_once
+        for old, new in zip(self._histograms(), others._histograms(), strict=True):
+            new.kept = old.kept
+        return others
+
+    def _histograms(self) -> tuple[Histogram, ...]:
+        return (self.wait, self.hold, self.connect)
+
     def count(self) -> None:
         """Count what was only noted so far."""
-        for histogram in (self.wait, self.hold, self.connect):
+        for histogram in self._histograms():
             histogram.count()
+
+    @property
+    def at_once(self) -> int:
+        """Borrows that were served without standing in line: of these no wait is noted."""
+        return self.requests_num - self.requests_queued - self.requests_refused
+
+    def kept(self) -> dict[str, list[float]]:
+        """The durations since the last call, and keep them from now on. No wait is one of 0."""
+        self.count()
+        found = [list(histogram.kept or ()) for histogram in self._histograms()]
+        if self.wait.kept is not None:
+            found[0] += [0.0] * (self.at_once - self._at_once_kept)
+        self._at_once_kept = self.at_once
+        for histogram in self._histograms():
+            histogram.kept = deque(maxlen=MOST_KEPT)
+        return dict(zip(("wait", "hold", "connect"), found, strict=True))
 
     def mean_hold(self) -> float | None:
         """How long loans last, in seconds, as a moving average; None before the first."""
@@ -113,6 +153,7 @@ class Stats:
             "requests_num": self.requests_num,
             "requests_queued": self.requests_queued,
             "requests_wait_ms": int(self.wait.total * 1000),
+            "requests_refused": self.requests_refused,
             "requests_errors": self.requests_errors,
             "requests_timeouts": self.requests_timeouts,
             "usage_ms": int(self.hold.total * 1000),
@@ -122,11 +163,17 @@ class Stats:
             "connections_errors": self.connections_errors,
             "connections_lost": self.connections_lost,
             "loans_reclaimed": self.loans_reclaimed,
+            "loans_leaked": self.loans_leaked,
+            "sessions_cleaned": self.sessions_cleaned,
         }
 
-    def histograms(self) -> dict[str, Any]:
+    def in_detail(self) -> dict[str, Any]:
+        """The histograms, and why connections were closed."""
         return {
-            "wait": self.wait.as_dict(),
-            "hold": self.hold.as_dict(),
-            "connect": self.connect.as_dict(),
+            "histograms": {
+                "wait": self.wait.as_dict(),
+                "hold": self.hold.as_dict(),
+                "connect": self.connect.as_dict(),
+            },
+            "closed_for": dict(self.closed),
         }

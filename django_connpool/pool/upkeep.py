@@ -139,6 +139,7 @@ class Upkeep:
                 and held >= core.limits.leak_after
             ):
                 slot.reported = True
+                core.stats.loans_leaked += 1
                 line = userline.of_thread(slot.thread, slot.note)
                 core.warn_later(
                     "on loan for %.1f s to %s%s, borrowed%s%s",

@@ -13,7 +13,14 @@ from .slot import Slot
 def snapshot(core: Core) -> dict[str, Any]:
     """Under the lock. Where the holders are is still to be found: see `explain.locate`."""
     now = core.clock()
-    offered = look(core, now)
+    look(core, now)
+    loans = [_loan(slot, now) for slot in core.slots.all if slot.is_somebodys]
+    return {**numbers(core, now), "loans": loans}
+
+
+def numbers(core: Core, now: float) -> dict[str, Any]:
+    """Under the lock: what there is to count, which is the snapshot but for the loans."""
+    offered = sum(slot.is_offered for slot in core.slots.all)
     return {
         "name": core.name,
         "min_size": core.limits.min_size,
@@ -30,13 +37,13 @@ def snapshot(core: Core) -> dict[str, Any]:
         "suspended": core.suspended,
         "last_error": in_words(core.outage) if core.outage is not None else None,
         "outage": _outage(core.outage, now) if core.outage is not None else None,
+        "dead_holders": sum(slot.is_left_behind for slot in core.slots.all),
         "stats": core.stats.as_dict(),
-        "loans": [_loan(slot, now) for slot in core.slots.all if slot.is_somebodys],
     }
 
 
-def look(core: Core, now: float) -> int:
-    """Under the lock: note for the history what there is; return how many are on offer."""
+def look(core: Core, now: float) -> None:
+    """Under the lock: note for the history what there is."""
     slots, line = core.slots, core.line
     offered = sum(slot.is_offered for slot in slots.all)
     waits = now - line[0].since if line else 0.0
@@ -44,7 +51,6 @@ def look(core: Core, now: float) -> int:
     in_use = slots.on_loan() - offered
     moment = core.history.look(now, in_use, offered, len(slots.idle), len(line), longest)
     core.history.count_timeouts(moment, core.stats.requests_timeouts)
-    return offered
 
 
 def measures(core: Core) -> dict[str, int]:

@@ -115,9 +115,11 @@ class Pool(_LaterPool):
     closed: bool
     suspended: bool
     last_error: str | None
+    dead_holders: int  # earlier versions do not tell this, nor closed_for
     stats: dict[str, int]
     loans: list[Loan]
     histograms: dict[str, Histogram]
+    closed_for: dict[str, int]  # how many connections, by the reason
 
 
 class Process(TypedDict):

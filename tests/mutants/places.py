@@ -370,4 +370,29 @@ MUTANTS = [
         "str(slot.session.last_statement)",
         "a loan's statement is told without its values",
     ),
+    # What is counted
+    Mutant(
+        "pool/core.py",
+        "+= bool(session.cleaning.undoes)",
+        "+= 1",
+        "a session that is only asked something was not cleaned",
+    ),
+    Mutant(
+        "pool/core.py",
+        "loans_leaked += not slot.reported",
+        "loans_leaked += 1",
+        "a loan is one leak, reported or reclaimed or both",
+    ),
+    Mutant(
+        "pool/stats.py",
+        " - self.requests_refused",
+        "",
+        "who is refused was not served at once",
+    ),
+    Mutant(
+        "status/metrics.py",
+        "counts[0] += at_once(pool)",
+        "pass",
+        "who is served at once is in the histogram of waits",
+    ),
 ]

@@ -72,3 +72,59 @@ def test_counting_anew_does_not_forget_how_long_loans_last() -> None:
         assert pool.pop_stats()["usage_ms"] >= 0
         assert inside.mean_hold(pool) == before is not None
         assert pool.snapshot()["histograms"]["hold"]["count"] == 0
+
+
+def test_each_duration_is_told_once_from_the_first_question_on() -> None:
+    with working_pool(FakeServer(), max_size=1) as pool:
+        pool.putconn(pool.getconn())
+        assert pool.durations() == {"wait": [], "hold": [], "connect": []}
+        for _ in range(2):
+            pool.putconn(pool.getconn())
+        told = pool.durations()
+        assert told["wait"] == [0.0, 0.0]  # both were served at once
+        assert len(told["hold"]) == 2
+        assert told["connect"] == []
+        assert pool.durations() == {"wait": [], "hold": [], "connect": []}
+
+
+def test_who_stood_in_line_is_told_with_the_wait_and_once() -> None:
+    with working_pool(FakeServer(), max_size=1) as pool:
+        pool.durations()
+        conn = pool.getconn()  # which waits for it to be opened
+        with pytest.raises(PoolTimeout):
+            pool.getconn(timeout=0)
+        told = pool.durations()
+        assert len(told["wait"]) == 2
+        assert len(told["connect"]) == 1
+        pool.putconn(conn)
+
+
+def test_durations_are_told_although_counting_begins_anew() -> None:
+    with working_pool(FakeServer(), max_size=1) as pool:
+        pool.durations()
+        for _ in range(2):
+            pool.putconn(pool.getconn())
+        pool.pop_stats()
+        pool.putconn(pool.getconn())
+        told = pool.durations()
+        assert [len(told[kind]) for kind in ("wait", "hold", "connect")] == [3, 3, 1]
+
+
+def test_nobody_who_never_asks_again_fills_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inside.stats_module, "MOST_KEPT", 3)
+    with working_pool(FakeServer(), max_size=1) as pool:
+        pool.durations()
+        for _ in range(5):
+            pool.putconn(pool.getconn())
+        told = pool.durations()
+        assert len(told["hold"]) == 3
+
+
+def test_who_is_refused_at_once_was_not_served() -> None:
+    with working_pool(FakeServer(), max_size=1) as pool:
+        conn = pool.getconn()
+        with pytest.raises(PoolTimeout):
+            pool.getconn(timeout=0)
+        stats = pool.get_stats()
+        pool.putconn(conn)
+    assert (stats["requests_num"], stats["requests_queued"], stats["requests_refused"]) == (2, 1, 1)

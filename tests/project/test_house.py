@@ -36,8 +36,8 @@ FLOORS = (
     {"backends"},
     {"borrowing"},
     {"__init__"},
-    {"middleware", "tasks", "contrib", "management", "testing"},
-    {"web"},
+    {"middleware", "tasks", "contrib", "testing"},
+    {"management", "web"},
     {"urls", "admin"},
     {"apps"},
 )
@@ -48,7 +48,9 @@ FOREIGN: dict[str, set[str]] = {
     "process": set(),
     "redaction": {"psycopg"},
     "session": {"psycopg"},
-    "contrib": {"django", "celery", "health_check"},
+    "contrib": {
+        *("django", "celery", "health_check", "opentelemetry", "prometheus_client", "sentry_sdk"),
+    },
 }
 FOREIGN_ELSEWHERE = {"asgiref", "django", "psycopg"}
 

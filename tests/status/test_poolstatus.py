@@ -72,7 +72,19 @@ def test_json_is_json_and_nothing_else(status_dir: Path) -> None:
 def test_prometheus_format(status_dir: Path) -> None:
     with answering(status_dir / "4711.sock", process()):
         shown = run("--format", "prometheus")
-    assert 'db_client_connection_max{pid="4711",host="web-1",alias="default"} 10\n' in shown
+    expected = 'db_client_connection_max{db_client_connection_pool_name="shop"'
+    assert expected + ',host="web-1",pid="4711"} 10.0\n' in shown
+
+
+@pytest.mark.usefixtures("no_server", "status_dir")
+def test_prometheus_format_without_its_package_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "prometheus_client", None)
+    monkeypatch.delitem(sys.modules, "django_connpool.contrib.prometheus", raising=False)
+    monkeypatch.delattr("django_connpool.contrib.prometheus", raising=False)
+    with pytest.raises(CommandError, match=r"pip install 'django-connpool\[metrics\]'"):
+        run("--format", "prometheus")
 
 
 @pytest.mark.usefixtures("no_server")

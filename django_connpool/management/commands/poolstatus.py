@@ -18,7 +18,7 @@ from django.db import connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from django_connpool import registry
-from django_connpool.status import activity, origin, prometheus, table
+from django_connpool.status import activity, origin, table
 from django_connpool.status.collect import collect
 from django_connpool.status.report import Report
 from django_connpool.status.text import plural
@@ -156,6 +156,10 @@ class Command(BaseCommand):
         self.stdout.write(report.as_json(indent=None if watching else 2))
 
     def _show_prometheus(self, report: Report, watching: bool) -> None:
+        try:
+            from django_connpool.contrib import prometheus
+        except ImproperlyConfigured as error:
+            raise CommandError(str(error)) from error
         self.stdout.write(prometheus.render(report))
 
 
