@@ -58,6 +58,7 @@ class Binding:
             command_timeout=self.options.command_timeout,  # see session/vanished.py
             ping_after=PING_AFTER_WITH_HEALTH_CHECKS if health_checks else PING_AFTER,
             describe=scopes.current.get,
+            events=signals.Events(),
             **arguments,
         )
 

@@ -193,8 +193,8 @@ def retries_at(pool: Any) -> float:
 
 
 def has_news(pool: Any) -> bool:
-    """Whether there is something that the pool has to log, and has not logged yet."""
-    return bool(pool._core.warnings)
+    """Whether there is something that the pool has to tell, and has not told yet."""
+    return bool(pool._core.warnings) or pool._core.news.is_out
 
 
 def has_leftovers(pool: Any) -> bool:

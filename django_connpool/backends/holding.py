@@ -10,7 +10,7 @@ from django.apps import apps
 from django.db.backends.signals import connection_created
 
 from django_connpool import registry, scopes
-from django_connpool.errors import PoolClosed, PoolTimeout
+from django_connpool.errors import PoolClosed, PoolTimeout, TooManyRequests
 from django_connpool.process.background import NEVER
 from django_connpool.readers import AUTO, REQUEST
 from django_connpool.session.setup import recording, repeating
@@ -102,13 +102,19 @@ class Holding(Bound):
         try:
             try:
                 if work is None or not work.in_vain:
-                    connection = binding.pool.getconn()
+                    connection = binding.pool.getconn(quiet=True)
                 else:
                     connection = in_vain.getconn(binding.pool, work)
             except PoolTimeout as error:
-                in_vain.note(binding.pool, error, work)
+                if in_vain.note(binding.pool, error, work):
+                    self._keep_during(binding.pool.tell_timed_out, error)
+                raise
+            except TooManyRequests as error:
+                in_vain.note_refusal(error, work)
                 raise
             self._take(binding, connection)
+            if loans.waited(connection):  # told here, where a receiver finds it in hand
+                self._keep_during(binding.pool.tell_waited, loans.of(connection))
         except BaseException:
             if connection is None:
                 raise
@@ -238,7 +244,7 @@ class Holding(Bound):
             if work is not None:
                 work.borrowers.discard(self)
                 if work.in_vain:
-                    work.in_vain.pop(pool, None)
+                    in_vain.forget(pool, work)
             pool.putconn(connection)
         except self.Database.Error:
             with self.wrap_database_errors:

@@ -10,7 +10,7 @@ from django_connpool.redaction import one_line
 from .core import CLEAN_TIMEOUT, Core
 from .crew import FRESH, Crew
 from .outage import UNFIT
-from .prospects import note_refusal
+from .prospects import end_outage, note_refusal
 from .slot import EXPIRED, LOAN, LOST, UNCLEAN, Slot
 from .upkeep import Upkeep
 
@@ -120,6 +120,7 @@ class Checking:
                 note_refusal(core, error, core.clock(), UNFIT)
             core.last_error = error
         self._crew.staff()
+        self._crew.tell()
 
     def _note_passed_check(self) -> None:
         """What the user's check had refused, if anything, is over."""
@@ -127,5 +128,6 @@ class Checking:
         if outage is not None and outage.kind == UNFIT:
             with core.lock:
                 if core.outage is outage:
-                    core.outage = None
+                    end_outage(core, core.clock())
             self._crew.staff()
+            self._crew.tell()

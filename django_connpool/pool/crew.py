@@ -13,8 +13,16 @@ from django_connpool.redaction import one_line, public
 
 from .core import CLEAN_TIMEOUT, Core
 from .growth import patience, worth_opening
+from .news import CLOSED
 from .outage import FIRST_RETRY, UNFIT
-from .prospects import judge, lacks_minimum, note_refusal, promising, schedule_retry
+from .prospects import (
+    end_outage,
+    judge,
+    lacks_minimum,
+    note_refusal,
+    promising,
+    schedule_retry,
+)
 from .slot import CLOSING, IDLE, LOST, OPENING, RETURNING, Job, Slot
 
 logger = logging.getLogger("django_connpool.pool")
@@ -60,6 +68,11 @@ class Crew:
         thread = threading.Thread(target=work, name=f"{self.core.name}-{name}", daemon=True)
         if not self._start(thread):
             work()
+
+    def tell(self) -> None:
+        """Tell those who listen what has happened. Call without the lock."""
+        if self.core.news.is_out:
+            self.in_a_thread(self.core.news.tell, "news")
 
     def _start(self, thread: threading.Thread) -> bool:
         if self.core.winding_up or uwsgi.is_loading():
@@ -244,7 +257,7 @@ class Crew:
             # What a check has refused is over when one passes it.
             recovered = core.outage is not None and core.outage.kind != UNFIT
             if recovered:
-                core.outage = None
+                end_outage(core, now)
             slot.opened_at = now
             life = core.limits.max_lifetime * (1 - core.limits.jitter * random.random())
             # Drained while it was being opened: for nobody.
@@ -257,6 +270,7 @@ class Crew:
             core.tell_if_full()
         if recovered:  # until now one attempt at a time was made
             self.staff()
+            self.tell()
 
     def _failed_to_open(self, slot: Slot, error: Exception) -> None:
         core, now = self.core, self.core.clock()
@@ -269,6 +283,7 @@ class Crew:
             core.dismiss_if_done()
         logger.warning("%s: connecting failed: %s", core.name, one_line(error))
         self._report_outage(now)
+        self.tell()
 
     def _report_outage(self, now: float) -> None:
         core, outage = self.core, self.core.outage
@@ -312,6 +327,7 @@ class Crew:
         for slot, interrupt in goodbyes:
             slot.session.await_end(deadline - core.clock(), interrupt)
             self._free(slot)
+        self.tell()
 
     def say_goodbye_for_borrower(self, slot: Slot) -> None:
         """In another thread's stead, which will not come to do it."""
@@ -333,6 +349,7 @@ class Crew:
         with core.lock:
             core.slots.forget(slot)
             core.stats.closed_for(slot.reason)
+            core.news.note(CLOSED, reason=slot.reason)
             if core.outage is not None:
                 core.outage.place_is_free(core.clock())
             judge(core)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-import threading
 from typing import Any, cast
+from weakref import ref
 
 from django_connpool.process.cpython import expect_free
 from django_connpool.redaction import public
@@ -14,10 +14,11 @@ from .checking import Checking
 from .core import AUDIT_EVERY, CLEAN_TIMEOUT, Core
 from .crew import FRESH, Crew
 from .line import Waiter
+from .news import TIMED_OUT, WAITED
 from .offers import Watch
 from .outage import again
 from .owners import this_thread
-from .prospects import waiting_cannot_help
+from .prospects import gave_up, waiting_cannot_help
 from .slot import (
     CLOSING,
     GONE,
@@ -30,7 +31,7 @@ from .slot import (
 )
 from .upkeep import Upkeep
 
-logger = logging.getLogger("django_connpool.pool")
+logger = logging.getLogger("django_connpool.pool.loans")
 
 
 class Pool:
@@ -46,6 +47,7 @@ class Pool:
 
     def __init__(self, core: Core, crew: Crew, upkeep: Upkeep, watch: Watch) -> None:
         self._core = core
+        core.news.pool = ref(self)
         self._crew = crew
         self._upkeep = upkeep
         self._watch = watch
@@ -53,11 +55,13 @@ class Pool:
 
     # -- Borrowing ------------------------------------------------------------------------
 
-    def getconn(self, timeout: float | None = None) -> Any:
+    def getconn(self, timeout: float | None = None, quiet: bool = False) -> Any:
         """Borrow a connection, waiting at most `timeout` seconds (the pool's by default).
 
         Give it back with `putconn`, or better use `connection()`. A connection that is
         dropped, or whose thread ends, comes back by itself, at the price of a new one.
+
+        `quiet`: whoever calls sees to it that those who listen hear of its wait.
 
         Raises PoolTimeout, TooManyRequests, PoolClosed, and when there is nothing to wait
         for the server's own OperationalError at once.
@@ -92,7 +96,7 @@ class Pool:
                 ):
                     slot, since = None, now
             if slot is None:
-                slot = self._wait_for_slot(timeout, since)
+                slot = self._wait_for_slot(timeout, since, quiet)
                 now = core.clock()
             # It becomes its borrower's, and the session forgets the connection: see `Session`.
             slot.since = now
@@ -119,7 +123,7 @@ class Pool:
 
     # -- Waiting --------------------------------------------------------------------------
 
-    def _wait_for_slot(self, timeout: float | None, since: float | None) -> Slot:
+    def _wait_for_slot(self, timeout: float | None, since: float | None, quiet: bool) -> Slot:
         """Return one that is fit, in state LOAN: the next idle one, or what comes to the line.
 
         `since`: when this borrower began, if it has had one that was not fit.
@@ -135,6 +139,7 @@ class Pool:
         began = now if since is None else since
         note = core.describe() if core.describe is not None else None
         waiter = Waiter(began, since is not None, note)
+        has_queued = False
         try:
             while True:
                 if core.limits.has_offers:
@@ -150,8 +155,9 @@ class Pool:
                         expect_free(error)
                 if core.warnings:
                     # Not here: a log handler that borrows would stand behind its own thread.
-                    self._crew.in_a_thread(core.log_warnings, "warnings")
+                    self._crew.in_a_thread(core.news.log_warnings, "warnings")
                 if queued:
+                    has_queued = True
                     self._upkeep.expect_lock(waiter.since)
                     if len(core.slots) < core.limits.max_size or core.slots.to_close:
                         self._crew.staff()
@@ -168,6 +174,9 @@ class Pool:
                 is_fresh = queued and session.cleaning is None and now < slot.idle_since + FRESH
                 fits = is_fresh and not core.limits.asks_each and session.is_alive()
                 if fits or self._checking.is_fit(slot, now, began + seconds - now):
+                    slot.waited = now - began if has_queued else 0.0
+                    if slot.waited and not quiet:
+                        self.tell_waited(slot)
                     return slot
                 waiter = waiter.again()
                 now = core.clock()
@@ -176,9 +185,21 @@ class Pool:
             if waiter.slot is not None and waiter.slot.state is LOAN:
                 waiter.slot.state = RETURNING
             waiter.left = True
-            core.inbox.append((_gave_up, waiter, error.__class__))
+            core.inbox.append((gave_up, waiter, error.__class__))
             self._read_notes(error)
+            if not quiet and isinstance(error, core.errors.timeout):
+                self.tell_timed_out(error)
             raise
+
+    def tell_waited(self, slot: Slot) -> None:
+        """Those who listen hear that this loan had to be waited for. In its borrower's thread."""
+        waited, slot.waited = slot.waited, 0.0
+        self._core.news.tell_here(WAITED, {"waited": waited})
+
+    def tell_timed_out(self, error: BaseException) -> None:
+        """Those who listen hear of this error, if somebody has waited for it."""
+        if waited := getattr(error, "numbers", {}).get("waited"):
+            self._core.news.tell_here(TIMED_OUT, {"waited": waited, "error": error})
 
     def _read_notes(self, error: BaseException) -> None:
         """Do what the notes say, but not when an interrupt has just struck."""
@@ -216,11 +237,13 @@ class Pool:
             raise view.timeout(core, seconds)
         most = core.limits.max_waiting
         if most and len(line) >= most and not waiter.tries:
-            raise core.errors.full(
+            full: Any = core.errors.full(
                 f"pool {core.name!r}: {len(line)} waiting already, and no more than "
                 f"max_waiting ({most}) may; {slots.on_loan()} of at most "
                 f"{core.limits.max_size} connections are on loan"
             )
+            full.numbers = core.numbers(waited=0.0)
+            raise full
         if not line:
             core.line_since = core.clock()
             core.ticket.attend()
@@ -298,7 +321,7 @@ class Pool:
             self._refuse(conn, slot)
         if core.inbox or core.warnings or core.slots.to_close:
             self._upkeep.look_around()
-            core.log_warnings()
+            core.news.log_warnings()
         if complaint:
             raise core.errors.misuse(f"pool {core.name!r}: {complaint}")
 
@@ -316,15 +339,10 @@ class Pool:
             now = core.clock()
             slot.rolling_back = now, slot.loan
             self._upkeep.come_by(now + CLEAN_TIMEOUT)
-        last = session.last_statement()
-        text = (
-            f"a connection was given back in {left if in_transaction else f'the middle of {left}'} "
-            f"by {explain.thread_name(threading.get_ident())}{slot.purpose()}"
-            f"{last and f', after: {last}'}; {'rolling back' if in_transaction else 'closing it'}"
-        )
+        told = explain.given_back(slot, left, in_transaction)
         if core.limits.strict:
-            return text
-        logger.warning("%s: %s", core.name, text)
+            return explain.GIVEN_BACK % told
+        logger.warning("%s: " + explain.GIVEN_BACK, core.name, *told, extra=core.numbers())
         return ""
 
     def _refuse(self, conn: Any, slot: Slot | None) -> None:
@@ -369,16 +387,3 @@ class Pool:
     def adopt(self, conn: Any) -> None:
         """What this connection, which is on loan, is like now belongs to it from its birth."""
         conn._slot.session.adopt(conn)
-
-
-def _gave_up(core: Core, waiter: Waiter, error: type[BaseException]) -> None:
-    """Under the lock: somebody does not wait any more; what he was given goes to the next."""
-    core.line.leave(waiter)
-    if waiter.slot is not None:
-        core.audit()
-    stats = core.stats
-    stats.requests_num += not waiter.tries
-    stats.requests_errors += 1
-    stats.requests_timeouts += issubclass(error, core.errors.timeout)
-    stats.wait.note(core.clock() - waiter.since)
-    stats.count()

@@ -104,6 +104,7 @@ class Slot:
         "turned_at",
         "uses",
         "vet_at",
+        "waited",
         "waiter",
     )
 
@@ -125,6 +126,7 @@ class Slot:
         self.loan = 0  # its number: another for each
         # The loan:
         self.since = 0.0
+        self.waited = 0.0  # seconds for which it was waited, until that is told
         self.loans: Loans | None = None  # what its thread has borrowed, this included
         self.note: object = None  # what it is for, as text by str()
         self.pinned: str | None = None  # why it lasts longer than a transaction, if it should not

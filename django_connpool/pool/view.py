@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from . import explain
 from .core import Core
@@ -48,7 +48,9 @@ def timeout(core: Core, seconds: float, advice: str = "") -> Exception:
     """Under the lock: the error of a waiter whose time is over."""
     seen = snapshot(core)
     explain.locate(seen["loans"], explain.LISTED)
-    return core.errors.timeout(explain.timeout(seen, seconds) + advice)
+    error: Any = core.errors.timeout(explain.timeout(seen, seconds) + advice)
+    error.numbers = core.numbers(waited=max(0.0, seconds))
+    return cast(Exception, error)
 
 
 def _loan(slot: Slot, now: float) -> dict[str, Any]:

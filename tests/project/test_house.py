@@ -89,6 +89,7 @@ ENDING: set[str] = {
     "middleware.py: _each_async",
     "pool/explain.py: locate",
     "pool/locking.py: is_locked",
+    "pool/news.py: News.tell",
     "pool/pool.py: Pool._wait_for_slot",
     "pool/pool.py: Pool.getconn",
     "pool/pool.py: Pool.putconn",
@@ -99,6 +100,7 @@ ENDING: set[str] = {
     "session/setup.py: repeating",
     "session/private.py: telling_of_rollbacks",
     "session/session.py: Session.say_goodbye_for_borrower",
+    "signals.py: Events.tell",
     "testing.py: _left_behind",
     "testing.py: _new_session",
 }
