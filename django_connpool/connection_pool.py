@@ -225,7 +225,7 @@ class ConnectionPool(Pool, Generic[CT]):
 
     if TYPE_CHECKING:
 
-        def getconn(self, timeout: float | None = None, quiet: bool = False) -> CT: ...
+        def getconn(self, timeout: float | None = None) -> CT: ...
 
     def connection(self, timeout: float | None = None) -> Loan[CT]:
         """Borrow a connection for a block; its transaction ends with the block.
@@ -341,7 +341,13 @@ class Loan(ContextDecorator, Generic[CT]):
     def __enter__(self) -> CT:
         if self._conn is not None:
             raise RuntimeError("this block is under way already: call connection() for another")
-        self._conn = conn = self._pool.getconn(self._timeout)
+        try:
+            self._conn = conn = self._pool.getconn(self._timeout)
+        except PoolTimeout as error:
+            self._pool.tell_timed_out(error)
+            raise
+        if conn._slot.waited:  # type: ignore[attr-defined]
+            self._pool.tell_waited(conn)
         return conn
 
     def __exit__(

@@ -1194,3 +1194,17 @@ def reading_by(monkeypatch: Any, read: Callable[..., bytes]) -> None:
 def sockets_are(monkeypatch: Any, sockets: list[Any]) -> None:
     """Have these be found as the sockets of other processes: names and paths."""
     monkeypatch.setattr(_module("status.collect"), "_sockets", lambda place: sockets)
+
+
+# -- Bursts -------------------------------------------------------------------------------
+
+
+def forget_bursts() -> None:
+    """Nothing was logged so far."""
+    _module("process.bursts").bursts.forget()
+
+
+def end_bursts() -> None:
+    """What was logged more than once is told of now."""
+    bursts = _module("process.bursts").bursts
+    bursts.run(max((burst.until for burst in bursts._bursts.values()), default=0.0))

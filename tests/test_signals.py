@@ -215,12 +215,21 @@ def test_work_that_goes_on_asking_has_waited_in_vain_once(impatient: Any) -> Non
 
 def test_who_asks_without_waiting_has_not_waited_in_vain(impatient: Any) -> None:
     with heard(signals.borrow_timed_out) as timeouts, all_on_loan(impatient):
-        with pytest.raises(PoolTimeout):
-            impatient.pool.getconn(timeout=0)
-        with pytest.raises(PoolTimeout):
-            impatient.pool.getconn(timeout=0.01)
+        for timeout in (0, 0.01):
+            with pytest.raises(PoolTimeout), impatient.pool.connection(timeout):
+                pass
 
     assert len(timeouts) == 1
+
+
+def test_a_wait_that_nobody_has_told_of_is_not_the_next_borrowers(single: Any) -> None:
+    with heard(signals.connection_waited) as waits, all_on_loan(single) as give_back:
+        helper = gives_back_when_waited_for(single, give_back)
+        single.pool.putconn(single.pool.getconn())  # by hand, which is not told
+        helper.join()
+        pid(single)
+
+    assert not waits.facts
 
 
 @pytest.mark.parametrize("in_a_scope", [True, False])

@@ -102,7 +102,7 @@ class Holding(Bound):
         try:
             try:
                 if work is None or not work.in_vain:
-                    connection = binding.pool.getconn(quiet=True)
+                    connection = binding.pool.getconn()
                 else:
                     connection = in_vain.getconn(binding.pool, work)
             except PoolTimeout as error:
@@ -114,7 +114,7 @@ class Holding(Bound):
                 raise
             self._take(binding, connection)
             if loans.waited(connection):  # told here, where a receiver finds it in hand
-                self._keep_during(binding.pool.tell_waited, loans.of(connection))
+                self._keep_during(binding.pool.tell_waited, connection)
         except BaseException:
             if connection is None:
                 raise

@@ -22,9 +22,9 @@ def getconn(pool: ConnectionPool[Any], work: Scope) -> Any:
     """
     said = work.in_vain.get(pool)
     if said is None:
-        return pool.getconn(quiet=True)
+        return pool.getconn()
     try:
-        return pool.getconn(timeout=0, quiet=True)
+        return pool.getconn(timeout=0)
     except PoolTimeout:
         raise again(said) from said.__cause__
 

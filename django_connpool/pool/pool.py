@@ -55,13 +55,11 @@ class Pool:
 
     # -- Borrowing ------------------------------------------------------------------------
 
-    def getconn(self, timeout: float | None = None, quiet: bool = False) -> Any:
+    def getconn(self, timeout: float | None = None) -> Any:
         """Borrow a connection, waiting at most `timeout` seconds (the pool's by default).
 
         Give it back with `putconn`, or better use `connection()`. A connection that is
         dropped, or whose thread ends, comes back by itself, at the price of a new one.
-
-        `quiet`: whoever calls sees to it that those who listen hear of its wait.
 
         Raises PoolTimeout, TooManyRequests, PoolClosed, and when there is nothing to wait
         for the server's own OperationalError at once.
@@ -96,7 +94,7 @@ class Pool:
                 ):
                     slot, since = None, now
             if slot is None:
-                slot = self._wait_for_slot(timeout, since, quiet)
+                slot = self._wait_for_slot(timeout, since)
                 now = core.clock()
             # It becomes its borrower's, and the session forgets the connection: see `Session`.
             slot.since = now
@@ -123,7 +121,7 @@ class Pool:
 
     # -- Waiting --------------------------------------------------------------------------
 
-    def _wait_for_slot(self, timeout: float | None, since: float | None, quiet: bool) -> Slot:
+    def _wait_for_slot(self, timeout: float | None, since: float | None) -> Slot:
         """Return one that is fit, in state LOAN: the next idle one, or what comes to the line.
 
         `since`: when this borrower began, if it has had one that was not fit.
@@ -174,9 +172,8 @@ class Pool:
                 is_fresh = queued and session.cleaning is None and now < slot.idle_since + FRESH
                 fits = is_fresh and not core.limits.asks_each and session.is_alive()
                 if fits or self._checking.is_fit(slot, now, began + seconds - now):
-                    slot.waited = now - began if has_queued else 0.0
-                    if slot.waited and not quiet:
-                        self.tell_waited(slot)
+                    if has_queued:
+                        slot.waited = slot.loan, now - began
                     return slot
                 waiter = waiter.again()
                 now = core.clock()
@@ -187,14 +184,17 @@ class Pool:
             waiter.left = True
             core.inbox.append((gave_up, waiter, error.__class__))
             self._read_notes(error)
-            if not quiet and isinstance(error, core.errors.timeout):
-                self.tell_timed_out(error)
             raise
 
-    def tell_waited(self, slot: Slot) -> None:
-        """Those who listen hear that this loan had to be waited for. In its borrower's thread."""
-        waited, slot.waited = slot.waited, 0.0
-        self._core.news.tell_here(WAITED, {"waited": waited})
+    def tell_waited(self, conn: Any) -> None:
+        """Those who listen hear that this loan was waited for, if it was. In its borrower's thread.
+
+        Called when the connection is in hand, for a receiver may use the database.
+        """
+        slot: Slot = conn._slot
+        waited, slot.waited = slot.waited, None
+        if waited is not None and waited[0] == slot.loan:
+            self._core.news.tell_here(WAITED, {"waited": waited[1]})
 
     def tell_timed_out(self, error: BaseException) -> None:
         """Those who listen hear of this error, if somebody has waited for it."""

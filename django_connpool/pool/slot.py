@@ -126,7 +126,8 @@ class Slot:
         self.loan = 0  # its number: another for each
         # The loan:
         self.since = 0.0
-        self.waited = 0.0  # seconds for which it was waited, until that is told
+        # Until that is told: for how many seconds it was waited, and for which loan of the session.
+        self.waited: tuple[int, float] | None = None
         self.loans: Loans | None = None  # what its thread has borrowed, this included
         self.note: object = None  # what it is for, as text by str()
         self.pinned: str | None = None  # why it lasts longer than a transaction, if it should not

@@ -34,7 +34,7 @@ FLOORS = (
     {"site_checks"},
     {"checks"},
     {"backends"},
-    {"borrowing"},
+    {"borrowing", "overload"},
     {"__init__"},
     {"middleware", "tasks", "contrib", "management", "testing"},
     {"apps"},
