@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from typing import TypeVar
 
 from django.conf import settings
@@ -13,10 +12,10 @@ from django.http.response import HttpResponseBase
 from django.template import TemplateDoesNotExist, loader
 
 from .errors import PoolTimeout, TooManyRequests
-from .process.bursts import POOL
+from .process import bursts
 from .redaction import one_line
 
-logger = logging.getLogger(f"{POOL}.overload")
+logger = bursts.logger("overload")
 
 Response = TypeVar("Response", bound=HttpResponseBase)
 

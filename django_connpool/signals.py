@@ -65,7 +65,7 @@ class Events:
     """Sends what happens in a pool: see `Events` in pool/protocols.py."""
 
     def are_heard(self, event: str) -> bool:
-        # Not `has_listeners`, which may take a lock.
+        # Not by the method of the signal's, which may take a lock.
         return bool(_SIGNALS[event].receivers) and event not in _present.telling
 
     def tell(self, event: str, pool: Any, facts: Mapping[str, object]) -> None:

@@ -1199,6 +1199,11 @@ def sockets_are(monkeypatch: Any, sockets: list[Any]) -> None:
 # -- Bursts -------------------------------------------------------------------------------
 
 
+def loggers() -> set[str]:
+    """Those that say a thing once in a burst."""
+    return set(_module("process.bursts").LOGGERS)
+
+
 def forget_bursts() -> None:
     """Nothing was logged so far."""
     _module("process.bursts").bursts.forget()

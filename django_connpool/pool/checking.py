@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
+from django_connpool.process import bursts
 from django_connpool.redaction import one_line
 
 from .core import CLEAN_TIMEOUT, Core
@@ -14,7 +14,8 @@ from .prospects import end_outage, note_refusal
 from .slot import EXPIRED, LOAN, LOST, UNCLEAN, Slot
 from .upkeep import Upkeep
 
-logger = logging.getLogger("django_connpool.pool")
+logger = bursts.logger("sessions")
+connecting_logger = bursts.logger("connecting")
 
 LEAST_ANSWER_TIMEOUT = 0.1  # seconds a server may take, however little time its borrower has
 PING_TIMEOUT = 5.0  # seconds
@@ -59,6 +60,7 @@ class Checking:
                 "%s: a session could not be cleaned, closing it%s",
                 self._core.name,
                 "" if outcome is False else f": it took more than {patience:.1f} s",
+                extra=self._core.numbers(reason=UNCLEAN),
             )
         self.discard(slot, UNCLEAN)
         return False
@@ -110,7 +112,8 @@ class Checking:
         opened counts as a failed attempt to connect, so that the next one waits a little.
         """
         core = self._core
-        logger.info("%s: a connection failed its check: %s", core.name, one_line(error))
+        text, extra = "%s: a connection failed its check: %s", core.numbers(reason=UNFIT)
+        connecting_logger.info(text, core.name, one_line(error), extra=extra)
         with core.lock:
             core.slots.retire(slot, LOST)
             core.stats.connections_lost += 1

@@ -25,7 +25,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from django_connpool.process import ending
+from django_connpool.process import bursts, ending
 from django_connpool.process.background import AT_ONCE, NEVER, Ticket
 from django_connpool.process.cpython import ownership
 
@@ -54,8 +54,8 @@ from .slot import (
 from .slots import Slots
 from .stats import Stats
 
-logger = logging.getLogger("django_connpool.pool.loans")
-sessions_logger = logging.getLogger("django_connpool.pool.sessions")
+logger = bursts.logger("loans")
+sessions_logger = bursts.logger("sessions")
 
 COUNT_AT = 256  # loans of a connection, after which those noted are counted
 CLEAN_TIMEOUT = 5.0  # seconds for a clean-up or a rollback

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any, cast
 from weakref import ref
 
+from django_connpool.process import bursts
 from django_connpool.process.cpython import expect_free
 from django_connpool.redaction import public
 
@@ -31,7 +31,7 @@ from .slot import (
 )
 from .upkeep import Upkeep
 
-logger = logging.getLogger("django_connpool.pool.loans")
+logger = bursts.logger("loans")
 
 
 class Pool:

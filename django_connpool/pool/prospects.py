@@ -5,12 +5,14 @@ All of it needs the pool's lock.
 
 from __future__ import annotations
 
-from django_connpool.process import uwsgi
+from django_connpool.process import bursts, uwsgi
 
 from .core import Core
 from .line import Waiter
 from .news import OUTAGE_BEGAN, OUTAGE_ENDED
 from .outage import Outage, again
+
+logger = bursts.logger("connecting")
 
 HANGING = 1.0  # seconds after which an attempt to connect is not counted on, at the least
 
@@ -60,7 +62,10 @@ def note_refusal(
 def end_outage(core: Core, now: float) -> None:
     """Under the lock: there is a connection that may be lent."""
     if core.outage is not None:
-        core.news.note(OUTAGE_ENDED, lasted=now - core.outage.since)
+        lasted = now - core.outage.since
+        core.news.note(OUTAGE_ENDED, lasted=lasted)
+        text = "%s: connecting works again, after %.1f s"
+        core.warn_later(logger, text, lasted, lasted=lasted)
     core.outage = None
 
 

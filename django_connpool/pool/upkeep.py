@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import inspect
-import logging
 from functools import partial
 
-from django_connpool.process import userline
+from django_connpool.process import bursts, userline
 from django_connpool.process.background import NEVER
 
 from . import explain, offers, view
@@ -17,8 +16,8 @@ from .news import LEAKED
 from .prospects import judge
 from .slot import EXPIRED, IDLE, LOST, SURPLUS, UNCLEAN, Slot
 
-logger = logging.getLogger("django_connpool.pool.loans")
-sessions_logger = logging.getLogger("django_connpool.pool.sessions")
+logger = bursts.logger("loans")
+sessions_logger = bursts.logger("sessions")
 
 GRACE = 1.0  # seconds past `command_timeout` for the server's own answer to arrive
 ANSWER_TIMEOUT = 2.0  # seconds for it to say that it is alive
@@ -35,10 +34,8 @@ class Upkeep:
     def run(self, now: float) -> float:
         """Do what time brings; return when to come again. The background thread calls it."""
         self.look_around()
-        if self._core.warnings:
-            # A log handler may take its time, or borrow: the thread it would wait for then is
-            # the one it would hold up.
-            self._crew.in_a_thread(self._core.news.log_warnings, "warnings")
+        # A log handler may take its time, or borrow: the thread it would wait for then is the one
+        # it would hold up.
         self._crew.tell()
         return self._core.deadline
 

@@ -25,8 +25,16 @@ LOGGERS = (
 )
 SECONDS = 10.0  # of a burst; one that lasts longer is told of every so many
 
-_NUMBER = re.compile(r"\d+(?:\.\d+)?")
+# Lines of code are not numbers in this sense: another line is another message.
+_NUMBER = re.compile(r"(?<![:A-Za-z\d])\d+(?:\.\d+)?")
 _KEPT = ("pool", "in_use", "waiting", "reason", "burst")  # of the first's attributes
+
+
+def logger(concern: str) -> logging.Logger:
+    """The logger of one of the pool's concerns."""
+    name = f"{POOL}.{concern}"
+    assert name in LOGGERS, name
+    return logging.getLogger(name)
 
 
 class _Burst:
@@ -42,8 +50,8 @@ class _Burst:
         if not more:
             return
         extra = {name: getattr(first, name) for name in _KEPT if hasattr(first, name)}
-        logger = logging.getLogger(first.name)
-        told = logger.makeRecord(
+        to = logging.getLogger(first.name)
+        told = to.makeRecord(
             *(first.name, first.levelno, first.pathname, first.lineno),
             "%d more within %.0f s like this: %s",
             (more, SECONDS, first.getMessage()),
@@ -51,8 +59,8 @@ class _Burst:
             first.funcName,
             {**extra, "repeated": more},
         )
-        if not logger.disabled:
-            logger.callHandlers(told)
+        if not to.disabled:
+            to.callHandlers(told)
 
 
 class Bursts(logging.Filter):
@@ -69,14 +77,15 @@ class Bursts(logging.Filter):
         self._bursts: dict[object, _Burst] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
-        key = getattr(record, "burst", None) or _NUMBER.sub("0", record.getMessage())
+        text = getattr(record, "burst", None) or _NUMBER.sub("0", record.getMessage())
+        key = (record.name, getattr(record, "pool", None), text)
         now = time.monotonic()
         with self._lock:
-            over = burst = self._bursts.get((record.name, key))
+            over = burst = self._bursts.get(key)
             if burst is not None and now < burst.until:
                 burst.more += 1
                 return False
-            self._bursts[record.name, key] = _Burst(record, now + SECONDS)
+            self._bursts[key] = _Burst(record, now + SECONDS)
         if over is not None:  # no thread has been there to say so
             over.tell()
         self._ticket.by(now + SECONDS)

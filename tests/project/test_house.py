@@ -46,7 +46,7 @@ FOREIGN: dict[str, set[str]] = {
     "process": set(),
     "redaction": {"psycopg"},
     "session": {"psycopg"},
-    "contrib": {"django", "celery"},
+    "contrib": {"django", "celery", "debug_toolbar"},
 }
 FOREIGN_ELSEWHERE = {"asgiref", "django", "psycopg"}
 
