@@ -165,7 +165,7 @@ def all_on_loan(wrapper: Any) -> Iterator[None]:
     taken, go_on = threading.Event(), threading.Event()
 
     def hold() -> None:
-        with wrapper.pool.connection():
+        with wrapper.pool.connection(60):
             taken.set()
             go_on.wait(60)
 

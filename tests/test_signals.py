@@ -52,7 +52,7 @@ def all_on_loan(wrapper: Any) -> Iterator[Callable[[], None]]:
     taken, go_on = threading.Event(), threading.Event()
 
     def hold() -> None:
-        with wrapper.pool.connection() as connection:
+        with wrapper.pool.connection(60) as connection:
             connection.execute("SELECT 1")
             taken.set()
             go_on.wait(30)

@@ -77,7 +77,7 @@ def waits(request: Any) -> Any:
     pool, taken = connection.pool, threading.Event()
 
     def hold() -> None:
-        with pool.connection():
+        with pool.connection(60):
             taken.set()
             wait_until(lambda: pool.is_awaited, "somebody waits")
 
@@ -108,7 +108,7 @@ def main(way: str) -> None:
     import django
     from django.conf import settings
 
-    pool = {"max_size": 1, "timeout": 0.5 if way == "engine" else 0.6}
+    pool = {"max_size": 1, "timeout": 3}
     settings.configure(
         ALLOWED_HOSTS=["*"],
         DATABASES={"default": database(ENGINES[way], pool)},

@@ -52,7 +52,7 @@ def test_the_panel_tells_what_a_request_does_with_its_connections(
 
     assert loans["in_vain"] == []
     (timeout,) = told["in_vain"]["stats"]["timeouts"]
-    assert timeout["waited"] >= 500 and "no connection became free" in timeout["error"]
+    assert timeout["waited"] > 0 and "no connection became free" in timeout["error"]
     assert "Waited in vain" in told["in_vain"]["content"]
 
     (pool,) = told["quick"]["stats"]["pools"]
