@@ -78,6 +78,45 @@ def faulty_stream(request: HttpRequest) -> StreamingHttpResponse:
     return StreamingHttpResponse(map(_divide, [0]))
 
 
+class Closed:
+    """A body that queries, and is to be closed."""
+
+    times = 0
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        return str(_pid())
+
+    def close(self) -> None:
+        Closed.times += 1
+
+
+def closed_stream(request: HttpRequest) -> StreamingHttpResponse:
+    return StreamingHttpResponse(Closed())
+
+
+def recovers(request: HttpRequest) -> HttpResponse:
+    """Is refused, gets a connection later, gives it back, and has a fault of its own."""
+    with pytest.raises(OperationalError):
+        _pid()
+    make_room[0]()
+    wait_until(_queries, "there is room")
+    connections["spare"].close()
+    raise RuntimeError("on purpose")
+
+
+make_room: list[Callable[[], None]] = []
+
+
+def _queries() -> bool:
+    try:
+        return bool(_pid())
+    except OperationalError:
+        return False
+
+
 def empty_stream(request: HttpRequest) -> StreamingHttpResponse:
     return StreamingHttpResponse(iter(()))
 
@@ -132,7 +171,7 @@ async def _async_failing() -> AsyncIterator[str]:
 
 VIEWS: tuple[Callable[..., Any], ...] = (
     *(page, async_page, direct, caught, own_page, faulty),
-    *(stream, late_stream, faulty_stream, empty_stream),
+    *(recovers, closed_stream, stream, late_stream, faulty_stream, empty_stream),
     *(async_stream, events, empty_async_stream, faulty_async_stream),
 )
 SITE = (
@@ -160,8 +199,8 @@ class ToSpare:
 
 
 @contextmanager
-def all_on_loan(wrapper: Any) -> Iterator[None]:
-    """Another thread has the only connection."""
+def all_on_loan(wrapper: Any) -> Iterator[Callable[[], None]]:
+    """Another thread has the only connection, until the function is called."""
     taken, go_on = threading.Event(), threading.Event()
 
     def hold() -> None:
@@ -173,7 +212,7 @@ def all_on_loan(wrapper: Any) -> Iterator[None]:
     thread.start()
     assert taken.wait(30)
     try:
-        yield
+        yield go_on.set
     finally:
         go_on.set()
         thread.join()
@@ -197,10 +236,11 @@ def full(databases: Databases) -> Iterator[Any]:
 def refusing(databases: Databases) -> Iterator[Any]:
     """A database where one stands in line already, and nobody else may."""
     wrapper = databases.add(pool={"max_size": 1, "timeout": 60, "max_waiting": 1})
-    with all_on_loan(wrapper):
+    with all_on_loan(wrapper) as give_back:
         thread = threading.Thread(target=_borrow, args=(wrapper.pool,))
         thread.start()
         wait_until(lambda: wrapper.pool.is_awaited, "one stands in line")
+        make_room[:] = [give_back]
         yield wrapper
     thread.join()
 
@@ -339,6 +379,19 @@ def test_a_fault_is_no_overload(databases: Databases) -> None:
     databases.add(pool={"max_size": 1})
 
     assert get("/faulty/").status_code == 500
+
+
+def test_a_fault_after_an_overload_that_is_over_is_no_overload(refusing: Any) -> None:
+    assert get("/recovers/").status_code == 500
+
+
+def test_a_body_that_is_not_sent_is_closed(full: Any) -> None:
+    before = Closed.times
+    response = get("/closed_stream/")
+    assert_refused(response)
+    response.close()
+
+    assert Closed.times > before
 
 
 def test_a_view_that_does_without_is_left_alone(full: Any) -> None:

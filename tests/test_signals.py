@@ -147,6 +147,18 @@ def test_a_receiver_finds_the_connection_in_hand_and_can_use_it(single: Any) -> 
     assert on_loan(single) == 0
 
 
+def test_what_a_receiver_queries_does_not_end_the_loan(databases: Databases) -> None:
+    wrapper = databases.add(pool={"max_size": 1, "timeout": 20, "release": "transaction"})
+    pid(wrapper)
+    before = wrapper.pool.get_stats()["requests_num"]
+    with heard(signals.connection_waited) as waits:
+        waits.then = lambda **facts: pid(wrapper)
+        wait_for_one(wrapper)
+
+    assert len(waits) == 1
+    assert wrapper.pool.get_stats()["requests_num"] == before + 2  # the thread's, and this one
+
+
 def test_who_borrows_from_the_pool_itself_tells_so_too(single: Any) -> None:
     with heard(signals.connection_waited) as waits, all_on_loan(single) as give_back:
         helper = gives_back_when_waited_for(single, give_back)

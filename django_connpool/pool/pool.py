@@ -322,6 +322,7 @@ class Pool:
         if core.inbox or core.warnings or core.slots.to_close:
             self._upkeep.look_around()
             core.news.log_warnings()
+            self._crew.tell()
         if complaint:
             raise core.errors.misuse(f"pool {core.name!r}: {complaint}")
 

@@ -77,7 +77,10 @@ class Bursts(logging.Filter):
         self._bursts: dict[object, _Burst] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
-        text = getattr(record, "burst", None) or _NUMBER.sub("0", record.getMessage())
+        try:
+            text = getattr(record, "burst", None) or _NUMBER.sub("0", record.getMessage())
+        except Exception:  # an argument that cannot be shown: handlers tell of that, and go on
+            return True
         key = (record.name, getattr(record, "pool", None), text)
         now = time.monotonic()
         with self._lock:
@@ -103,7 +106,11 @@ class Bursts(logging.Filter):
                     del self._bursts[key]
             again = min((burst.until for burst in self._bursts.values()), default=NEVER)
         if over:  # a log handler may take its time
-            threading.Thread(target=_tell, args=(over,), name="connpool-log", daemon=True).start()
+            thread = threading.Thread(target=_tell, args=(over,), name="connpool-log", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:  # there are no more threads to be had
+                _tell(over)
         return again
 
     def tell_all(self) -> None:

@@ -128,3 +128,27 @@ def test_a_child_says_for_itself_what_its_parent_has_said() -> None:
         warnings="ignore",
     )
     assert out.splitlines() == ["failed", "failed", "1 more within 10 s like this: failed"]
+
+
+def test_what_cannot_be_shown_is_no_error_of_who_logs_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Mute:
+        def __str__(self) -> str:
+            raise RuntimeError("on purpose")
+
+    seen: list[logging.LogRecord] = []
+
+    class Handler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            seen.append(record)
+
+    handler = Handler()
+    monkeypatch.setattr(LOGGER, "propagate", False)
+    LOGGER.addHandler(handler)
+    try:
+        warn("%s", Mute())
+    finally:
+        LOGGER.removeHandler(handler)
+
+    assert len(seen) == 1
