@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from django.conf import settings
 
-from tests import scratch
+from tests import inside, scratch
 from tests.cluster import Cluster, Server
 from tests.databases import Databases
 from tests.proxy import Proxy
@@ -55,6 +55,12 @@ def cluster() -> Iterator[Server]:
 def dsn(cluster: Server) -> str:
     """A connection string to the server of the whole run."""
     return cluster.dsn()
+
+
+@pytest.fixture(autouse=True)
+def nothing_was_logged() -> None:
+    """What a test before this one has logged is no reason not to log it again."""
+    inside.forget_bursts()
 
 
 @pytest.fixture

@@ -195,8 +195,8 @@ def retries_at(pool: Any) -> float:
 
 
 def has_news(pool: Any) -> bool:
-    """Whether there is something that the pool has to log, and has not logged yet."""
-    return bool(pool._core.warnings)
+    """Whether there is something that the pool has to tell, and has not told yet."""
+    return bool(pool._core.warnings) or pool._core.news.is_out
 
 
 def has_leftovers(pool: Any) -> bool:
@@ -1206,3 +1206,22 @@ def reading_by(monkeypatch: Any, read: Callable[..., bytes]) -> None:
 def sockets_are(monkeypatch: Any, sockets: list[Any]) -> None:
     """Have these be found as the sockets of other processes: names and paths."""
     monkeypatch.setattr(_module("status.collect"), "_sockets", lambda place: sockets)
+
+
+# -- Bursts -------------------------------------------------------------------------------
+
+
+def loggers() -> set[str]:
+    """Those that say a thing once in a burst."""
+    return set(_module("process.bursts").LOGGERS)
+
+
+def forget_bursts() -> None:
+    """Nothing was logged so far."""
+    _module("process.bursts").bursts.forget()
+
+
+def end_bursts() -> None:
+    """What was logged more than once is told of now."""
+    bursts = _module("process.bursts").bursts
+    bursts.run(max((burst.until for burst in bursts._bursts.values()), default=0.0))

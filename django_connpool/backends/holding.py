@@ -11,7 +11,7 @@ from django.apps import apps
 from django.db.backends.signals import connection_created
 
 from django_connpool import registry, scopes
-from django_connpool.errors import PoolClosed, PoolTimeout
+from django_connpool.errors import PoolClosed, PoolTimeout, TooManyRequests
 from django_connpool.process.background import NEVER
 from django_connpool.readers import AUTO, REQUEST
 from django_connpool.session.riding import send_now
@@ -114,9 +114,15 @@ class Holding(Bound):
                 else:
                     connection = in_vain.getconn(binding.pool, work)
             except PoolTimeout as error:
-                in_vain.note(binding.pool, error, work)
+                if in_vain.note(binding.pool, error, work):
+                    self._keep_during(binding.pool.tell_timed_out, error)
+                raise
+            except TooManyRequests as error:
+                in_vain.note_refusal(error, work)
                 raise
             self._take(binding, connection)
+            if loans.waited(connection):  # told here, where a receiver finds it in hand
+                self._keep_during(binding.pool.tell_waited, connection)
         except BaseException:
             if connection is None:
                 raise
@@ -246,7 +252,7 @@ class Holding(Bound):
             if work is not None:
                 work.borrowers.discard(self)
                 if work.in_vain:
-                    work.in_vain.pop(pool, None)
+                    in_vain.forget(pool, work)
             pool.putconn(connection)
         except self.Database.Error:
             with self.wrap_database_errors:

@@ -5,11 +5,15 @@ All of it needs the pool's lock.
 
 from __future__ import annotations
 
-from django_connpool.process import uwsgi
+from django_connpool.process import bursts, uwsgi
 from django_connpool.redaction import one_line
 
 from .core import Core
+from .line import Waiter
+from .news import OUTAGE_BEGAN, OUTAGE_ENDED
 from .outage import Outage, again
+
+logger = bursts.logger("connecting")
 
 HANGING = 1.0  # seconds after which an attempt to connect is not counted on, at the least
 
@@ -52,8 +56,19 @@ def note_refusal(
         # In a process of uWSGI's that loads nobody tries on while somebody waits.
         young_for = 0.0 if uwsgi.is_loading() else core.limits.outage_patience
         core.outage = Outage(error, now, kind or meant, heals, young_for)
+        core.news.note(OUTAGE_BEGAN, error=again(error))
     else:
         core.outage.another(error, now, kind or meant, heals, bool(core.line), began)
+
+
+def end_outage(core: Core, now: float) -> None:
+    """Under the lock: there is a connection that may be lent."""
+    if core.outage is not None:
+        lasted = now - core.outage.since
+        core.news.note(OUTAGE_ENDED, lasted=lasted)
+        text = "%s: connecting works again, after %.1f s"
+        core.warn_later(logger, text, lasted, lasted=lasted)
+    core.outage = None
 
 
 def judge(core: Core, answered: bool = False) -> None:
@@ -73,6 +88,20 @@ def judge(core: Core, answered: bool = False) -> None:
         core.schedule(outage.since + outage.patience)
     if now < outage.retry_at:
         schedule_retry(core, outage)
+
+
+def gave_up(core: Core, waiter: Waiter, error: type[BaseException]) -> None:
+    """Under the lock: somebody does not wait any more; what he was given goes to the next."""
+    core.line.leave(waiter)
+    if waiter.slot is not None:
+        core.audit()
+    stats = core.stats
+    stats.requests_num += not waiter.tries
+    stats.requests_refused += not waiter.tries
+    stats.requests_errors += 1
+    stats.requests_timeouts += issubclass(error, core.errors.timeout)
+    stats.wait.note(core.clock() - waiter.since)
+    stats.count()
 
 
 def schedule_retry(core: Core, outage: Outage) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from . import explain
 from .core import Core
@@ -69,7 +69,9 @@ def timeout(core: Core, seconds: float, advice: str = "") -> Exception:
     explain.locate(seen["loans"], explain.LISTED)
     text = explain.timeout(seen, seconds) + advice
     core.history.tell(core.clock(), "timeout", text)
-    return core.errors.timeout(text)
+    error: Any = core.errors.timeout(text)
+    error.numbers = core.numbers(waited=max(0.0, seconds))
+    return cast(Exception, error)
 
 
 def _loan(slot: Slot, now: float) -> dict[str, Any]:

@@ -395,4 +395,47 @@ MUTANTS = [
         "pass",
         "who is served at once is in the histogram of waits",
     ),
+    # What is told
+    Mutant(
+        "pool/pool.py",
+        "if waited is not None and waited[0] == slot.loan:",
+        "if waited is not None:",
+        "a wait that nobody has told of is not the next borrower's",
+    ),
+    Mutant(
+        "signals.py",
+        "bool(_SIGNALS[event].receivers) and event not in _present.telling",
+        "bool(_SIGNALS[event].receivers)",
+        "what a receiver does itself is not told",
+    ),
+    Mutant(
+        "pool/prospects.py",
+        "        core.news.note(OUTAGE_ENDED, lasted=lasted)\n",
+        "",
+        "the end of an outage is told",
+    ),
+    Mutant(
+        "backends/holding.py",
+        "                self._keep_during(binding.pool.tell_waited, connection)",
+        "                binding.pool.tell_waited(connection)",
+        "a receiver that queries leaves the connection in hand",
+    ),
+    Mutant(
+        "overload.py",
+        "    if isinstance(error, OperationalError):\n        error = error.__cause__\n",
+        "",
+        "an overload is known when Django has wrapped it",
+    ),
+    Mutant(
+        "overload.py",
+        "    response._has_been_logged = True  # type: ignore[attr-defined]\n",
+        "",
+        "Django does not log each overload",
+    ),
+    Mutant(
+        "process/bursts.py",
+        "                burst.more += 1\n                return False\n",
+        "                burst.more += 1\n",
+        "a thing is said once in a burst",
+    ),
 ]

@@ -34,7 +34,7 @@ FLOORS = (
     {"site_checks"},
     {"checks"},
     {"backends"},
-    {"borrowing"},
+    {"borrowing", "overload"},
     {"__init__"},
     {"middleware", "tasks", "contrib", "testing"},
     {"management", "web"},
@@ -49,7 +49,8 @@ FOREIGN: dict[str, set[str]] = {
     "redaction": {"psycopg"},
     "session": {"psycopg"},
     "contrib": {
-        *("django", "celery", "health_check", "opentelemetry", "prometheus_client", "sentry_sdk"),
+        *("django", "celery", "debug_toolbar", "health_check", "opentelemetry"),
+        *("prometheus_client", "sentry_sdk"),
     },
 }
 FOREIGN_ELSEWHERE = {"asgiref", "django", "psycopg"}
@@ -94,6 +95,7 @@ ENDING: set[str] = {
     "middleware.py: _each_async",
     "pool/explain.py: locate",
     "pool/locking.py: is_locked",
+    "pool/news.py: News.tell",
     "pool/pool.py: Pool._wait_for_slot",
     "pool/pool.py: Pool.getconn",
     "pool/pool.py: Pool.putconn",
@@ -104,6 +106,7 @@ ENDING: set[str] = {
     "session/setup.py: repeating",
     "session/private.py: telling_of_rollbacks",
     "session/session.py: Session.say_goodbye_for_borrower",
+    "signals.py: Events.tell",
     "testing.py: _left_behind",
     "testing.py: _new_session",
 }
