@@ -318,10 +318,7 @@ class ConnectionPool(Pool, Generic[CT]):
         return self._control.snapshot()
 
     def glance(self) -> dict[str, Any]:
-        """As `snapshot`, but without histograms, history, and what the borrowers are at.
-
-        For what asks often, and has to be quick.
-        """
+        """The quick part of it: no histograms, no history, nothing of what the borrowers are at."""
         return self._control.glance()
 
     def numbers(self) -> dict[str, Any]:
@@ -329,10 +326,7 @@ class ConnectionPool(Pool, Generic[CT]):
         return self._control.numbers()
 
     def durations(self) -> dict[str, list[float]]:
-        """Each wait, hold and connect time since the last call, in seconds, for one who asks again.
-
-        They are kept from the first call on, and of each no more than `MOST_KEPT`.
-        """
+        """Each wait, hold and connect time since the last call, in seconds; see `MOST_KEPT`."""
         return self._control.durations()
 
     def __repr__(self) -> str:

@@ -384,16 +384,6 @@ class Core:
 
     # -- Small things ---------------------------------------------------------------------
 
-    def tell_if_full(self) -> None:
-        """Under the lock: end `wait`, if `min_size` are open."""
-        if self.full and self.slots.open_ones() >= self.limits.min_size:
-            self.end_waits()
-
-    def end_waits(self) -> None:
-        for event in self.full:
-            event.set()
-        self.full.clear()
-
     def dismiss_if_done(self) -> None:
         """Under the lock: a closed pool that is empty needs nobody any more."""
         if self.closed and not self.slots.all:

@@ -21,6 +21,7 @@ from .prospects import (
     note_refusal,
     promising,
     schedule_retry,
+    tell_if_full,
 )
 from .slot import CLOSING, IDLE, LOST, OPENING, RETURNING, Job, Slot
 
@@ -270,7 +271,7 @@ class Crew:
             # Just opened, so believed without a ping for a moment.
             if session.cleaning is None and not core.limits.has_check:
                 slot.vet_at = max(slot.vet_at, min(now + FRESH, slot.retire_at))
-            core.tell_if_full()
+            tell_if_full(core)
         if recovered:  # until now one attempt at a time was made
             self.staff()
             self.tell()

@@ -120,3 +120,16 @@ def lacks_minimum(core: Core, coming: int = 0) -> bool:
         return False
     # Whoever waits for them in such a process gets them; else those it forks open their own.
     return bool(core.full) or not uwsgi.is_loading()
+
+
+def tell_if_full(core: Core) -> None:
+    """Under the lock: end `wait`, if `min_size` are open."""
+    if core.full and core.slots.open_ones() >= core.limits.min_size:
+        end_waits(core)
+
+
+def end_waits(core: Core) -> None:
+    """Under the lock: nobody waits any longer for `min_size` to be open."""
+    for event in core.full:
+        event.set()
+    core.full.clear()
