@@ -60,6 +60,7 @@ class Stats:
         "connections_num",
         "hold",
         "loans_reclaimed",
+        "peak",
         "requests_errors",
         "requests_num",
         "requests_queued",
@@ -78,6 +79,7 @@ class Stats:
         self.connections_errors = 0
         self.connections_lost = 0
         self.loans_reclaimed = 0
+        self.peak = 0  # most in use and in line at a time; it is looked at when somebody queues
         self.closed: dict[str, int] = {}  # reason: how many
         self.wait = Histogram()
         self.hold = Histogram(mean_hold)

@@ -13,15 +13,16 @@ from .slot import Slot
 def snapshot(core: Core) -> dict[str, Any]:
     """Under the lock. Where the holders are is still to be found: see `explain.locate`."""
     now = core.clock()
-    offered = sum(slot.is_offered for slot in core.slots.all)
+    in_use = core.slots.in_use()
     return {
         "name": core.name,
         "min_size": core.limits.min_size,
         "max_size": core.limits.max_size,
         "size": len(core.slots.all),
         "idle": len(core.slots.idle),
-        "in_use": core.slots.on_loan() - offered,
-        "offered": offered,
+        "in_use": in_use,
+        "offered": core.slots.on_loan() - in_use,
+        "peak": max(core.stats.peak, in_use),
         "opening": len(core.slots.opening),
         "closing": len(core.slots.closing),
         "waiting": len(core.line),
@@ -31,6 +32,7 @@ def snapshot(core: Core) -> dict[str, Any]:
         "last_error": in_words(core.outage) if core.outage is not None else None,
         "stats": core.stats.as_dict(),
         "loans": [_loan(slot, now) for slot in core.slots.all if slot.is_somebodys],
+        "backends": [slot.session.backend_pid for slot in core.slots.all if slot.has_session],
     }
 
 
@@ -66,5 +68,6 @@ def _loan(slot: Slot, now: float) -> dict[str, Any]:
         "pinned": slot.pinned,
         "offered": slot.is_offered,
         "backend_pid": slot.session.backend_pid,
+        "number": slot.loan,  # of the loans of this connection
         "transaction": slot.session.transaction(),
     }

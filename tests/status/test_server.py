@@ -13,7 +13,7 @@ from unittest import mock
 
 import pytest
 
-from django_connpool.status import server, snapshot
+from django_connpool.status import directory, server, snapshot
 from django_connpool.status.collect import collect
 from django_connpool.status.directory import socket_path
 from tests import inside
@@ -30,6 +30,12 @@ def unwarned(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 def pids() -> list[int]:
     return [process["pid"] for process in collect(timeout=10).processes]
+
+
+def both(pid: int, place: Path) -> set[Path]:
+    """The sockets of a process: on which it tells, and on which it is told."""
+    path = socket_path(place, pid)
+    return {path, path.with_suffix(directory.HAND)}
 
 
 def test_nothing_is_written_before_the_process_has_a_pool(status_dir: Path) -> None:
@@ -55,7 +61,7 @@ def test_starting_twice_is_starting_once(status_dir: Path) -> None:
     inode = socket_path(status_dir, os.getpid()).stat().st_ino
     server.start()
     assert socket_path(status_dir, os.getpid()).stat().st_ino == inode
-    assert list(status_dir.iterdir()) == [socket_path(status_dir, os.getpid())]
+    assert set(status_dir.iterdir()) == both(os.getpid(), status_dir)
 
 
 def test_the_socket_is_not_inherited_by_programs(status_dir: Path) -> None:
@@ -104,7 +110,7 @@ def test_a_client_that_does_not_read_holds_nobody_up(
     answers = iter([big])
     take = snapshot.take
     monkeypatch.setattr(snapshot, "take", lambda started: next(answers, None) or take(started))
-    monkeypatch.setattr(server, "SEND_TIMEOUT_SECONDS", 0.05)
+    monkeypatch.setattr(server, "CLIENT_SECONDS", 0.05)
     server.start()
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as lazy:
         lazy.connect(str(socket_path(status_dir, os.getpid())))
@@ -116,7 +122,7 @@ def test_a_client_that_does_not_read_delays_nobody_who_waits_for_a_connection(
 ) -> None:
     big, asked = {**snapshot.take(0.0), "padding": "x" * 4_000_000}, threading.Event()
     monkeypatch.setattr(snapshot, "take", lambda started: asked.set() or big)
-    monkeypatch.setattr(server, "SEND_TIMEOUT_SECONDS", 60.0)
+    monkeypatch.setattr(server, "CLIENT_SECONDS", 60.0)
     server.start()
 
     def lend_and_die() -> None:
@@ -310,7 +316,7 @@ def test_another_process_is_seen_and_its_socket_goes_with_it(status_dir: Path) -
 def test_a_killed_process_leaves_a_socket_that_is_cleaned_up(status_dir: Path) -> None:
     with running("serve_then_crash", status_dir) as process:
         process.communicate()
-        assert list(status_dir.iterdir()) == [socket_path(status_dir, process.pid)]
+        assert set(status_dir.iterdir()) == both(process.pid, status_dir)
         assert pids() == []
         assert list(status_dir.iterdir()) == []
 
@@ -324,4 +330,4 @@ def test_a_forked_child_forgets_the_socket_and_makes_its_own(status_dir: Path) -
         process.communicate()
         assert process.returncode == 0
         # The child ended without its exit handlers, the parent with them.
-        assert list(status_dir.iterdir()) == [socket_path(status_dir, said["child"])]
+        assert set(status_dir.iterdir()) == both(said["child"], status_dir)
