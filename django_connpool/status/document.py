@@ -46,6 +46,7 @@ class Loan(TypedDict):
     taken_at: str | None  # the user's line of code, with `leak_after`
     at: str | None  # the one its holder is at now, where that can be told
     backend_pid: int
+    number: int  # of the loans of this connection; earlier versions do not tell
     transaction: str
 
 
@@ -69,6 +70,8 @@ class Pool(TypedDict):
     idle: int
     in_use: int
     offered: int  # on loan, too; earlier versions count them as in use
+    peak: int  # most in use and in line at a time; earlier versions do not tell
+    backends: list[int]  # the pids of all open connections; nor do they that
     opening: int
     closing: int
     waiting: int
