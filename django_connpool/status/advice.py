@@ -85,20 +85,20 @@ def _room(report: Report, same: Sequence[str], found: Activity, beside: int) -> 
     rooms = [
         Room(
             most - reserved - len(foreign),
-            f"the server has {most} less {reserved} reserved and {len(foreign)} of others",
+            f"max_connections {most} less {reserved} reserved and {len(foreign)} of others",
         )
     ]
     if found["role_limit"] >= 0:
-        text = f"the role {role} may have {found['role_limit']}, less {theirs} of others"
+        text = f"limit of role {role} {found['role_limit']} less {theirs} of others"
         rooms.append(Room(found["role_limit"] - theirs, text))
     if found["database_limit"] >= 0:
-        text = f"the database {database} admits {found['database_limit']}, less {here} of others"
+        text = f"limit of database {database} {found['database_limit']} less {here} of others"
         rooms.append(Room(found["database_limit"] - here, text))
     tightest = min(rooms, key=lambda room: room.size)
     size, reason = tightest.size - beside, tightest.reason
     if beside:
         reason += f" and {beside} for pools of other aliases"
-    return Room(size, f"{reason}, so {max(size, 0)} of these")
+    return Room(size, f"the server has room for {max(size, 0)} ({reason})")
 
 
 def _count(demand: Demand) -> str:

@@ -99,17 +99,16 @@ class Screen:
 
     def wait(self, seconds: float) -> bool:
         """Wait so long; False as soon as `q` is pressed."""
-        until = time.monotonic() + seconds
-        while self._keys is not None and (left := until - time.monotonic()) > 0:
-            if not select.select([self._keys], [], [], left)[0]:
-                return True
-            pressed = os.read(self._keys, 1024)
-            if not pressed:  # the terminal is gone
-                self._keys = None
-            if b"q" in pressed.lower():
-                return False
         if self._keys is None:
-            time.sleep(max(0.0, until - time.monotonic()))
+            time.sleep(seconds)
+            return True
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0:
+            if not select.select([self._keys], [], [], left)[0]:
+                break
+            pressed = os.read(self._keys, 1024)
+            if not pressed or b"q" in pressed.lower():  # nothing: the terminal is gone
+                return False
         return True
 
 

@@ -57,7 +57,7 @@ def _states(ours: Sequence[Session], foreign: Sequence[Session]) -> Iterator[str
     states = sorted({*sides[0], *sides[1]}, key=lambda state: (-sides[0][state], state))
     rows = [(state, *(side[state] for side in sides)) for state in states]
     rows.append(("all", len(ours), len(foreign)))
-    wide = max(len(clean(row[0])) for row in rows)
+    wide = max(len(clean(row[0])) for row in [("STATE",), *rows])
     yield f"  {'STATE'.ljust(wide)}  OURS  FOREIGN"
     for state, own, other in rows:
         yield f"  {clean(state).ljust(wide)}  {own:>4}  {other:>7}"

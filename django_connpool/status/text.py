@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterable
+from math import ceil
 
 
 def clean(text: object) -> str:
@@ -48,12 +49,7 @@ def duration(seconds: float) -> str:
 def sparkline(values: Iterable[float], most: float, marks: str) -> str:
     """A small chart: one of `marks`, the lowest first, for each value from 0 to `most`."""
     top = len(marks) - 1
-    return "".join(
-        marks[0]
-        if value <= 0
-        else marks[min(top, 1 + int(value / max(most, value) * (top - 0.01)))]
-        for value in values
-    )
+    return "".join(marks[ceil(top * value / max(most, value, 1))] for value in values)
 
 
 def plural(count: int, noun: str, plural_noun: str | None = None) -> str:

@@ -173,7 +173,12 @@ class Command(BaseCommand):
         report = Report(collect(all_projects=options["all_projects"]), server)
         if options["database"]:
             report = report.only(options["database"])
-        return report.of_process(options["process"]) if options["process"] else report
+        if options["process"]:
+            report = report.of_process(options["process"])
+            if not (report.processes or report.collected.silent):
+                pid = options["process"]
+                raise CommandError(f"No process {pid} of this project has a connection pool.")
+        return report
 
     def _text(self, report: Report, history: History | None = None) -> str:
         options = self._options
