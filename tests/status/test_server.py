@@ -350,9 +350,17 @@ def lending() -> Any:
 
         def lend() -> None:
             kept: list[Any] = []
-            thread = threading.Thread(target=lambda: kept.append(pool.getconn(timeout=30)))
-            thread.start()
-            thread.join(30)
+            lent = threading.Event()
+
+            def borrow_and_end() -> None:
+                kept.append(pool.getconn(timeout=30))
+                lent.set()
+                while not pool.snapshot()["waiting"]:
+                    time.sleep(0.001)
+
+            threading.Thread(target=borrow_and_end).start()
+            assert lent.wait(30)
+            # Taken back from the thread that ended by the one that looks after all pools.
             pool.putconn(pool.getconn(timeout=30))
 
         yield lend
