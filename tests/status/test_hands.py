@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -365,3 +366,29 @@ def test_peer_credentials_are_three_whole_numbers() -> None:
     with one, other:
         found = struct.unpack("3i", one.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
     assert found == (os.getpid(), os.getuid(), os.getgid())
+
+
+def test_a_client_that_writes_drop_by_drop_is_hung_up_on_too(
+    hand: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hands, "READ_SECONDS", 0.1)
+    answered = threading.Event()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as slow:
+        slow.settimeout(30)
+        slow.connect(str(hand))
+
+        def drip() -> None:
+            # Until it has its answer; should that never be, for 10 s.
+            with suppress(OSError):
+                for _ in range(500):
+                    slow.sendall(b" ")
+                    if answered.wait(0.02):
+                        break
+
+        thread = threading.Thread(target=drip)
+        thread.start()
+        heard = slow.recv(4096)
+        assert thread.is_alive()  # it was not waited for until the end
+        answered.set()
+        thread.join()
+    assert b"no command came within 0.1 s" in heard
