@@ -26,7 +26,7 @@ from django_connpool.status.text import clean, plural
 
 logger = logging.getLogger("django_connpool.status")
 
-LONGEST = 4096  # bytes of a command, and of an answer
+LONGEST = 65536  # bytes of a command, and of an answer
 READ_SECONDS = 1.0  # for a client that does not write: others wait for their turn
 CANCEL_SECONDS = 5.0  # for the request to get to the server
 

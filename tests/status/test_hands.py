@@ -256,7 +256,7 @@ def test_a_real_other_user_is_refused(hand: Path, spare: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "said", [b"", b"\n", b"\xff\xfe\n", b"drain\n", b"[1]\n", b"null\n", b"[" * 4000, b"x" * 5000]
+    "said", [b"", b"\n", b"\xff\xfe\n", b"drain\n", b"[1]\n", b"null\n", b"[" * 4000, b"x" * 70_000]
 )
 def test_garbage_is_answered_and_forgotten(hand: Path, spare: Any, said: bytes) -> None:
     pid(spare)

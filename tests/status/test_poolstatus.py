@@ -469,6 +469,17 @@ def test_the_limits_of_the_verdict_can_be_chosen(status_dir: Path) -> None:
         assert run("--busy-after", "2").startswith("well:")
 
 
+def test_a_process_that_does_not_answer_keeps_its_own_status(status_dir: Path) -> None:
+    with (
+        answering(status_dir / "20.sock", b"nonsense", b"nonsense"),
+        answering(status_dir / "21.sock", process(pid=21), held(1)),
+    ):
+        for status in (2, 4):  # and a pool that is stuck comes before it
+            with pytest.raises(CommandError) as error:
+                run("--fail-on", "stuck")
+            assert error.value.returncode == status
+
+
 @pytest.mark.usefixtures("status_dir")
 def test_nobody_is_no_failure() -> None:
     assert run("--fail-on", "busy").startswith("No running process")
