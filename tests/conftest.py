@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -101,3 +102,12 @@ def point_at(server: Server, database: dict[str, Any]) -> None:
     place = server.django()
     options = {**place.pop("OPTIONS"), **database["OPTIONS"]}
     database.update(place, OPTIONS=options)
+
+
+@pytest.fixture
+def little_garbage() -> Iterator[None]:
+    """The collector, which is asked hundreds of times, has only what the test leaves to look at."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()

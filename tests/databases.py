@@ -134,7 +134,8 @@ def round_trips(wrapper: Any, work: Callable[[], object]) -> int:
 
     By libpq's own record of what was sent.
     """
-    pgconn = wrapper.connection.pgconn
+    # Past `connection`: who reads that may do with it what no cursor sees.
+    pgconn = (getattr(wrapper, "in_hand", None) or wrapper.connection).pgconn
     with tempfile.TemporaryFile() as record:
         pgconn.trace(record.fileno())
         try:

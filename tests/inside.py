@@ -33,6 +33,7 @@ from django_connpool.pool import (  # noqa: F401
 from django_connpool.pool import pool as pool_module
 from django_connpool.pool import slots as slots_module
 from django_connpool.pool.growth import PATIENCE, worth_opening  # noqa: F401
+from django_connpool.pool.history import EVENTS, EVERY, KEPT, History  # noqa: F401
 from django_connpool.pool.line import Waiter  # noqa: F401
 from django_connpool.pool.outage import (  # noqa: F401
     FIRST_RETRY,
@@ -545,7 +546,7 @@ def say_again(monkeypatch: Any) -> None:
 
 def read_every_word(judge: statements.Judge) -> None:
     """Have a judge of statements pass by no word."""
-    judge._stems = [""]
+    judge._stems = [b""]
 
 
 def be_counted_next(one: Any) -> None:
@@ -1009,6 +1010,16 @@ def pooled_aliases() -> list[str]:
 def parts_of(body: Iterator[Any], name: str) -> Iterator[Any]:
     """The parts of a streaming response, as the middleware has them sent."""
     return _module("middleware")._each(body, name)  # type: ignore[no-any-return]
+
+
+def defer_a_savepoint(conn: Any, statement: bytes) -> None:
+    """Have that go to the server with the next statement, as a savepoint."""
+    conn._changes.deferred = (statement,)
+
+
+def code_of_riding() -> set[str]:
+    """The file of what goes along with a statement."""
+    return {str(_module("session.riding").__file__)}
 
 
 def code_of_releasing() -> set[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 from weakref import ref
@@ -13,6 +14,7 @@ from django_connpool import registry, scopes
 from django_connpool.errors import PoolClosed, PoolTimeout
 from django_connpool.process.background import NEVER
 from django_connpool.readers import AUTO, REQUEST
+from django_connpool.session.riding import send_now
 from django_connpool.session.setup import recording, repeating
 
 from . import in_vain, loans
@@ -35,6 +37,9 @@ class _InHand:
         wrapper.by_hand = True
         if wrapper.in_hand is None and wrapper.offer is not None:
             return wrapper.borrow_to_look()
+        if wrapper.has_deferred:
+            wrapper.has_deferred = False
+            send_now(wrapper.in_hand)
         return wrapper.in_hand
 
     def __set__(self, wrapper: Any, connection: Any) -> None:
@@ -69,6 +74,9 @@ class Holding(Bound):
     by_hand = False  # somebody has read `connection`, and may have it still
     # The same before Django switches autocommit, for which it reads `connection`, too.
     by_hand_before: bool | None = None
+    # What `execute()` asks while Django makes a savepoint, or ends one: session/riding.py.
+    at_savepoint: Callable[[Any], bool] | None = None
+    has_deferred = False  # a savepoint may wait for the next statement
     # The binding from whose pool it goes on, between two statements, until the work ends.
     resumes: registry.Binding | None = None
     release: str | None = None  # how long it is kept; see conf.py

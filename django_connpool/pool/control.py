@@ -200,8 +200,21 @@ class Control:
             seen = view.snapshot(core)
             seen["histograms"] = core.stats.histograms()
             seen["closed_for"] = dict(core.stats.closed)
+            now = core.clock()
+            seen["history"] = core.history.moments(now)
+            seen["events"] = core.history.events(now)
         # Without the lock: what other threads' frames let go of meanwhile dies here.
         explain.locate(seen["loans"])
+        view.say_statements(seen["loans"])
+        return seen
+
+    def glance(self) -> dict[str, Any]:
+        """What a snapshot tells, but for all that takes time to find out."""
+        core = self._core
+        with core.lock:
+            seen = view.snapshot(core)
+        for loan in seen["loans"]:
+            loan["at"] = loan["statement"] = None
         return seen
 
 

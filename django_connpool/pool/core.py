@@ -31,6 +31,7 @@ from django_connpool.process.background import AT_ONCE, NEVER, Ticket
 from django_connpool.process.cpython import ownership
 
 from . import explain
+from .history import History
 from .limits import Limits
 from .line import Line
 from .outage import Outage
@@ -67,7 +68,7 @@ class Core:
     # Every loan looks at a dozen of these: in slots that takes a tenth off it.
     __slots__ = (
         *("__weakref__", "clock", "closed", "deadline", "describe", "errors", "full", "generation"),
-        *("grew_at", "inbox", "is_inside", "keep_min", "last_error", "limits", "line"),
+        *("grew_at", "history", "inbox", "is_inside", "keep_min", "last_error", "limits", "line"),
         *("line_since", "lock", "mean_connect", "moved_at", "name", "warnings", "opened", "opener"),
         *("outage", "paused_until", "ref", "serving", "slots", "stats", "suspended", "ticket"),
         *("warmed", "winding_up"),
@@ -120,6 +121,7 @@ class Core:
         self.deadline = NEVER  # by which the background thread comes
         self.mean_connect = 0.0  # seconds, moving average
         self.stats = Stats()
+        self.history = History()
         self.full: list[threading.Event] = []  # of those in wait()
         # Appended to without the lock, at any instruction: a function of the core's and what to
         # call it with, under the lock. Each looks first whether it is still true.
@@ -161,11 +163,9 @@ class Core:
             self.put(Core.replace_read_only, slot, others)
 
     def warn_later(self, text: str, *args: object) -> None:
-        """Log a warning, once the lock is free.
-
-        A handler may do what it likes, and one that writes to the database borrows.
-        """
+        """Log a warning once the lock is free: a handler that writes to the database borrows."""
         self.warnings.append((text, args))
+        self.history.tell(self.clock(), text, text % args if args else text)
 
     def log_warnings(self) -> None:
         """Log what there is to tell. Call without the lock."""

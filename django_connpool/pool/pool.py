@@ -216,11 +216,13 @@ class Pool:
             raise view.timeout(core, seconds)
         most = core.limits.max_waiting
         if most and len(line) >= most and not waiter.tries:
-            raise core.errors.full(
-                f"pool {core.name!r}: {len(line)} waiting already, and no more than "
+            text = (
+                f"{len(line)} waiting already, and no more than "
                 f"max_waiting ({most}) may; {slots.on_loan()} of at most "
                 f"{core.limits.max_size} connections are on loan"
             )
+            core.history.tell(core.clock(), "refused", text)
+            raise core.errors.full(f"pool {core.name!r}: {text}")
         if not line:
             core.line_since = core.clock()
             core.ticket.attend()
@@ -232,6 +234,7 @@ class Pool:
             core.stats.requests_num += 1
             waiter.tries = 1
             line.append(waiter)
+            core.history.lines_up(len(line))
         if slots.on_loan() + len(line) > core.stats.peak:  # whom offers are looked at for
             core.stats.peak = max(core.stats.peak, slots.in_use() + len(line))
         return True

@@ -6,6 +6,7 @@ All of it needs the pool's lock.
 from __future__ import annotations
 
 from django_connpool.process import uwsgi
+from django_connpool.redaction import one_line
 
 from .core import Core
 from .outage import Outage, again
@@ -45,6 +46,7 @@ def note_refusal(
 ) -> None:
     """Under the lock: there is no connection, so the next attempt has to wait a little."""
     core.last_error = error
+    core.history.tell(now, "connect", f"connecting failed: {one_line(error)}")
     meant, heals = core.opener.meaning(error)
     if core.outage is None:
         # In a process of uWSGI's that loads nobody tries on while somebody waits.

@@ -49,6 +49,7 @@ class Upkeep:
             self._give_up_rollbacks(now)
             self._tell_locked(now)
             judge(core)
+            view.look(core, now)
             overdue = offers.overdue(core, now)
             core.schedule(self._next_deadline(now))
         if overdue:

@@ -111,7 +111,7 @@ class Session:
         """The loan is over, and the session as it was."""
         known, original = self.changes, self.original
         known.loan += 1  # cursors of this loan are stale
-        known.last, known.called = None, False
+        known.last, known.called, known.deferred = None, False, ()
         if known.dirt or original.touch.touched or original.touch.switched:
             known.forget()
             original.loan_begins()
@@ -197,7 +197,7 @@ class Session:
         ):
             return False
         known.loan += 1  # as `rest`
-        known.last, known.called = None, False
+        known.last, known.called, known.deferred = None, False, ()
         if known.dirt or original.touch.touched or original.touch.switched:
             known.forget()
             original.loan_begins()

@@ -334,4 +334,65 @@ MUTANTS = [
         "if _listeners:",
         "sockets that were removed come back",
     ),
+    # The page and the probes
+    Mutant(
+        "web/access.py",
+        "return bool(expected) and constant_time_compare(said, expected)",
+        "return constant_time_compare(said, expected)",
+        "an empty token opens nothing",
+    ),
+    Mutant(
+        "web/access.py",
+        "    if user is None:\n        return False\n    permission",
+        "    if user is None:\n        return True\n    permission",
+        "a token acts on nothing",
+    ),
+    Mutant(
+        "web/access.py",
+        'if not hasattr(request, "user") or not can_ask():',
+        'if not hasattr(request, "user"):',
+        "nobody is looked up in a database that would not answer",
+    ),
+    Mutant(
+        "web/access.py",
+        'return constant_time_compare(found or "", _proof())',
+        "return True",
+        "a cookie opens no longer than its token",
+    ),
+    Mutant(
+        "web/page.py",
+        '@quiet("POST")\n@csrf_protect\ndef act(',
+        '@quiet("POST")\ndef act(',
+        "who acts needs the CSRF token",
+    ),
+    Mutant(
+        "web/views.py",
+        "answering._non_atomic_requests = _EveryAlias()",
+        'answering._non_atomic_requests = {"default"}',
+        "a probe begins no transaction",
+    ),
+    Mutant(
+        "web/charts.py",
+        "        if place + 1 not in seen:\n",
+        "        if place == KEPT - 1:\n",
+        "a chart has gaps where nobody has looked",
+    ),
+    Mutant(
+        "status/readiness.py",
+        'if outage["young"] or outage["failed"] > limits.down_for:',
+        'if outage["young"]:',
+        "a process that is down comes to be tried again",
+    ),
+    Mutant(
+        "pool/history.py",
+        "        self._most_waiting = waiting\n        return moment",
+        "        return moment",
+        "a long line belongs to one moment",
+    ),
+    Mutant(
+        "pool/view.py",
+        "(slot.loan == number and text) or None",
+        "str(slot.session.last_statement)",
+        "a loan's statement is told without its values",
+    ),
 ]

@@ -37,6 +37,8 @@ FLOORS = (
     {"borrowing"},
     {"__init__"},
     {"middleware", "tasks", "contrib", "management", "testing"},
+    {"web"},
+    {"urls", "admin"},
     {"apps"},
 )
 
@@ -46,12 +48,12 @@ FOREIGN: dict[str, set[str]] = {
     "process": set(),
     "redaction": {"psycopg"},
     "session": {"psycopg"},
-    "contrib": {"django", "celery"},
+    "contrib": {"django", "celery", "health_check"},
 }
 FOREIGN_ELSEWHERE = {"asgiref", "django", "psycopg"}
 
 LONGEST = 400  # lines of a file
-LINES = 14_190  # of all files
+LINES = 14_330  # of all files
 LEEWAY = 300  # lines below that, from which on the number has to be lowered
 DOORS = 16  # what catches BaseException, and `finally` blocks that mend; 6 are meant to remain
 
@@ -77,6 +79,7 @@ ENDING: set[str] = {
     "backends/holding.py: Holding._keep_during",
     "backends/holding.py: Holding._run_foreign_init",
     "backends/offering.py: Offering.keeping",
+    "backends/wrapper.py: PooledDatabaseWrapperMixin._at_savepoint",
     "backends/wrapper.py: PooledDatabaseWrapperMixin._end_transaction",
     "backends/stacked.py: _floor.on_floor.method",
     "borrowing.py: hold",
@@ -95,7 +98,7 @@ ENDING: set[str] = {
     "process/userline.py: _above",
     "session/setup.py: recording",
     "session/fronts.py: WatchedPlain.stream",
-    "session/riding.py: _begin_and_execute",
+    "session/riding.py: _send_together",
     "session/setup.py: repeating",
     "session/private.py: telling_of_rollbacks",
     "session/session.py: Session.say_goodbye_for_borrower",
