@@ -238,7 +238,8 @@ def test_another_user_is_refused_although_the_socket_let_him_in(
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
 def test_a_real_other_user_is_refused(hand: Path, spare: Any) -> None:
     pid(spare)
-    for path in (hand, *hand.parents[:2]):
+    modes = {path: stat.S_IMODE(path.stat().st_mode) for path in (hand, *hand.parents[:2])}
+    for path in modes:
         path.chmod(0o777)  # as nothing ever does: the credentials have to do it alone
     code = (
         "import os, socket, sys; os.setuid(65534);"
@@ -251,7 +252,8 @@ def test_a_real_other_user_is_refused(hand: Path, spare: Any) -> None:
         text=True,
         timeout=60,
     )
-    hand.parent.chmod(0o700)
+    for path, mode in modes.items():
+        path.chmod(mode)
     assert "only the user of this process" in said.stdout, said.stderr
     assert not spare.pool.snapshot()["suspended"]
 
