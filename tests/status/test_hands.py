@@ -395,3 +395,24 @@ def test_a_client_that_writes_drop_by_drop_is_hung_up_on_too(
         answered.set()
         thread.join()
     assert b"no command came within 0.1 s" in heard
+
+
+def test_a_button_of_the_page_acts_on_another_process(status_dir: Path, cluster: Any) -> None:
+    from django.test import RequestFactory
+
+    from django_connpool.web import acting
+
+    paths = os.pathsep.join([str(ROOT), str(ROOT / "testproject")])
+    with running("borrow", status_dir, DATABASE_URL=cluster.url(), PYTHONPATH=paths) as borrower:
+        form = {"do": "resize", "pid": borrower.pid, "pool": "default", "size": "6"}
+        done = acting.act(RequestFactory().post("/", form))
+        assert done == (True, "default: max_size is 6, until the process ends")
+        (seen,) = server_documents()
+        (held,) = seen["pools"][0]["loans"]
+        form = {
+            **{"do": "cancel", "pid": borrower.pid, "pool": "default"},
+            **{"loan": held["backend_pid"], "number": held["number"]},
+        }
+        done, text = acting.act(RequestFactory().post("/", form))
+        assert not done
+        assert text.endswith("is in no statement: there is nothing to cancel")
