@@ -283,6 +283,20 @@ class ConnectionPool(Pool, Generic[CT]):
         """Change the bounds while running; what is too much closes as it becomes idle."""
         self._control.resize(min_size, min_size if max_size is None else max_size)
 
+    def close_idle(self) -> None:
+        """Close idle connections, the longest idle first, until `min_size` are open."""
+        self._control.close_idle()
+
+    def cancel(self, backend_pid: int, number: int | None = None, timeout: float = 5.0) -> bool:
+        """Ask the server to end what the loan of that backend is busy with; False if nothing.
+
+        Its borrower gets QueryCanceled. `backend_pid` and `number` are those of a loan in
+        `snapshot()`; without the number it is the loan that this connection is on now. Raises
+        ProgrammingError when there is no such loan, OperationalError when the server was not
+        reached.
+        """
+        return self._control.cancel(backend_pid, number, timeout)
+
     def suspend(self) -> None:
         """Lend nothing more until `resume`; borrowers wait in line, loans go on."""
         self._control.suspend()

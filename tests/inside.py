@@ -1175,7 +1175,7 @@ def handing_back_by(wrapper: Any, side_effect: type[BaseException]) -> Iterator[
 
 def listener() -> Any:
     """What answers on the status socket of this process, or None."""
-    return _module("status.server")._listener
+    return next(reversed(_module("status.server")._listeners), None)
 
 
 def socket_of(listener: Any) -> Any:
@@ -1205,7 +1205,7 @@ def reading_by(monkeypatch: Any, read: Callable[..., bytes]) -> None:
 
 def sockets_are(monkeypatch: Any, sockets: list[Any]) -> None:
     """Have these be found as the sockets of other processes: names and paths."""
-    monkeypatch.setattr(_module("status.collect"), "_sockets", lambda place: sockets)
+    monkeypatch.setattr(_module("status.directory"), "sockets", lambda place: sockets)
 
 
 # -- Bursts -------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -96,13 +97,31 @@ class Control:
 
         def act(core: Core) -> None:
             limits.min_size, limits.max_size = min_size, max_size
-            excess = core.slots.staying() - max_size
-            for slot in core.slots.idle[: max(0, excess)]:
-                core.slots.retire(slot, SURPLUS)
-                core.slots.idle.remove(slot)
+            _shrink(core, max_size)
             tell_if_full(core)
 
         self._act(act)
+
+    def close_idle(self) -> None:
+        self._core.check_open()
+        self._act(_close_idle)
+
+    def cancel(self, backend_pid: int, number: int | None, timeout: float) -> bool:
+        core = self._core
+        with core.lock:
+            for slot in core.slots.all:
+                if slot.state is LOAN and slot.session.backend_pid == backend_pid:
+                    break
+            else:
+                text = f"pool {core.name!r} has no loan of backend {backend_pid}"
+                raise core.errors.misuse(text)
+            if number is not None and slot.loan != number:
+                text = f"pool {core.name!r}: that loan of backend {backend_pid} is over"
+                raise core.errors.misuse(text)
+            interrupt = slot.session.interrupt()
+        if interrupt is not None:
+            interrupt(time.monotonic() + timeout)  # a connection of its own, without the lock
+        return interrupt is not None
 
     def suspend(self) -> None:
         self._core.check_open()
@@ -218,6 +237,18 @@ def _close(core: Core) -> None:
 
 def _drain(core: Core) -> None:
     core.renew(DRAINED)
+
+
+def _close_idle(core: Core) -> None:
+    _shrink(core, core.limits.min_size)
+
+
+def _shrink(core: Core, size: int) -> None:
+    """Close idle connections, the longest idle first, until there are no more than so many."""
+    excess = core.slots.staying() - size
+    for slot in core.slots.idle[: max(0, excess)]:
+        core.slots.retire(slot, SURPLUS)
+        core.slots.idle.remove(slot)
 
 
 def _doubt(core: Core) -> None:

@@ -258,6 +258,8 @@ class Pool:
             waiter.tries = 1
             line.append(waiter)
             core.history.lines_up(len(line))
+        if slots.on_loan() + len(line) > core.stats.peak:  # whom offers are looked at for
+            core.stats.peak = max(core.stats.peak, slots.in_use() + len(line))
         return True
 
     def _leave_line(self, waiter: Waiter, seconds: float) -> None:

@@ -67,6 +67,9 @@ class Session(Protocol):
     def is_busy(self) -> bool:
         """Whether a statement is under way."""
 
+    def interrupt(self) -> Interrupt | None:
+        """How to have the server end the statement under way; None when there is none."""
+
     def silence(self) -> float:
         """For how many seconds nothing went to and fro."""
 

@@ -32,6 +32,10 @@ class Slots:
     def on_loan(self) -> int:
         return len(self.all) - len(self.idle) - len(self.opening) - len(self.closing)
 
+    def in_use(self) -> int:
+        """How many are on loan to a borrower who has not offered it to others."""
+        return self.on_loan() - sum(slot.is_offered for slot in self.all)
+
     def staying(self) -> int:
         """How many there are but for those on the way out."""
         return len(self.all) - len(self.closing)

@@ -76,6 +76,7 @@ class Stats:
         "hold",
         "loans_leaked",
         "loans_reclaimed",
+        "peak",
         "requests_errors",
         "requests_num",
         "requests_queued",
@@ -100,6 +101,7 @@ class Stats:
         self.loans_leaked = 0  # reported by `leak_after`, or reclaimed
         self.sessions_cleaned = 0
         self._at_once_kept = 0
+        self.peak = 0  # most in use and in line at a time; it is looked at when somebody queues
         self.closed: dict[str, int] = {}  # reason: how many
         self.wait = Histogram()
         self.hold = Histogram(mean_hold)

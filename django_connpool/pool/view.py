@@ -15,20 +15,23 @@ def snapshot(core: Core) -> dict[str, Any]:
     now = core.clock()
     look(core, now)
     loans = [_loan(slot, now) for slot in core.slots.all if slot.is_somebodys]
-    return {**numbers(core, now), "loans": loans}
+    backends = [slot.session.backend_pid for slot in core.slots.all if slot.has_session]
+    return {**numbers(core, now), "loans": loans, "backends": backends}
 
 
 def numbers(core: Core, now: float) -> dict[str, Any]:
     """Under the lock: what there is to count, which is the snapshot but for the loans."""
     offered = sum(slot.is_offered for slot in core.slots.all)
+    in_use = core.slots.on_loan() - offered
     return {
         "name": core.name,
         "min_size": core.limits.min_size,
         "max_size": core.limits.max_size,
         "size": len(core.slots.all),
         "idle": len(core.slots.idle),
-        "in_use": core.slots.on_loan() - offered,
+        "in_use": in_use,
         "offered": offered,
+        "peak": max(core.stats.peak, in_use),
         "opening": len(core.slots.opening),
         "closing": len(core.slots.closing),
         "waiting": len(core.line),

@@ -17,7 +17,7 @@ from contextlib import nullcontext, suppress
 from functools import partial
 from typing import Any, TypeAlias
 
-from psycopg import Error, capabilities
+from psycopg import Error, OperationalError, capabilities
 from psycopg.pq import PollingStatus, TransactionStatus
 
 from .liveness import ready
@@ -49,7 +49,7 @@ def say_goodbye(conn: Any, pgconn: Any) -> Interrupt | None:
     Return how to interrupt what its backend is busy with; None when it is not.
     """
     busy = pgconn.transaction_status == TransactionStatus.ACTIVE
-    interrupt = _interrupt_of(pgconn) if busy else None
+    interrupt = interrupt_of(pgconn) if busy else None
     if conn is None:
         pgconn.finish()
     else:
@@ -58,7 +58,7 @@ def say_goodbye(conn: Any, pgconn: Any) -> Interrupt | None:
     return interrupt
 
 
-def _interrupt_of(pgconn: Any) -> Interrupt | None:
+def interrupt_of(pgconn: Any) -> Interrupt | None:
     with suppress(Error):
         if capabilities.has_cancel_safe():
             return partial(_cancel, pgconn.cancel_conn())
@@ -68,12 +68,17 @@ def _interrupt_of(pgconn: Any) -> Interrupt | None:
 
 
 def _cancel(request: Any, deadline: float) -> None:
-    """Send a cancel request; libpq's blocking way would wait for an answer for ever."""
+    """Send a cancel request; libpq's blocking way would wait for an answer for ever.
+
+    Raises OperationalError when the server has not taken it by the deadline.
+    """
     request.reset()
     request.start()
     while (wanted := request.poll()) in (PollingStatus.READING, PollingStatus.WRITING):
         if not ready(request.socket, deadline, writing=wanted == PollingStatus.WRITING):
-            return
+            raise OperationalError("the server did not take the request to cancel in time")
+    if wanted != PollingStatus.OK:
+        raise OperationalError(f"the request to cancel failed: {request.get_error_message()}")
 
 
 def await_end(

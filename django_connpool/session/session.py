@@ -13,7 +13,7 @@ from django_connpool.process import bursts
 from django_connpool.redaction import named, one_line
 
 from . import changes, cleaning, foreign, liveness, rest, roles, vanished
-from .closing import Interrupt, await_end, bury, end_of, say_goodbye
+from .closing import Interrupt, await_end, bury, end_of, interrupt_of, say_goodbye
 from .objects import Original, reported
 from .statements import ANYTHING, CHANNELS, RENAMED, ROLES, SETTINGS
 
@@ -151,6 +151,10 @@ class Session:
     def is_busy(self) -> bool:
         """Whether a statement is under way, as far as can be seen from another thread."""
         return vanished.is_busy(self.pgconn)
+
+    def interrupt(self) -> Interrupt | None:
+        """How to have the server end the statement under way; None when there is none."""
+        return interrupt_of(self.pgconn) if self.is_busy() else None
 
     def silence(self) -> float:
         """For how many seconds nothing was sent nor came; 0 where the system does not tell."""

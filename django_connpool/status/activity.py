@@ -38,9 +38,56 @@ SELECT
     ) AS states_in_database
 """
 
+# Asked for only when it is shown. No text of a query: it may hold anything.
+_MORE = """
+SELECT
+    pg_postmaster_start_time()::text AS started,
+    current_user AS role,
+    (SELECT rolconnlimit FROM pg_roles WHERE rolname = current_user) AS role_limit,
+    (SELECT datconnlimit FROM pg_database WHERE datname = current_database()) AS database_limit,
+    coalesce(
+        (SELECT json_agg(json_build_object(
+            'pid', pid,
+            'database', datname,
+            'role', usename,
+            'application', coalesce(application_name, ''),
+            'client', coalesce(host(client_addr), CASE WHEN state IS NULL THEN '?' ELSE 'here' END),
+            'state', coalesce(state, 'not visible'),
+            'transaction', extract(epoch FROM clock_timestamp() - xact_start)
+        )) FROM pg_stat_activity
+        WHERE datid IS NOT NULL
+            AND usesysid IS NOT NULL
+            AND coalesce(backend_type, 'client backend') = 'client backend'
+            AND pid <> pg_backend_pid()), '[]'
+    ) AS sessions
+"""
+
 
 @final
-class Activity(TypedDict):
+class Session(TypedDict):
+    """A connection of a client's; `transaction` is how old its transaction is, in seconds."""
+
+    pid: int
+    database: str
+    role: str
+    application: str
+    client: str
+    state: str
+    transaction: float | None
+
+
+class Details(TypedDict, total=False):
+    """What is asked for with `details`. A limit below 0 is none."""
+
+    started: str  # the same for two aliases: they are on the same server
+    role: str
+    role_limit: int
+    database_limit: int
+    sessions: list[Session]
+
+
+@final
+class Activity(Details):
     """The client connections of a server, without the one that asked.
 
     `reserved` of the `max_connections` are kept for superusers and `pg_use_reserved_connections`;
@@ -64,20 +111,21 @@ class Unavailable(TypedDict):
     error: str
 
 
-def ask(wrapper: BaseDatabaseWrapper) -> Activity | Unavailable:
+def ask(wrapper: BaseDatabaseWrapper, details: bool = False) -> Activity | Unavailable:
     """Ask the server behind `wrapper` through a connection of its own, outside every pool.
 
-    Waits at most `CONNECT_TIMEOUT_SECONDS` for each of its hosts. Never raises.
+    With `details` also who is connected, and how many may be. Waits at most
+    `CONNECT_TIMEOUT_SECONDS` for each of its hosts. Never raises.
     """
     try:
-        return _query(wrapper.get_connection_params())
+        return _query(wrapper.get_connection_params(), details)
     except Exception as error:
         # Whatever the settings, the driver or the server have to complain about: the pools of the
         # running processes are shown all the same.
         return {"error": " ".join(str(error).split()) or type(error).__name__}
 
 
-def _query(params: dict[str, Any]) -> Activity:
+def _query(params: dict[str, Any], details: bool) -> Activity:
     own = {
         "autocommit": True,
         "connect_timeout": CONNECT_TIMEOUT_SECONDS,
@@ -85,4 +133,7 @@ def _query(params: dict[str, Any]) -> Activity:
         "cursor_factory": psycopg.Cursor,
     }
     with psycopg.connect(**{**params, **own}) as connection:
-        return cast("Activity", connection.execute(_QUERY).fetchone())
+        found = cast("dict[str, Any]", connection.execute(_QUERY).fetchone())
+        if details:
+            found |= cast("dict[str, Any]", connection.execute(_MORE).fetchone())
+        return cast("Activity", found)

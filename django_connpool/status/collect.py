@@ -53,7 +53,7 @@ def collect(timeout: float = TIMEOUT_SECONDS, *, all_projects: bool = False) -> 
     for place in places:
         try:
             directory.verify(place)
-            sockets += _sockets(place)
+            sockets += directory.sockets(place)
         except FileNotFoundError:
             continue
         except (directory.UnsafeDirectory, OSError) as refusal:
@@ -74,11 +74,6 @@ def collect(timeout: float = TIMEOUT_SECONDS, *, all_projects: bool = False) -> 
     return collected
 
 
-def _sockets(place: Path) -> list[tuple[directory.Name, Path]]:
-    named = [(directory.socket_name(path), path) for path in place.iterdir()]
-    return [(name, path) for name, path in named if name is not None and path.is_socket()]
-
-
 def _ask(name: directory.Name, path: Path, timeout: float) -> Process | Silence | None:
     """The document of a process, why there is none, or None when the process is gone."""
     pid = name.pid
@@ -90,6 +85,7 @@ def _ask(name: directory.Name, path: Path, timeout: float) -> Process | Silence 
     except ConnectionRefusedError:
         if name.is_of_this_kernel:
             _remove(path, asked)
+            _remove_hand(path.with_suffix(directory.HAND))
         return None
     except TimeoutError:
         return Silence(pid, f"did not answer within {timeout:g} s")
@@ -114,6 +110,17 @@ def _read(path: Path, timeout: float) -> bytes:
             # 0 would mean not to wait at all, and fail with another error.
             asking.settimeout(max(deadline - time.monotonic(), 0.001))
     return bytes(answer)
+
+
+def _remove_hand(path: Path) -> None:
+    """Remove the other socket of a dead process; a new one may have made its own by now."""
+    with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as asking:
+        asked = path.lstat()
+        asking.setblocking(False)
+        try:
+            asking.connect(os.fspath(path))
+        except ConnectionRefusedError:
+            _remove(path, asked)
 
 
 def _remove(path: Path, asked: os.stat_result) -> None:

@@ -17,7 +17,8 @@ from django.conf import settings
 from django_connpool.status import origin
 
 NAME = "django-connpool"
-SUFFIX = ".sock"
+SUFFIX = ".sock"  # of the socket on which a process tells what its pools do
+HAND = ".hand"  # of the one on which it is told what to do with them; see hands.py
 # What fits in sockaddr_un beside the closing NUL.
 MAX_SOCKET_PATH_BYTES = 103 if sys.platform == "darwin" else 107
 SAID_SECONDS = 600.0  # in which one process says for all that a directory cannot be used
@@ -26,7 +27,7 @@ LONGEST_SOCKET_NAME = f"4194304-{'p' * 5}{'k' * 4}{'c' * 4}{SUFFIX}"
 # Those of earlier versions were the pid alone.
 _SOCKET_NAME = re.compile(
     r"(?P<pid>[0-9]+)(-(?P<project>[a-z2-7]{5})(?P<kernel>[a-z2-7]{4})(?P<container>[a-z2-7]{4}))?"
-    + re.escape(SUFFIX),
+    + f"({re.escape(SUFFIX)}|{re.escape(HAND)})",
     re.ASCII,
 )
 
@@ -118,6 +119,12 @@ def socket_path(directory: Path, pid: int) -> Path:
     """The socket of the process `pid` of this project, here."""
     here = _brief_project() + _brief_kernel() + origin.brief(origin.container(), 4)
     return directory / f"{pid}-{here}{SUFFIX}"
+
+
+def sockets(place: Path, suffix: str = SUFFIX) -> list[tuple[Name, Path]]:
+    """The sockets in a directory that is verified, with what their names tell."""
+    named = [(socket_name(path), path) for path in place.iterdir() if path.suffix == suffix]
+    return [(name, path) for name, path in named if name is not None and path.is_socket()]
 
 
 def socket_name(path: Path) -> Name | None:

@@ -91,6 +91,8 @@ class Event(TypedDict):
 class _LaterPool(TypedDict, total=False):
     """What earlier versions do not tell of a pool."""
 
+    peak: int  # most in use and in line at a time
+    backends: list[int]  # the pids of all open connections
     outage: Outage | None
     history: list[list[float]]  # see `MOMENT`
     events: list[Event]

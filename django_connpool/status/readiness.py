@@ -109,10 +109,11 @@ def _stuck(pool: Pool, limits: Limits) -> str:
     used = [loan for loan in pool["loans"] if not loan.get("offered")]
     if len(used) < max(1, pool["max_size"]):
         return ""
-    if min(loan["held"] for loan in used) <= limits.stuck_after:
+    held = min(loan["held"] for loan in used)
+    if held <= limits.stuck_after:
         return ""
     each = "the one connection has" if len(used) == 1 else f"all {len(used)} connections have"
-    return f"{each} been on loan for more than {duration(limits.stuck_after)}"
+    return f"{each} been on loan for more than {duration(held)}"
 
 
 def _busy(pool: Pool, limits: Limits) -> str:

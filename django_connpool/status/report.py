@@ -32,6 +32,12 @@ class Report:
         server = {alias: self.server[alias]} if alias in self.server else {}
         return Report(replace(self.collected, processes=kept), server)
 
+    def of_process(self, pid: int) -> Report:
+        """The part that concerns one process."""
+        kept = [process for process in self.processes if process["pid"] == pid]
+        silent = [silence for silence in self.collected.silent if silence.pid == pid]
+        return Report(replace(self.collected, processes=kept, silent=silent), self.server)
+
     def as_dict(self) -> dict[str, Any]:
         """What `--format json` prints."""
         return {
@@ -46,5 +52,5 @@ class Report:
             "server": self.server,
         }
 
-    def as_json(self, indent: int | None = 2) -> str:
-        return json.dumps(self.as_dict(), indent=indent)
+    def as_json(self, indent: int | None = 2, **more: Any) -> str:
+        return json.dumps({**self.as_dict(), **more}, indent=indent)

@@ -1,4 +1,8 @@
-"""The socket on which a process tells what its pools do: see collect.py for who asks."""
+"""The sockets of a process: one tells what its pools do, the other is told what to do with them.
+
+Who connects to the first is sent the document and need not say a word; see collect.py. Commands
+have a socket of their own beside it, so that nobody waits for a client that never writes.
+"""
 
 from __future__ import annotations
 
@@ -9,33 +13,36 @@ import os
 import socket
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 from django_connpool.process import forks, uwsgi
-from django_connpool.process.background import background
-from django_connpool.status import directory, snapshot
+from django_connpool.process.background import NEVER, background
+from django_connpool.status import directory, hands, snapshot
 
 logger = logging.getLogger("django_connpool.status")
 
-BACKLOG = 16
-SEND_TIMEOUT_SECONDS = 0.25  # for a client that does not read its answer: others wait for theirs
+BACKLOG = 128
+CLIENT_SECONDS = 0.25  # for a client that does not read its answer: others wait for theirs
 ACCEPT_PAUSE = 0.1  # seconds
+THREAD_PAUSE = 1.0  # seconds, when there are no more threads to be had
 
 
 class Listener:
-    """The socket on which this process says what its pools do.
+    """A socket, and how each of its clients is served.
 
     The thread that looks after all pools sees that somebody asks. Whoever does is answered in a
     thread of its own, one after the other, and the socket is not looked at meanwhile.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, serve: Callable[[socket.socket], None]) -> None:
         self.path = path
+        self._serve = serve
         self._failure = ""  # why the last answer could not be given
-        self._started = time.time()
         self._is_closed = False
         self._socket = _listen(path)
+        self._ticket = background.join(self)
         try:
             background.read(self._socket, self._have_answered)
         except BaseException:
@@ -49,8 +56,14 @@ class Listener:
         )
         try:
             thread.start()
-        except RuntimeError:  # there are no more threads to be had
-            self._answer_all()
+        except RuntimeError:  # there are no more threads to be had, and this one has other work
+            self._ticket.by(time.monotonic() + THREAD_PAUSE)
+
+    def run(self, now: float) -> float:
+        """Look at the socket again: a task of the background thread."""
+        if not self._is_closed:
+            background.read(self._socket, self._have_answered)
+        return NEVER
 
     def _answer_all(self) -> None:
         while self.answer():
@@ -61,7 +74,7 @@ class Listener:
             background.unread(self._socket)
 
     def answer(self) -> bool:
-        """Send one document to one client, if there is any; say whether there was. Never raises."""
+        """Serve one client, if there is any; say whether there was. Never raises."""
         try:
             client, _ = self._socket.accept()
         except BlockingIOError:
@@ -73,8 +86,8 @@ class Listener:
             return False
         with client:
             try:
-                client.settimeout(SEND_TIMEOUT_SECONDS)
-                client.sendall(json.dumps(snapshot.take(self._started), default=str).encode())
+                client.settimeout(CLIENT_SECONDS)
+                self._serve(client)
                 client.shutdown(socket.SHUT_WR)  # a child forked meanwhile has it open too
                 self._failure = ""
             except OSError:
@@ -87,10 +100,15 @@ class Listener:
                     logger.warning("no answer could be given on %s", self.path, exc_info=True)
         return True
 
+    def is_there(self) -> bool:
+        """Whether others can find it: what cleans up a temporary directory may have removed it."""
+        return os.path.lexists(self.path)
+
     def close(self) -> None:
         """Answer no more and remove the socket file."""
         self._is_closed = True
         background.unread(self._socket)
+        self._ticket.leave()
         self._vanish()
 
     def forget(self) -> None:
@@ -104,26 +122,33 @@ class Listener:
 
 
 _lock = threading.Lock()
-_listener: Listener | None = None
+_listeners: list[Listener] = []
 _warned = False
 
 
 def start(**kwargs: object) -> None:
-    """Begin to answer, once a process. A receiver of `signals.connecting`.
+    """Begin to answer, once a process; anew, if its sockets were removed.
 
-    Not in a process of uWSGI's in which no thread would be there to answer. Never raises: a
-    process whose status cannot be asked logs that and serves on. It is a warning from one
-    process, and information from those of the next minutes that say the same.
+    A receiver of `signals.connecting`. Not in a process of uWSGI's in which no thread would be
+    there to answer. Never raises: a process whose status cannot be asked logs that and serves on.
+    It is a warning from one process, and information from those of the next minutes that say the
+    same.
     """
-    global _listener, _warned
+    global _warned
     if not hasattr(socket, "AF_UNIX") or uwsgi.is_loading() or uwsgi.stands_still():
         return
     with _lock:
-        if _listener is not None:
+        if _listeners and all(listener.is_there() for listener in _listeners):
             return
+        _close_all()
         try:
-            _listener = Listener(directory.socket_path(directory.prepare(), os.getpid()))
+            path = directory.socket_path(directory.prepare(), os.getpid())
+            started = time.time()
+            # First the one that the other's clients go on to.
+            _listeners.append(Listener(path.with_suffix(directory.HAND), hands.serve))
+            _listeners.append(Listener(path, lambda client: _tell(client, started)))
         except Exception as error:
+            _close_all()
             if not _warned:
                 _warned = True
                 # Workers that come and go have all the same to say.
@@ -133,11 +158,17 @@ def start(**kwargs: object) -> None:
 
 def stop() -> None:
     """Answer no more. Does nothing in a process that does not answer."""
-    global _listener
     with _lock:
-        listener, _listener = _listener, None
-    if listener is not None:
-        listener.close()
+        _close_all()
+
+
+def _close_all() -> None:
+    while _listeners:
+        _listeners.pop().close()
+
+
+def _tell(client: socket.socket, started: float) -> None:
+    client.sendall(json.dumps(snapshot.take(started), default=str).encode())
 
 
 def _listen(path: Path) -> socket.socket:
@@ -149,6 +180,7 @@ def _listen(path: Path) -> socket.socket:
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         listening.bind(os.fspath(unborn))
+        unborn.chmod(0o600)  # nobody can connect yet
         listening.listen(BACKLOG)
         listening.setblocking(False)
         unborn.rename(path)
@@ -160,12 +192,11 @@ def _listen(path: Path) -> socket.socket:
 
 
 def _after_fork_in_child() -> None:
-    global _lock, _listener
+    global _lock
     # Another thread of the parent may have held the lock, and that thread is not here.
     _lock = threading.Lock()
-    listener, _listener = _listener, None
-    if listener is not None:
-        listener.forget()
+    while _listeners:
+        _listeners.pop().forget()
 
 
 atexit.register(stop)

@@ -1,4 +1,4 @@
-"""The report for people."""
+"""The report for people in full: every number of a pool, and its loans; and the servers."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def render(report: Report, width: int = 100) -> str:
     if report.collected.silent:
         parts.append("\n".join(clean(silence) for silence in report.collected.silent))
     if report.server:
-        parts.append("\n".join(_servers(report, width)))
+        parts.append(servers(report, width))
     return "\n\n".join(parts)
 
 
@@ -53,7 +53,7 @@ def _processes(processes: Sequence[Process], width: int) -> Iterator[str]:
     total = Figures.total(Figures.of(pool) for process in processes for pool in process["pools"])
     pools = [pool for process in processes for pool in process["pools"]]
     label = _total_label(len(processes), len(pools))
-    layout = _Layout([*map(_alias, pools), label], [*map(Figures.of, pools), total], width)
+    layout = _Layout([*map(alias_of, pools), label], [*map(Figures.of, pools), total], width)
     several = {
         "hosts": len({process["host"] for process in processes}) > 1,
         "projects": len({process.get("project", "") for process in processes}) > 1,
@@ -63,7 +63,7 @@ def _processes(processes: Sequence[Process], width: int) -> Iterator[str]:
     for process in processes:
         yield layout.process(process, several)
         for pool in process["pools"]:
-            yield layout.row(_INDENT + _alias(pool), Figures.of(pool))
+            yield layout.row(_INDENT + alias_of(pool), Figures.of(pool))
             yield from _remarks(pool, width)
             yield from _loans(pool["loans"], width)
         if not process["pools"]:
@@ -77,14 +77,14 @@ class _Layout:
     def __init__(self, labels: Sequence[str], rows: Sequence[Figures], width: int) -> None:
         self._width = width
         self._label = max(len(label) for label in labels) + len(_INDENT)
-        table = [_HEADINGS, *map(_cells, rows)]
+        table = [_HEADINGS, *[tuple(cells(row).values()) for row in rows]]
         self._columns = [max(map(len, column)) for column in zip(*table, strict=True)]
 
     def headings(self) -> str:
         return self._line("POOL", _HEADINGS)
 
     def row(self, label: str, figures: Figures) -> str:
-        return self._line(label, _cells(figures))
+        return self._line(label, tuple(cells(figures).values()))
 
     def process(self, process: Process, several: Mapping[str, bool]) -> str:
         """The process, with what tells it from others of the report."""
@@ -102,7 +102,7 @@ class _Layout:
         return _GAP.join([label.ljust(self._label), *numbers])
 
 
-def _alias(pool: Pool) -> str:
+def alias_of(pool: Pool) -> str:
     return shorten(", ".join(pool["aliases"]) or pool["alias"], MAX_ALIAS_WIDTH)
 
 
@@ -112,8 +112,9 @@ def _total_label(processes: int, pools: int) -> str:
     return f"{plural(processes, 'process', 'processes')}, {plural(pools, 'pool')}"
 
 
-def _cells(figures: Figures) -> tuple[str, ...]:
-    return (
+def cells(figures: Figures) -> dict[str, str]:
+    """The numbers of a pool, by the headings of their columns."""
+    numbers = (
         f"{figures.size}/{figures.max_size}",
         str(figures.in_use),
         str(figures.offered),
@@ -125,6 +126,7 @@ def _cells(figures: Figures) -> tuple[str, ...]:
         str(figures.opened),
         str(figures.lost),
     )
+    return dict(zip(_HEADINGS, numbers, strict=True))
 
 
 def _remarks(pool: Pool, width: int) -> Iterator[str]:
@@ -169,6 +171,11 @@ def _purpose(loan: Loan) -> str:
     note = loan.get("note") or "no request"
     pinned = loan.get("pinned")
     return f"{note}, pinned: {pinned}" if pinned else note
+
+
+def servers(report: Report, width: int = 100) -> str:
+    """What the servers say of their connections."""
+    return "\n".join(_servers(report, max(width, MIN_WIDTH)))
 
 
 def _servers(report: Report, width: int) -> Iterator[str]:

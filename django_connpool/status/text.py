@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Iterable
+from math import ceil
 
 
 def clean(text: object) -> str:
@@ -42,6 +44,12 @@ def duration(seconds: float) -> str:
         return f"{hours}h {minutes:02d}m"
     days, hours = divmod(hours, 24)
     return f"{days}d {hours:02d}h"
+
+
+def sparkline(values: Iterable[float], most: float, marks: str) -> str:
+    """A small chart: one of `marks`, the lowest first, for each value from 0 to `most`."""
+    top = len(marks) - 1
+    return "".join(marks[ceil(top * value / max(most, value, 1))] for value in values)
 
 
 def plural(count: int, noun: str, plural_noun: str | None = None) -> str:

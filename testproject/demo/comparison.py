@@ -59,7 +59,9 @@ class Comparison:
             stock = self._measure("without pooling", progress, pool=False)
             pooled = self._measure("django-connpool", progress, pool=True)
         report.side_by_side(console, [stock, pooled])
-        console.print("\n[bold]manage.py poolstatus[/], under that load", highlight=False)
+        console.print(
+            "\n[bold]manage.py poolstatus --loans --server[/], under that load", highlight=False
+        )
         console.out(self._poolstatus.rstrip(), highlight=False)
         console.print(
             "(One of the server's connections is the demo's own, to count the others.)\n",
@@ -110,4 +112,4 @@ class Comparison:
             seconds=POOLSTATUS_SECONDS,
         )
         with load.running():
-            self._poolstatus = site.manage("poolstatus", pool=True)
+            self._poolstatus = site.manage("poolstatus", "--loans", "--server", pool=True)

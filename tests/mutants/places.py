@@ -309,6 +309,31 @@ MUTANTS = [
         "",
         "a worker that is interrupted leaves its job to others",
     ),
+    # Hands
+    Mutant(
+        "status/hands.py",
+        "if not _is_same_user(client):",
+        "if False:",
+        "only its own user commands a process",
+    ),
+    Mutant(
+        "pool/control.py",
+        "if number is not None and slot.loan != number:",
+        "if False:",
+        "a later loan of the same connection is not cancelled",
+    ),
+    Mutant(
+        "status/server.py",
+        "            thread.start()\n",
+        "            self._answer_all()\n",
+        "no client is served by the thread that looks after the pools",
+    ),
+    Mutant(
+        "status/server.py",
+        "if _listeners and all(listener.is_there() for listener in _listeners):",
+        "if _listeners:",
+        "sockets that were removed come back",
+    ),
     # The page and the probes
     Mutant(
         "web/access.py",

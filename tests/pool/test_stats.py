@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from typing import Any
+
 import pytest
 
 from django_connpool import PoolTimeout
@@ -13,6 +16,7 @@ from tests.inside import (
 )
 
 from .fake import FakeServer, working_pool
+from .real.helpers import until_waiting
 
 
 def test_a_duration_falls_into_the_first_bucket_that_is_wide_enough() -> None:
@@ -128,3 +132,30 @@ def test_who_is_refused_at_once_was_not_served() -> None:
         stats = pool.get_stats()
         pool.putconn(conn)
     assert (stats["requests_num"], stats["requests_queued"], stats["requests_refused"]) == (2, 1, 1)
+
+
+def test_the_peak_is_what_was_in_use_and_in_line_at_a_time() -> None:
+    with working_pool(FakeServer(), max_size=2) as pool:
+        assert pool.snapshot()["peak"] == 0
+        lent = [pool.getconn(), pool.getconn()]
+        assert pool.snapshot()["peak"] == 2
+        with ThreadPoolExecutor(3) as executor:
+            waiting = [executor.submit(pool.getconn, 30) for _ in range(3)]
+            until_waiting(pool, 3)
+            while waiting:
+                pool.putconn(lent.pop())
+                lent.append(next_done(waiting).result())
+        for conn in lent:
+            pool.putconn(conn)
+        assert pool.snapshot()["peak"] == 5
+        pool.putconn(pool.getconn())
+        assert pool.snapshot()["peak"] == 5
+        pool.pop_stats()
+        assert pool.snapshot()["peak"] == 0
+
+
+def next_done(futures: list[Future[Any]]) -> Future[Any]:
+    """The first that is done, taken off the list."""
+    done = next(as_completed(futures, 30))
+    futures.remove(done)
+    return done

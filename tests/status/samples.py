@@ -82,8 +82,15 @@ def process(**changes: Any) -> dict[str, Any]:
     }
 
 
+def obeying(path: Path, *answers: bytes | None) -> Any:
+    """A process that is told a line by each of its clients before it answers."""
+    return answering(path, *answers, listens=True)
+
+
 @contextmanager
-def answering(path: Path, *answers: bytes | dict[str, Any] | None) -> Iterator[None]:
+def answering(
+    path: Path, *answers: bytes | dict[str, Any] | None, listens: bool = False
+) -> Iterator[None]:
     """A process that listens at `path` and gives these answers; None: it never answers."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listening:
         listening.bind(str(path))
@@ -100,6 +107,8 @@ def answering(path: Path, *answers: bytes | dict[str, Any] | None) -> Iterator[N
                     held.append(client)
                     continue
                 with client:
+                    if listens:
+                        client.recv(4096)
                     client.sendall(
                         answer if isinstance(answer, bytes) else json.dumps(answer).encode()
                     )

@@ -87,6 +87,30 @@ def fork_while_serving() -> None:
     os.waitpid(child, 0)
 
 
+def start_in_a_folder_that_is_read_only() -> None:
+    """Says what it logs when it cannot make its sockets, as a user whom modes bind."""
+    import logging
+
+    from tests import inside  # as long as the sources can be read
+
+    server = _server()
+    place = Path(os.environ["CONNPOOL_STATUS_DIR"])
+    warnings: list[str] = []
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: warnings.append(record.getMessage())  # type: ignore[method-assign]
+    logging.getLogger("django_connpool.status").addHandler(handler)
+    if os.getuid() == 0:
+        # The way to it, and itself.
+        place.parent.chmod(0o755)
+        os.chown(place, 65534, -1)
+        os.setuid(65534)
+    place.chmod(0o500)
+    server.directory.was_said = lambda text: False
+    server.start()
+    server.start()
+    _say(json.dumps({"answers": inside.listener() is not None, "warnings": warnings}))
+
+
 def borrow() -> None:
     """A site's process: borrows by a query and keeps the loan in a transaction."""
     _server()
@@ -112,7 +136,14 @@ def _server() -> Any:
 
 
 SCRIPTS: dict[str, Callable[[], None]] = {
-    script.__name__: script for script in (serve, serve_then_crash, fork_while_serving, borrow)
+    script.__name__: script
+    for script in (
+        serve,
+        serve_then_crash,
+        fork_while_serving,
+        start_in_a_folder_that_is_read_only,
+        borrow,
+    )
 }
 
 if __name__ == "__main__":

@@ -19,11 +19,11 @@ from django.db import connections
 
 from django_connpool import registry
 from django_connpool.management.commands import poolstatus
-from django_connpool.status import directory
+from django_connpool.status import directory, screen
 from tests import inside
 from tests.cluster import Server
 from tests.signals import ctrl_c_taken
-from tests.status.samples import answering, loan, pool, process
+from tests.status.samples import answering, loan, obeying, pool, process
 from tests.status.script import ROOT, running
 
 
@@ -37,7 +37,8 @@ def run(*args: str) -> str:
 def no_server(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every database says at once that it is down."""
     monkeypatch.setattr(
-        "django_connpool.status.activity.ask", lambda wrapper: {"error": "it is down"}
+        "django_connpool.status.activity.ask",
+        lambda wrapper, details=False: {"error": "it is down"},
     )
 
 
@@ -52,7 +53,7 @@ def test_no_process_is_said_with_where_it_looked(status_dir: Path) -> None:
 @pytest.mark.usefixtures("no_server")
 def test_a_database_that_is_down_does_not_hide_the_pools(status_dir: Path) -> None:
     with answering(status_dir / "4711.sock", process(pools=[pool(loans=[loan()])])):
-        shown = run()
+        shown = run("--loans", "--server")
     assert "pid 4711  gunicorn shop.wsgi" in shown
     assert "GET /shop/orders/" in shown
     assert "server of 'default' did not say: it is down\n" in shown
@@ -139,7 +140,7 @@ def test_one_unsafe_place_does_not_hide_another(
     with answering(status_dir / "4711.sock", process()):
         shown = run()
     assert shown.startswith(f"not looked into: {places[1]} is open to other users")
-    assert "pid 4711" in shown
+    assert "\n4711 " in shown
 
 
 @pytest.mark.usefixtures("status_dir")
@@ -166,7 +167,7 @@ def test_watching_asks_again_until_interrupted(
         if len(slept) == 2:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(poolstatus, "time", mock.Mock(wraps=time, sleep=sleep))
+    monkeypatch.setattr(screen, "time", mock.Mock(wraps=time, sleep=sleep))
     with answering(status_dir / "4711.sock", process(), process(pid=12)):
         shown = run("--format", "json", "--watch")
     first, second = map(json.loads, shown.splitlines())
@@ -188,8 +189,8 @@ def watched(no_server: None, monkeypatch: pytest.MonkeyPatch) -> Callable[[io.St
 
     def watch(out: io.StringIO) -> str:
         sleep = mock.Mock(side_effect=[None, KeyboardInterrupt])
-        monkeypatch.setattr(poolstatus, "time", mock.Mock(wraps=time, sleep=sleep))
-        call_command("poolstatus", "--watch", "1", stdout=out, no_color=True)
+        monkeypatch.setattr(screen, "time", mock.Mock(wraps=time, sleep=sleep))
+        call_command("poolstatus", "--watch", "1", "--loans", stdout=out, no_color=True)
         return out.getvalue()
 
     return watch
@@ -206,7 +207,7 @@ def test_a_watched_table_says_the_time_and_is_drawn_again_in_place(
         lines = drawn.split("\n")
         assert lines.pop() == "\x1b[J"
         assert all(line.endswith("\x1b[K") for line in lines)
-        assert time.strptime(lines[0].removesuffix("\x1b[K"), "%H:%M:%S")
+        assert time.strptime(lines[0].removesuffix("  (q ends)\x1b[K"), "%H:%M:%S")
 
 
 def test_a_table_higher_than_the_terminal_does_not_scroll_it(
@@ -218,7 +219,7 @@ def test_a_table_higher_than_the_terminal_does_not_scroll_it(
     lines = drawn.removesuffix("\x1b[J").splitlines()
     assert len(lines) < 12
     assert max(map(len, lines)) <= 90
-    assert lines[-1] == "(28 more lines: make the window higher)"
+    assert lines[-1] == "(30 more lines: make the window higher)"
 
 
 def test_what_is_no_terminal_gets_no_escape_codes(
@@ -293,7 +294,13 @@ def test_asking_makes_no_pool_and_needs_no_server(status_dir: Path) -> None:
     before = registry.live()
     env = environ(status_dir, "postgres://nobody@127.0.0.1:1/shop")
     shown = subprocess.run(
-        command(), cwd=ROOT, env=env, capture_output=True, text=True, timeout=180, check=True
+        command("--server"),
+        cwd=ROOT,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=180,
+        check=True,
     )
     assert shown.stdout.startswith("No running process of this project has a connection pool.")
     assert "server of 'default' did not say: " in shown.stdout
@@ -358,8 +365,8 @@ def test_other_projects_are_shown_when_asked_for(status_dir: Path, settings: Any
         shown = run()
         assert "There is 1 process of other projects: --all-projects shows them." in shown
         assert f"This one is '{ROOT}:tests'" in shown
-        assert "pid 4711" not in shown
-        assert "pid 4711" in run("--all-projects")
+        assert "4711" not in shown
+        assert "\n4711 " in run("--all-projects")
 
 
 def test_ctrl_c_ends_watching_cleanly(status_dir: Path) -> None:
@@ -382,3 +389,219 @@ def test_ctrl_c_ends_watching_cleanly(status_dir: Path) -> None:
         finally:
             watching.kill()
     assert (watching.returncode, errors) == (0, "")
+
+
+# -- The first screen ---------------------------------------------------------------------
+
+
+def held(*pids: int) -> dict[str, Any]:
+    """A process whose connections are all held for long."""
+    loans = [loan(held=75.0, backend_pid=pid) for pid in pids]
+    return process(pools=[pool(max_size=len(pids), loans=loans, waiting=0, longest_wait=0.0)])
+
+
+def test_the_first_line_is_the_verdict_and_no_server_is_asked(
+    status_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("django_connpool.status.activity.ask", None)
+    with answering(status_dir / "4711.sock", held(1, 2)):
+        shown = run()
+    assert shown.startswith(
+        "stuck: pid 4711, default: all 2 connections have been on loan for more than 1m 15s\n\n"
+    )
+
+
+@pytest.mark.usefixtures("no_server")
+def test_the_verdict_stands_in_the_json_too(status_dir: Path) -> None:
+    with answering(status_dir / "4711.sock", held(1)):
+        found = json.loads(run("--format", "json", "--advise"))
+    assert found["verdict"]["word"] == "stuck"
+    assert found["advice"]["default"].endswith("it is down")
+
+
+@pytest.mark.usefixtures("no_server")
+def test_advice_is_shown_alone(status_dir: Path) -> None:
+    with answering(status_dir / "4711.sock", process()):
+        shown = run("--advise")
+    assert "\n\ndefault: the server did not say how many it admits: it is down" in shown
+    assert "PROCESS" not in shown
+
+
+def test_one_process_is_shown_alone(status_dir: Path) -> None:
+    with (
+        answering(status_dir / "20.sock", process(pid=20), process(pid=20)),
+        answering(status_dir / "21.sock", process(pid=21), process(pid=21)),
+    ):
+        shown = run("--process", "21")
+        with pytest.raises(CommandError, match="No process 22 of this project"):
+            run("--process", "22")
+    assert "\n21 " in shown
+    assert "\n20 " not in shown
+
+
+@pytest.mark.parametrize(
+    ("least", "status"), [(None, 0), ("busy", 4), ("stuck", 4), ("down", 0)], ids=str
+)
+def test_the_exit_status_tells_what_it_was_asked_to_fail_on(
+    status_dir: Path, least: str | None, status: int
+) -> None:
+    asked = [] if least is None else ["--fail-on", least]
+    with answering(status_dir / "4711.sock", held(1)):
+        if not status:
+            run(*asked)
+            return
+        with pytest.raises(CommandError) as error:
+            run(*asked)
+    assert error.value.returncode == status
+    assert str(error.value).startswith("stuck: pid 4711")
+
+
+@pytest.mark.parametrize(
+    ("changes", "status"),
+    [
+        ({"waiting": 1, "longest_wait": 5.5}, 3),
+        ({"last_error": "connection refused"}, 5),
+    ],
+)
+def test_each_verdict_has_an_exit_status_of_its_own(
+    status_dir: Path, changes: Any, status: int
+) -> None:
+    with (
+        answering(status_dir / "4711.sock", process(pools=[pool(**changes)])),
+        pytest.raises(CommandError) as error,
+    ):
+        run("--fail-on", "busy")
+    assert error.value.returncode == status
+
+
+def test_the_limits_of_the_verdict_can_be_chosen(status_dir: Path) -> None:
+    waiting = process(pools=[pool(waiting=1, longest_wait=1.5)])
+    with answering(status_dir / "4711.sock", held(1), waiting):
+        assert run("--stuck-after", "80").startswith("well:")
+        assert run("--busy-after", "2").startswith("well:")
+
+
+def test_a_process_that_does_not_answer_keeps_its_own_status(status_dir: Path) -> None:
+    with (
+        answering(status_dir / "20.sock", b"nonsense", b"nonsense"),
+        answering(status_dir / "21.sock", process(pid=21), held(1)),
+    ):
+        for status in (2, 4):  # and a pool that is stuck comes before it
+            with pytest.raises(CommandError) as error:
+                run("--fail-on", "stuck")
+            assert error.value.returncode == status
+
+
+@pytest.mark.usefixtures("status_dir")
+def test_nobody_is_no_failure() -> None:
+    assert run("--fail-on", "busy").startswith("No running process")
+
+
+def test_a_process_without_pools_is_well(status_dir: Path) -> None:
+    with answering(status_dir / "4711.sock", process(pools=[])):
+        assert run("--fail-on", "busy").startswith("well: no pool is open")
+
+
+@pytest.mark.usefixtures("status_dir")
+def test_watching_does_not_end_with_a_status() -> None:
+    with pytest.raises(CommandError, match="does not end by itself"):
+        run("--watch", "--fail-on", "busy")
+
+
+def test_a_terminal_has_colours_unless_somebody_objects(
+    status_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+
+    def shown(**options: Any) -> str:
+        out = Terminal()
+        with answering(status_dir / "4711.sock", process()):
+            call_command("poolstatus", stdout=out, **options)
+        (status_dir / "4711.sock").unlink()
+        return out.getvalue()
+
+    assert shown().startswith("\x1b[32mwell\x1b[0m: ")
+    assert "\x1b" not in shown(no_color=True)
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert "\x1b" not in shown()
+    assert "\x1b" in shown(force_color=True)
+
+
+# -- Hands --------------------------------------------------------------------------------
+
+
+def test_a_command_is_done_by_every_process_and_said(status_dir: Path, cluster: Server) -> None:
+    env = environ(status_dir, cluster.url())
+    with running("borrow", status_dir, **env) as one, running("borrow", status_dir, **env) as two:
+        shown = run("resize", "7")
+        assert sorted(shown.splitlines()) == [
+            f"pid {pid}  default: max_size is 7, until the process ends"
+            for pid in sorted([one.pid, two.pid], key=str)
+        ]
+        shown = run("resize", "8", "--process", str(one.pid))
+        assert shown.startswith(f"pid {one.pid}  default: max_size is 8")
+        assert f"pid {two.pid}" not in shown
+        sizes = {
+            process["pid"]: process["pools"][0]["max_size"]
+            for process in json.loads(run("--format", "json"))["processes"]
+        }
+        assert sizes == {one.pid: 8, two.pid: 7}
+        backend = json.loads(one.said)["backend"]  # type: ignore[attr-defined]
+        with pytest.raises(CommandError) as error:
+            run("cancel", str(backend))
+        assert str(error.value) == (
+            f"not done: default: backend {backend} (no request) is in no statement:"
+            " there is nothing to cancel"
+        )
+
+
+@pytest.mark.usefixtures("status_dir")
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["resize"], "resize needs the size"),
+        (["cancel"], "cancel needs the backend's pid"),
+        (["drain", "5"], "drain takes no number"),
+        (["drain"], "No running process of this project has such a pool."),
+        (["cancel", "5"], "No running process of this project has a loan of backend 5."),
+        (["dance"], "invalid choice: 'dance'"),
+    ],
+)
+def test_what_cannot_be_done_is_said(args: list[str], said: str) -> None:
+    with pytest.raises(CommandError, match=said):
+        run(*args)
+
+
+def test_resize_wants_an_alias_where_there_are_several(status_dir: Path) -> None:
+    pools = [pool(), pool(alias="other", aliases=["other"])]
+    with (
+        answering(status_dir / "4711.sock", process(pools=pools)),
+        pytest.raises(CommandError, match="resize needs --database, one of: default, other"),
+    ):
+        run("resize", "5")
+
+
+def test_a_backend_of_two_servers_is_not_guessed(status_dir: Path) -> None:
+    with (
+        answering(status_dir / "20.sock", {**held(77), "pid": 20}),
+        answering(status_dir / "21.sock", {**held(77), "pid": 21}),
+        pytest.raises(CommandError, match="There are 2 loans of a backend 77"),
+    ):
+        run("cancel", "77")
+
+
+def test_who_does_not_obey_is_said_with_the_exit_status(status_dir: Path) -> None:
+    path = directory.socket_path(status_dir, 20)
+    with (
+        answering(path, process(pid=20), process(pid=20)),
+        obeying(path.with_suffix(directory.HAND), b'{"ok": false, "text": "no, thank you"}'),
+        answering(status_dir / "21.sock", b"nonsense"),
+        pytest.raises(CommandError) as error,
+    ):
+        run("drain")
+    assert error.value.returncode == 1
+    assert str(error.value).splitlines() == [
+        "not done: pid 21 answered something that is not JSON",
+        "not done: no, thank you",
+    ]

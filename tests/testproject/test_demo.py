@@ -74,7 +74,7 @@ def test_the_demo_measures_and_leaves_nothing_running(project: Path) -> None:
     assert 1 <= stock <= 16
     assert 1 <= pooled <= 8
     assert f"= 8 connections; the server never held more than {pooled}." in output
-    shown = output.partition("manage.py poolstatus")[2]
+    shown = output.partition("manage.py poolstatus --loans --server")[2]
     assert shown.count("gunicorn") >= 2
     nothing_left(project)
 

@@ -1,14 +1,14 @@
-"""`manage.py poolstatus`: the pools of the running processes, shown once or again and again."""
+"""`manage.py poolstatus`: whether the pools of the running processes are well; acting on them."""
 
 from __future__ import annotations
 
 import argparse
 import os
-import shutil
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
 
@@ -18,49 +18,64 @@ from django.db import connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from django_connpool import registry
-from django_connpool.status import activity, origin, table
+from django_connpool.status import activity, advice, hands, origin, overview, sides, table
 from django_connpool.status.collect import collect
+from django_connpool.status.document import Process
+from django_connpool.status.history import History
+from django_connpool.status.readiness import BUSY, DOWN, STUCK, Limits
 from django_connpool.status.report import Report
-from django_connpool.status.text import plural
+from django_connpool.status.screen import Screen
+from django_connpool.status.text import plural, wrapped
+from django_connpool.status.verdict import is_as_bad_as
 
 WATCH_SECONDS = 2.0
-PIPED_WIDTH = 100
 
 NO_ANSWER = 2  # exit status: a process gave no usable answer
+BAD = {BUSY: 3, STUCK: 4, DOWN: 5}  # exit statuses of --fail-on
 
-_CLEAR_SCREEN = "\x1b[H\x1b[2J"
-# For a screen that is drawn again: nothing flickers, and nothing moves up into the history.
-_TOP = "\x1b[H"
-_CLEAR_LINE = "\x1b[K"
-_CLEAR_BELOW = "\x1b[J"
+HAND_SECONDS = 10.0  # for a process to do what it is told
+_WITH_NUMBER = {"resize": "the size", "cancel": "the backend's pid of a loan"}
 
 
 class Command(BaseCommand):
     """Needs no database, no system check and no pool: it is for when things are wrong."""
 
     help = (
-        "Show the connection pools of the running processes of this project and user, and how"
-        " many connections the servers have. Exits with status 2 when a process gave no usable"
-        " answer."
+        "Say whether the connection pools of the running processes of this project and user are"
+        " well, busy (somebody waits for long), stuck (all connections are held for long) or down"
+        " (connecting fails), and act on them. Exits with status 2 when a process gave no usable"
+        " answer, with 1 when something was not done."
     )
     requires_system_checks: list[str] = []  # noqa: RUF012
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument(
-            "--format",
-            choices=("table", "json", "prometheus"),
-            default="table",
-            help="What to print (default: table).",
+            "do",
+            nargs="?",
+            choices=hands.VERBS,
+            help="Act: drain replaces every connection; resize N sets max_size until the process"
+            " ends; suspend lends nothing more until resume; cancel PID ends the statement of the"
+            " loan with that backend; close-idle closes idle connections down to min_size.",
         )
         parser.add_argument(
-            "--database",
-            metavar="ALIAS",
-            help="Show only the pools and the server of this database alias.",
+            "number", nargs="?", type=int, metavar="N", help="The N or PID of resize and cancel."
         )
         parser.add_argument(
-            "--all-projects",
+            "--process", metavar="PID", type=int, help="Only this process (default: all)."
+        )
+        parser.add_argument(
+            "--database", metavar="ALIAS", help="Only the pools and the server of this alias."
+        )
+        parser.add_argument("--loans", action="store_true", help="Show who has each connection.")
+        parser.add_argument(
+            "--server",
             action="store_true",
-            help="Show the processes of this user's other projects too.",
+            help="Ask the servers: all their sessions, the pools' and foreign ones side by side.",
+        )
+        parser.add_argument(
+            "--advise",
+            action="store_true",
+            help="Say whether max_size suits the server and what was wanted, and what to write.",
         )
         parser.add_argument(
             "--watch",
@@ -68,99 +83,229 @@ class Command(BaseCommand):
             nargs="?",
             type=_seconds,
             const=WATCH_SECONDS,
-            help=f"Print again every so many seconds ({WATCH_SECONDS:g} if not given)"
-            " until Ctrl-C.",
+            help=f"Show it again every so many seconds ({WATCH_SECONDS:g} if not given); q ends.",
+        )
+        parser.add_argument(
+            "--fail-on",
+            choices=tuple(BAD),
+            help="Exit with status 3 (busy), 4 (stuck) or 5 (down) if a pool is as bad as this.",
+        )
+        parser.add_argument(
+            "--busy-after",
+            metavar="SECONDS",
+            type=_seconds,
+            help="A pool is busy when somebody has waited longer (CONNPOOL_BUSY_AFTER, 5).",
+        )
+        parser.add_argument(
+            "--stuck-after",
+            metavar="SECONDS",
+            type=_seconds,
+            help="It is stuck when all loans are older (CONNPOOL_STUCK_AFTER, 60).",
+        )
+        parser.add_argument(
+            "--format",
+            choices=("table", "json", "prometheus"),
+            default="table",
+            help="What to print (default: table).",
+        )
+        parser.add_argument(
+            "--all-projects", action="store_true", help="This user's other projects too."
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
         if not hasattr(socket, "AF_UNIX"):
             raise CommandError("This platform has no Unix sockets, so there is no pool status.")
-        wrappers = _pooled(options["database"])
-        show = {
-            "table": self._show_table,
-            "json": self._show_json,
-            "prometheus": self._show_prometheus,
-        }[options["format"]]
-        watch = options["watch"]
-        self._is_drawn = False
-        try:
-            silent = self._show(show, wrappers, options)
-            while watch:
-                time.sleep(watch)
-                self._show(show, wrappers, options)
-        except KeyboardInterrupt:
-            if not watch:
-                raise
+        self._options = options
+        self._wrappers = _pooled(options["database"])
+        if os.environ.get("NO_COLOR") and not options["force_color"]:
+            self.stderr.style_func = None
+        if options["do"]:
+            self._act()
             return
+        if options["number"] is not None:
+            raise CommandError("A number is for resize and cancel.")
+        if options["watch"] and options["fail_on"]:
+            raise CommandError("--watch does not end by itself, so --fail-on has no meaning there.")
+        colours = True if options["force_color"] else False if options["no_color"] else None
+        self._screen = Screen(self.stdout, colours)
+        try:
+            if options["watch"]:
+                self._watch(options["watch"])
+                return
+            report = self._ask()
+            self._screen.write(self._text(report))
         except BrokenPipeError:
             # Whoever read has seen enough, as `head` does.
             self._stop_writing()
             return
+        self._judge(report)
+
+    # -- Showing --------------------------------------------------------------------------
+
+    def _watch(self, seconds: float) -> None:
+        history = History()
+        is_drawn = self._screen.is_terminal and self._options["format"] == "table"
+        with suppress(KeyboardInterrupt), self._screen.taking_keys():
+            going_on = True
+            while going_on:
+                text = self._text(self._ask(), history)
+                self._screen.draw(text) if is_drawn else self._screen.write(text)
+                going_on = self._screen.wait(seconds)
+
+    def _ask(self) -> Report:
+        options = self._options
+        details = options["server"] or options["advise"]
+        server = {}
+        if details or options["format"] != "table":
+            server = {
+                alias: activity.ask(wrapper, details) for alias, wrapper in self._wrappers.items()
+            }
+        report = Report(collect(all_projects=options["all_projects"]), server)
+        if options["database"]:
+            report = report.only(options["database"])
+        if options["process"]:
+            report = report.of_process(options["process"])
+            if not (report.processes or report.collected.silent):
+                pid = options["process"]
+                raise CommandError(f"No process {pid} of this project has a connection pool.")
+        return report
+
+    def _text(self, report: Report, history: History | None = None) -> str:
+        options = self._options
+        if options["format"] == "prometheus":
+            return _prometheus(report)
+        limits = Limits.from_settings()
+        busy_after = options["busy_after"] or limits.busy_after
+        judged = overview.judge(report, busy_after, options["stuck_after"] or limits.stuck_after)
+        if options["format"] == "json":
+            word, reason = overview.sum_up(judged)
+            more: dict[str, Any] = {"verdict": {"word": word, "reason": reason}}
+            if options["advise"]:
+                more["advice"] = advice.advise(report)
+            # One document a line is what reads a stream of them.
+            return report.as_json(None if history is not None else 2, **more)
+        return "\n".join(self._lines(report, judged, history))
+
+    def _lines(
+        self, report: Report, judged: list[overview.Judged], history: History | None
+    ) -> Iterator[str]:
+        options, found = self._options, report.collected
+        width = max(self._screen.size.columns, table.MIN_WIDTH)
+        if found.refused and not report.processes and history is None:
+            raise CommandError("; ".join(found.refused))
+        if history is not None:
+            yield f"{time.strftime('%H:%M:%S')}  (q ends)"
+        yield from (f"not looked into: {refusal}" for refusal in found.refused)
+        if judged:
+            yield overview.headline(judged, width, self._screen.paint)
+        elif report.processes:
+            yield "well: no pool is open"
+        else:
+            yield _nobody(report)
+        if history is not None:
+            yield ""
+            yield from history.lines(report, width, self._screen.marks)
+        parts = []
+        if options["loans"]:
+            parts.append(table.render(Report(found)))
+        elif not (options["server"] or options["advise"]):
+            parts.append(overview.render(judged, width, self._screen.paint))
+        if options["server"]:
+            parts += [table.servers(report, width), sides.render(report, width)]
+        if options["advise"]:
+            advised = advice.advise(report).values()
+            parts.append("\n\n".join("\n".join(wrapped(text, width, "")) for text in advised))
+        for part in filter(None, parts):
+            yield ""
+            yield part
+
+    def _judge(self, report: Report) -> None:
+        """End with another status than 0, if there is reason to."""
+        options, silent = self._options, len(report.collected.silent)
+        limits = Limits.from_settings()
+        busy_after = options["busy_after"] or limits.busy_after
+        judged = overview.judge(report, busy_after, options["stuck_after"] or limits.stuck_after)
+        # One that did not answer in time has a status of its own: the machine may be slow.
+        pools = [one for one in judged if one.pool]
+        word, reason = overview.sum_up(pools)
+        if options["fail_on"] and is_as_bad_as(word, options["fail_on"]):
+            raise CommandError(f"{word}: {reason}", returncode=BAD[word])
         if silent:
             raise CommandError(
                 f"{plural(silent, 'process', 'processes')} gave no usable answer.",
                 returncode=NO_ANSWER,
             )
 
-    def _show(
-        self,
-        show: Callable[[Report, bool], None],
-        wrappers: dict[str, BaseDatabaseWrapper],
-        options: dict[str, Any],
-    ) -> int:
-        """Print one report; how many processes gave no usable answer."""
-        server = {alias: activity.ask(wrapper) for alias, wrapper in wrappers.items()}
-        report = Report(collect(all_projects=options["all_projects"]), server)
-        if options["database"]:
-            report = report.only(options["database"])
-        show(report, bool(options["watch"]))
-        self.stdout.flush()  # whoever reads a pipe wants it now, not when the buffer is full
-        return len(report.collected.silent)
-
     def _stop_writing(self) -> None:
         """Have the interpreter's end, which writes what is left in the buffer, not fail again."""
         with suppress(OSError), open(os.devnull, "wb") as nothing:
             os.dup2(nothing.fileno(), sys.stdout.fileno())
 
-    def _show_table(self, report: Report, watching: bool) -> None:
-        found = report.collected
-        if found.refused and not report.processes and not watching:
-            raise CommandError("; ".join(found.refused))
-        lines = [f"not looked into: {refusal}" for refusal in found.refused]
-        if not report.processes and not found.silent:
-            lines.append(_nobody(report))
-        is_terminal = self.stdout.isatty() and os.environ.get("TERM") != "dumb"
-        size = shutil.get_terminal_size((PIPED_WIDTH, 24))
-        lines.append(table.render(report, size.columns if is_terminal else PIPED_WIDTH))
-        if watching:
-            lines.insert(0, time.strftime("%H:%M:%S"))
-            lines.append("")
-        shown = "\n".join(lines)
-        if watching and is_terminal:
-            self._draw([line[: size.columns] for line in shown.splitlines()], size.lines)
-        else:
-            self.stdout.write(shown)
+    # -- Acting ---------------------------------------------------------------------------
 
-    def _draw(self, lines: list[str], height: int) -> None:
-        """Show lines from the top of the terminal, over those drawn before, without scrolling."""
-        if len(lines) >= height:
-            hidden = len(lines) - height + 2
-            lines = [*lines[: max(height - 2, 0)], f"({hidden} more lines: make the window higher)"]
-        start = _TOP if self._is_drawn else _CLEAR_SCREEN
-        self._is_drawn = True
-        text = "".join(f"{line}{_CLEAR_LINE}\n" for line in lines)
-        self.stdout.write(start + text + _CLEAR_BELOW, ending="")
+    def _act(self) -> None:
+        """Have each process that is meant do what is asked."""
+        do, number, alias = (self._options[name] for name in ("do", "number", "database"))
+        if do in _WITH_NUMBER and number is None:
+            raise CommandError(f"{do} needs {_WITH_NUMBER[do]}: poolstatus {do} N")
+        if do not in _WITH_NUMBER and number is not None:
+            raise CommandError(f"{do} takes no number.")
+        command = {"do": do, **({"pool": alias} if alias else {})}
+        if number is not None:
+            command["size" if do == "resize" else "loan"] = number
+        report = Report(collect())
+        if alias:
+            report = report.only(alias)
+        if self._options["process"]:
+            report = report.of_process(self._options["process"])
+        pids = self._meant(report, do, number)
+        with ThreadPoolExecutor(min(len(pids), 16)) as executor:
+            answers = executor.map(lambda pid: hands.send(pid, command, HAND_SECONDS), pids)
+        failed = [str(silence) for silence in report.collected.silent if do != "cancel"]
+        for pid, answer in zip(pids, answers, strict=True):
+            if answer["ok"]:
+                self.stdout.write(f"pid {pid}  {answer['text']}")
+            else:
+                failed.append(answer["text"])
+        if failed:
+            raise CommandError("\n".join(f"not done: {text}" for text in failed))
 
-    def _show_json(self, report: Report, watching: bool) -> None:
-        # One document a line is what reads a stream of them.
-        self.stdout.write(report.as_json(indent=None if watching else 2))
+    def _meant(self, report: Report, do: str, number: int | None) -> list[int]:
+        """The processes that are to do it. Raises CommandError when there is none."""
+        aliases = {tuple(pool["aliases"]) for pool in _pools(report.processes)}
+        if do == "resize" and len(aliases) > 1:
+            names = ", ".join(sorted(name for names in aliases for name in names))
+            raise CommandError(f"resize needs --database, one of: {names}")
+        meant = report.processes
+        if do == "cancel":
+            meant = [
+                process
+                for process in meant
+                for loan in (loan for pool in process["pools"] for loan in pool["loans"])
+                if loan["backend_pid"] == number
+            ]
+            if len(meant) > 1:  # two servers may have the same pid
+                raise CommandError(
+                    f"There are {len(meant)} loans of a backend {number}: see --loans;"
+                    " choose by --process or --database."
+                )
+        if not meant:
+            what = f"has a loan of backend {number}" if do == "cancel" else "has such a pool"
+            silent = "".join(f" {silence}." for silence in report.collected.silent)
+            raise CommandError(f"No running process of this project {what}.{silent}")
+        return [process["pid"] for process in meant]
 
-    def _show_prometheus(self, report: Report, watching: bool) -> None:
-        try:
-            from django_connpool.contrib import prometheus
-        except ImproperlyConfigured as error:
-            raise CommandError(str(error)) from error
-        self.stdout.write(prometheus.render(report))
+
+def _prometheus(report: Report) -> str:
+    try:
+        from django_connpool.contrib import prometheus
+    except ImproperlyConfigured as error:
+        raise CommandError(str(error)) from error
+    return prometheus.render(report)
+
+
+def _pools(processes: list[Process]) -> Iterator[Any]:
+    return (pool for process in processes for pool in process["pools"])
 
 
 def _seconds(text: str) -> float:
