@@ -52,7 +52,7 @@ class Pool:
         self._watch = watch
         self._checking = Checking(core, crew, upkeep)
         # Called by whoever has stood in line and been served, with the seconds; outside of locks.
-        self.waited: Callable[[float], None] | None = None
+        self.waited: Callable[[float], None] = lambda seconds: None
 
     # -- Borrowing ------------------------------------------------------------------------
 
@@ -173,7 +173,7 @@ class Pool:
                 is_fresh = queued and session.cleaning is None and now < slot.idle_since + FRESH
                 fits = is_fresh and not core.limits.asks_each and session.is_alive()
                 if fits or self._checking.is_fit(slot, now, began + seconds - now):
-                    if has_queued and self.waited is not None:
+                    if has_queued:
                         self.waited(now - began)
                     return slot
                 waiter = waiter.again()
