@@ -61,6 +61,7 @@ def stages() -> list[Stage]:
         for environment, seconds in (
             ("newest-deep", 600),
             ("newest-ways", 180),
+            ("page", 90),
             ("works-with", 40),
             ("oldest-deep", 600),
             ("py313-django61-psycopg32-pool", 80),
@@ -76,7 +77,7 @@ def stages() -> list[Stage]:
             ("py310-django51", 45),
         )
     ]
-    return [deep[0], suite[0], *deep[1:3], suite[1], deep[3], *suite[2:4], *deep[4:], *suite[4:]]
+    return [deep[0], suite[0], *deep[1:4], suite[1], deep[4], *suite[2:4], *deep[5:], *suite[4:]]
 
 
 class Run:

@@ -11,6 +11,7 @@ from django.apps import AppConfig
 class ConnectionPoolConfig(AppConfig):
     name = "django_connpool"
     verbose_name = "Connection pool"
+    default_auto_field = "django.db.models.BigAutoField"  # of what stands for the page in the admin
 
     def ready(self) -> None:
         from . import checks, runners, signals, tasks

@@ -48,6 +48,7 @@ def register() -> None:
     # This one under it: it has to ask the server.
     register_check(check_functions, Tags.database)
     register_check(check_servers, Tags.database)
+    register_check(check_deployment, TAG, deploy=True)
 
 
 def check_pools(
@@ -64,6 +65,13 @@ def check_pools(
     messages.extend(_check_server())
     messages.extend(site_checks.of_settings(entries))
     return messages
+
+
+def check_deployment(
+    app_configs: Sequence[AppConfig] | None = None, **kwargs: Any
+) -> list[CheckMessage]:
+    """What `manage.py check --deploy` says. Opens no connection."""
+    return list(site_checks.of_deployment()) if _pooled_entries() else []
 
 
 def check_servers(

@@ -25,7 +25,7 @@ from .pool.limits import Limits
 from .pool.locking import LOCKED_AFTER
 from .pool.offers import Watch
 from .pool.pool import Pool
-from .pool.protocols import Errors
+from .pool.protocols import Errors, Events
 from .pool.upkeep import Upkeep
 from .process import ending
 from .process.background import NEVER, background
@@ -93,6 +93,7 @@ class ConnectionPool(Pool, Generic[CT]):
     `keep_min`: False opens `min_size` only once `warm` is called.
     `describe`: called at each borrow; what it returns tells in reports, by its str(), what
     the loan is for.
+    `events`: who hears of waits, leaks, closings and outages: see pool/protocols.py.
 
     `locked_after`: how long nothing moves before it is looked whether all of those for whom
     `describe` knows a name wait for each other, which is told at once.
@@ -151,6 +152,7 @@ class ConnectionPool(Pool, Generic[CT]):
         keep_min: bool = True,
         has_offers: bool = False,
         describe: Callable[[], object] | None = None,
+        events: Events | None = None,
     ) -> None:
         name = name or f"pool-{next(_numbers)}"
         self.close_returns = close_returns
@@ -187,6 +189,7 @@ class ConnectionPool(Pool, Generic[CT]):
             command_timeout,
         )
         core = Core(name, limits, self._opening, _ERRORS, monotonic, keep_min, describe)
+        core.news.events = events
         crew = Crew(core, _of(self, reconnect_failed) if reconnect_failed else None)
         upkeep = Upkeep(core, crew)
         core.ticket = background.join(upkeep)
@@ -314,15 +317,16 @@ class ConnectionPool(Pool, Generic[CT]):
         """Everything there is to see, at one moment; opens nothing. Times are seconds."""
         return self._control.snapshot()
 
+    def glance(self) -> dict[str, Any]:
+        """The quick part of it: no histograms, no history, nothing of what the borrowers are at."""
+        return self._control.glance()
+
     def numbers(self) -> dict[str, Any]:
         """The snapshot but for the loans: all that can be added up, for metrics."""
         return self._control.numbers()
 
     def durations(self) -> dict[str, list[float]]:
-        """Each wait, hold and connect time since the last call, in seconds, for one who asks again.
-
-        They are kept from the first call on, and of each no more than `MOST_KEPT`.
-        """
+        """Each wait, hold and connect time since the last call, in seconds; see `MOST_KEPT`."""
         return self._control.durations()
 
     def __repr__(self) -> str:
@@ -349,7 +353,13 @@ class Loan(ContextDecorator, Generic[CT]):
     def __enter__(self) -> CT:
         if self._conn is not None:
             raise RuntimeError("this block is under way already: call connection() for another")
-        self._conn = conn = self._pool.getconn(self._timeout)
+        try:
+            self._conn = conn = self._pool.getconn(self._timeout)
+        except PoolTimeout as error:
+            self._pool.tell_timed_out(error)
+            raise
+        if conn._slot.waited:  # type: ignore[attr-defined]
+            self._pool.tell_waited(conn)
         return conn
 
     def __exit__(

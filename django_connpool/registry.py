@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Callable, Iterator, Mapping
-from functools import partial
+from collections.abc import Iterator, Mapping
 from time import monotonic
 from typing import Any, cast
 from weakref import WeakSet
@@ -44,7 +43,6 @@ class Binding:
         self.configured: set[str] = set()  # those of them that DATABASES had, and had like this
         self.announced = False  # `pool_created` was sent in this process
         self.pool = self._make_pool(wrapper)
-        self.pool.waited = partial(_tell_of_wait, weakref.ref(self.pool))
 
     def _make_pool(self, wrapper: Borrower) -> ConnectionPool[Any]:
         arguments = self.options.pool_kwargs()
@@ -60,6 +58,7 @@ class Binding:
             command_timeout=self.options.command_timeout,  # see session/vanished.py
             ping_after=PING_AFTER_WITH_HEALTH_CHECKS if health_checks else PING_AFTER,
             describe=scopes.current.get,
+            events=signals.Events(),
             **arguments,
         )
 
@@ -106,14 +105,6 @@ class Binding:
         first = identity.at_first(alias) or {}
         return bool(
             entry == self.settings or identity.chosen(entry, first, self.key[0]) == self.key[3]
-        )
-
-
-def _tell_of_wait(pool_of: Callable[[], ConnectionPool[Any] | None], waited: float) -> None:
-    """Send the signal, where anybody listens. By a weak reference: nothing keeps a pool alive."""
-    if signals.connection_waited.receivers and (pool := pool_of()) is not None:
-        signals.connection_waited.send_robust(
-            sender=ConnectionPool, pool=pool, name=pool.name, waited=waited
         )
 
 

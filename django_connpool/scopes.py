@@ -49,7 +49,8 @@ class Scope:
     def __init__(self, note: str | None, block: object = None) -> None:
         self.note = note  # its name; see __str__
         self.borrowers: set[Any] = set()  # database wrappers that hold a connection, or held one
-        self.in_vain: dict[Any, BaseException] = {}  # pools it has waited for, and what they said
+        # Pools it has waited for in vain, and what they said. None: one that did not let it wait.
+        self.in_vain: dict[Any, BaseException] = {}
         self.ended = False  # nobody will give back what is borrowed for it from now on
         self.task: weakref.ref[asyncio.Task[Any]] | None = None  # that does it, if one does
         self.life = Life(note, block)

@@ -8,7 +8,8 @@ from types import CodeType
 from typing import Any
 
 from django.conf import settings
-from django.core.checks import CheckMessage, Warning
+from django.core.checks import CheckMessage, Error, Warning
+from django.core.exceptions import ImproperlyConfigured
 from django.db import connections
 
 from django_connpool import conf, deployment
@@ -16,6 +17,8 @@ from django_connpool.conf import PoolOptions
 
 APP = "django_connpool"
 STREAMING = "StreamingHttpResponse"
+PAGE = "django_connpool.web.page"
+SHORTEST_TOKEN = 20  # characters: what is shorter is guessed
 
 Entries = Mapping[str, Mapping[str, Any]]
 
@@ -38,6 +41,22 @@ def of_settings(entries: Entries) -> Iterator[CheckMessage]:
         yield from _check_health_checks(_name(alias), entry, options)
         yield from _check_timeout(_name(alias), options, limit)
     yield from _check_streaming(entries)
+    yield from _check_thresholds()
+    yield from _check_token()
+    if _is_mounted():
+        yield from _check_page()
+
+
+def of_deployment() -> Iterator[CheckMessage]:
+    """What `manage.py check --deploy` says of the page."""
+    if settings.DEBUG and _is_mounted():
+        yield Warning(
+            "DEBUG is on, so everybody may see the page of the connection pools: requests, lines "
+            "of code, statements.",
+            hint="Set DEBUG to False. The page is then for staff and for who has CONNPOOL_TOKEN.",
+            obj="DEBUG",
+            id="django_connpool.W022",
+        )
 
 
 def of_servers(entries: Entries, databases: Sequence[str]) -> Iterator[CheckMessage]:
@@ -123,6 +142,72 @@ def _check_streaming(entries: Entries) -> Iterator[CheckMessage]:
             obj=", ".join(map(_name, atomic)),
             id="django_connpool.W010",
         )
+
+
+def _check_page() -> Iterator[CheckMessage]:
+    """Whether there is anybody who may see it."""
+    knows_users = any(path.endswith("AuthenticationMiddleware") for path in settings.MIDDLEWARE)
+    if not knows_users and not getattr(settings, "CONNPOOL_TOKEN", None):
+        yield Warning(
+            "The page of the connection pools is mounted, and nobody can be told from others: "
+            "there is no AuthenticationMiddleware and no CONNPOOL_TOKEN. Without DEBUG it is "
+            "closed to everybody, and so are status.json and metrics.",
+            hint="Set CONNPOOL_TOKEN, or add "
+            '"django.contrib.auth.middleware.AuthenticationMiddleware" to MIDDLEWARE.',
+            obj="CONNPOOL_TOKEN",
+            id="django_connpool.W020",
+        )
+
+
+def _check_token() -> Iterator[CheckMessage]:
+    token = getattr(settings, "CONNPOOL_TOKEN", None)
+    if token is None:
+        return
+    if not isinstance(token, str) or not token.strip():
+        problem = "is empty, and opens nothing" if token in ("", b"") else "is no text"
+        problem = "is blank" if isinstance(token, str) and token else problem
+    elif len(token) < SHORTEST_TOKEN:
+        problem = f"has {len(token)} characters, and may be guessed"
+    else:
+        return
+    yield Warning(
+        f"CONNPOOL_TOKEN {problem}.",
+        hint="Make one: python -c 'import secrets; print(secrets.token_urlsafe(32))'. Or remove "
+        "the setting: then nothing but staff's session opens the page.",
+        obj="CONNPOOL_TOKEN",
+        id="django_connpool.W021",
+    )
+
+
+def _check_thresholds() -> Iterator[CheckMessage]:
+    from django_connpool.status.readiness import Limits
+
+    try:
+        Limits.from_settings()
+    except ImproperlyConfigured as error:
+        yield Error(f"{error}.", obj="settings", id="django_connpool.E005")
+
+
+def _is_mounted() -> bool:
+    if not _serves():
+        return False
+    from django.urls import get_resolver
+
+    try:
+        return _has_page(get_resolver().url_patterns)
+    except Exception:  # Django's own checks report a URLconf that cannot be read
+        return False
+
+
+def _has_page(patterns: Sequence[Any]) -> bool:
+    return any(
+        _has_page(pattern.url_patterns)
+        if hasattr(pattern, "url_patterns")
+        else getattr(pattern.callback, "__module__", "") == PAGE
+        for pattern in patterns
+        # Where the admin shows it, the admin asks who comes.
+        if getattr(pattern, "app_name", None) != "admin"
+    )
 
 
 def _streaming_views(patterns: Sequence[Any], atomic: Sequence[str]) -> Iterator[str]:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -8,7 +9,7 @@ from typing import Any
 import pytest
 from django.conf import settings
 
-from tests import scratch
+from tests import inside, scratch
 from tests.cluster import Cluster, Server
 from tests.databases import Databases
 from tests.proxy import Proxy
@@ -56,6 +57,12 @@ def dsn(cluster: Server) -> str:
     return cluster.dsn()
 
 
+@pytest.fixture(autouse=True)
+def nothing_was_logged() -> None:
+    """What a test before this one has logged is no reason not to log it again."""
+    inside.forget_bursts()
+
+
 @pytest.fixture
 def make_cluster() -> Iterator[Callable[..., Cluster]]:
     """A function that starts a server of the test's own, as `Cluster(**kwargs)` would."""
@@ -101,3 +108,12 @@ def point_at(server: Server, database: dict[str, Any]) -> None:
     place = server.django()
     options = {**place.pop("OPTIONS"), **database["OPTIONS"]}
     database.update(place, OPTIONS=options)
+
+
+@pytest.fixture
+def little_garbage() -> Iterator[None]:
+    """The collector, which is asked hundreds of times, has only what the test leaves to look at."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()

@@ -99,11 +99,12 @@ def _forget(aliases: list[str]) -> None:
 
 def has_told_all(pool: Any) -> None:
     """Wait until all that the pool has to report is in the log of this test, not of the next."""
-    name = f"{pool.name}-news"
+    names = {f"{pool.name}-news", f"{pool.name}-warnings"}
     wait_until(lambda: not inside.has_news(pool), "the pool has told all")
     # Not `join`: one that is just being started cannot be joined yet.
     wait_until(
-        lambda: all(thread.name != name for thread in threading.enumerate()), "its teller is gone"
+        lambda: all(thread.name not in names for thread in threading.enumerate()),
+        "its teller is gone",
     )
 
 
@@ -134,7 +135,8 @@ def round_trips(wrapper: Any, work: Callable[[], object]) -> int:
 
     By libpq's own record of what was sent.
     """
-    pgconn = wrapper.connection.pgconn
+    # Past `connection`: who reads that may do with it what no cursor sees.
+    pgconn = (getattr(wrapper, "in_hand", None) or wrapper.connection).pgconn
     with tempfile.TemporaryFile() as record:
         pgconn.trace(record.fileno())
         try:

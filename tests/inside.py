@@ -34,6 +34,7 @@ from django_connpool.pool import pool as pool_module
 from django_connpool.pool import slots as slots_module
 from django_connpool.pool import stats as stats_module  # noqa: F401
 from django_connpool.pool.growth import PATIENCE, worth_opening  # noqa: F401
+from django_connpool.pool.history import EVENTS, EVERY, KEPT, History  # noqa: F401
 from django_connpool.pool.line import Waiter  # noqa: F401
 from django_connpool.pool.outage import (  # noqa: F401
     FIRST_RETRY,
@@ -194,8 +195,8 @@ def retries_at(pool: Any) -> float:
 
 
 def has_news(pool: Any) -> bool:
-    """Whether there is something that the pool has to log, and has not logged yet."""
-    return bool(pool._core.warnings)
+    """Whether there is something that the pool has to tell, and has not told yet."""
+    return bool(pool._core.warnings) or pool._core.news.is_out
 
 
 def has_leftovers(pool: Any) -> bool:
@@ -546,7 +547,7 @@ def say_again(monkeypatch: Any) -> None:
 
 def read_every_word(judge: statements.Judge) -> None:
     """Have a judge of statements pass by no word."""
-    judge._stems = [""]
+    judge._stems = [b""]
 
 
 def be_counted_next(one: Any) -> None:
@@ -1012,6 +1013,16 @@ def parts_of(body: Iterator[Any], name: str) -> Iterator[Any]:
     return _module("middleware")._each(body, name)  # type: ignore[no-any-return]
 
 
+def defer_a_savepoint(conn: Any, statement: bytes) -> None:
+    """Have that go to the server with the next statement, as a savepoint."""
+    conn._changes.deferred = (statement,)
+
+
+def code_of_riding() -> set[str]:
+    """The file of what goes along with a statement."""
+    return {str(_module("session.riding").__file__)}
+
+
 def code_of_releasing() -> set[str]:
     """The files that release between two statements."""
     names = ("holding", "offering", "cursors", "wrapper")
@@ -1195,3 +1206,22 @@ def reading_by(monkeypatch: Any, read: Callable[..., bytes]) -> None:
 def sockets_are(monkeypatch: Any, sockets: list[Any]) -> None:
     """Have these be found as the sockets of other processes: names and paths."""
     monkeypatch.setattr(_module("status.collect"), "_sockets", lambda place: sockets)
+
+
+# -- Bursts -------------------------------------------------------------------------------
+
+
+def loggers() -> set[str]:
+    """Those that say a thing once in a burst."""
+    return set(_module("process.bursts").LOGGERS)
+
+
+def forget_bursts() -> None:
+    """Nothing was logged so far."""
+    _module("process.bursts").bursts.forget()
+
+
+def end_bursts() -> None:
+    """What was logged more than once is told of now."""
+    bursts = _module("process.bursts").bursts
+    bursts.run(max((burst.until for burst in bursts._bursts.values()), default=0.0))

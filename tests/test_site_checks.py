@@ -270,3 +270,76 @@ def test_processes_stand_in_many_places(
 def test_what_is_computed_is_not_known(base: Path, text: str) -> None:
     (base / "gunicorn.conf.py").write_text(text)
     assert known() is None
+
+
+# W020 to W022, E005: the page
+
+
+@pytest.fixture
+def mounted(settings: Any) -> Any:
+    """The settings of a site that has mounted the page, and DEBUG off."""
+    settings.ROOT_URLCONF = "tests.web.urls"
+    return settings
+
+
+def test_nothing_is_said_of_a_page_that_is_for_staff_or_has_a_token(mounted: Any) -> None:
+    assert of_settings(default=entry()) == {}
+    mounted.MIDDLEWARE = []
+    mounted.CONNPOOL_TOKEN = "a token that is long enough"
+    assert of_settings(default=entry()) == {}
+
+
+def test_w020_a_page_that_is_closed_to_everybody(mounted: Any) -> None:
+    mounted.MIDDLEWARE = []
+    assert of_settings(default=entry()).keys() == {"W020"}
+    mounted.ROOT_URLCONF = "shop.urls"  # not mounted
+    assert of_settings(default=entry()) == {}
+    mounted.ROOT_URLCONF = "no.such.module"
+    assert of_settings(default=entry()) == {}
+
+
+def test_w020_is_silent_about_the_admin_which_has_its_own_door(mounted: Any) -> None:
+    mounted.MIDDLEWARE = []
+    mounted.ROOT_URLCONF = "tests.urls"
+    assert of_settings(default=entry()) == {}
+
+
+@pytest.mark.parametrize(
+    ("token", "problem"),
+    [
+        ("", "is empty, and opens nothing"),
+        ("   ", "is blank"),
+        (b"", "is empty"),
+        (b"a token that is long enough", "is no text"),
+        (["a token that is long enough"], "is no text"),
+        ("short", "has 5 characters, and may be guessed"),
+    ],
+)
+def test_w021_a_token_that_is_none(settings: Any, token: Any, problem: str) -> None:
+    settings.CONNPOOL_TOKEN = token
+    told = of_settings(default=entry())["W021"]
+    assert told.msg.startswith(f"CONNPOOL_TOKEN {problem}")
+    assert "short" not in told.msg  # the token itself
+
+
+def test_w022_a_page_that_debug_opens_to_everybody(mounted: Any) -> None:
+    assert checks.check_deployment() == []
+    mounted.DEBUG = True
+    assert [message.id for message in checks.check_deployment()] == ["django_connpool.W022"]
+    mounted.ROOT_URLCONF = "shop.urls"
+    assert checks.check_deployment() == []
+
+
+def test_w022_is_for_deployments_only(mounted: Any) -> None:
+    from django.core.checks import run_checks
+
+    mounted.DEBUG = True
+    for deploys in (False, True):
+        told = [message.id for message in run_checks(include_deployment_checks=deploys)]
+        assert ("django_connpool.W022" in told) is deploys
+
+
+def test_e005_a_threshold_that_is_no_number(settings: Any) -> None:
+    settings.CONNPOOL_BUSY_AFTER = "5"
+    told = of_settings(default=entry())["E005"]
+    assert told.msg == "CONNPOOL_BUSY_AFTER has to be a number of seconds, not '5'."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 from weakref import ref
@@ -10,9 +11,10 @@ from django.apps import apps
 from django.db.backends.signals import connection_created
 
 from django_connpool import registry, scopes
-from django_connpool.errors import PoolClosed, PoolTimeout
+from django_connpool.errors import PoolClosed, PoolTimeout, TooManyRequests
 from django_connpool.process.background import NEVER
 from django_connpool.readers import AUTO, REQUEST
+from django_connpool.session.riding import send_now
 from django_connpool.session.setup import recording, repeating
 
 from . import in_vain, loans
@@ -35,6 +37,9 @@ class _InHand:
         wrapper.by_hand = True
         if wrapper.in_hand is None and wrapper.offer is not None:
             return wrapper.borrow_to_look()
+        if wrapper.has_deferred:
+            wrapper.has_deferred = False
+            send_now(wrapper.in_hand)
         return wrapper.in_hand
 
     def __set__(self, wrapper: Any, connection: Any) -> None:
@@ -69,6 +74,9 @@ class Holding(Bound):
     by_hand = False  # somebody has read `connection`, and may have it still
     # The same before Django switches autocommit, for which it reads `connection`, too.
     by_hand_before: bool | None = None
+    # What `execute()` asks while Django makes a savepoint, or ends one: session/riding.py.
+    at_savepoint: Callable[[Any], bool] | None = None
+    has_deferred = False  # a savepoint may wait for the next statement
     # The binding from whose pool it goes on, between two statements, until the work ends.
     resumes: registry.Binding | None = None
     release: str | None = None  # how long it is kept; see conf.py
@@ -106,9 +114,15 @@ class Holding(Bound):
                 else:
                     connection = in_vain.getconn(binding.pool, work)
             except PoolTimeout as error:
-                in_vain.note(binding.pool, error, work)
+                if in_vain.note(binding.pool, error, work):
+                    self._keep_during(binding.pool.tell_timed_out, error)
+                raise
+            except TooManyRequests as error:
+                in_vain.note_refusal(error, work)
                 raise
             self._take(binding, connection)
+            if loans.waited(connection):  # told here, where a receiver finds it in hand
+                self._keep_during(binding.pool.tell_waited, connection)
         except BaseException:
             if connection is None:
                 raise
@@ -238,7 +252,7 @@ class Holding(Bound):
             if work is not None:
                 work.borrowers.discard(self)
                 if work.in_vain:
-                    work.in_vain.pop(pool, None)
+                    in_vain.forget(pool, work)
             pool.putconn(connection)
         except self.Database.Error:
             with self.wrap_database_errors:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from django_connpool.connection_pool import ConnectionPool
-from django_connpool.errors import PoolTimeout
+from django_connpool.errors import PoolTimeout, TooManyRequests
 from django_connpool.pool.outage import again
 from django_connpool.scopes import Scope
 
@@ -29,10 +29,26 @@ def getconn(pool: ConnectionPool[Any], work: Scope) -> Any:
         raise again(said) from said.__cause__
 
 
-def note(pool: ConnectionPool[Any], error: PoolTimeout, work: Scope | None) -> None:
-    """Remember of the work that it has waited in vain, and what it was told."""
+def note(pool: ConnectionPool[Any], error: PoolTimeout, work: Scope | None) -> bool:
+    """Remember that work has waited in vain, and what it was told; say whether that is new."""
+    if work is None:
+        return True
+    if pool in work.in_vain:
+        return False
+    # Not the error itself, whose traceback would keep alive what the work has dropped.
+    copy = again(error)
+    copy.__cause__ = error.__cause__
+    work.in_vain[pool] = copy
+    return True
+
+
+def note_refusal(error: TooManyRequests, work: Scope | None) -> None:
+    """Remember of the work that it was not let in line, which the next time it may be."""
     if work is not None:
-        # Not the error itself, whose traceback would keep alive what the work has dropped.
-        copy = again(error)
-        copy.__cause__ = error.__cause__
-        work.in_vain.setdefault(pool, copy)
+        work.in_vain[None] = again(error)
+
+
+def forget(pool: ConnectionPool[Any], work: Scope) -> None:
+    """The work has given something back to that pool."""
+    work.in_vain.pop(pool, None)
+    work.in_vain.pop(None, None)

@@ -17,6 +17,7 @@ from django_connpool.session import ties as session_ties
 # Where no call of Python's is to be paid for, these are C's.
 epoch = attrgetter("_slot.loan")  # which loan of the connection it is: a number
 since = attrgetter("_slot.since")  # when it was lent, in monotonic seconds
+waited = attrgetter("_slot.waited")  # for it, of which nobody has told yet
 of = attrgetter("_slot")  # the place it has in its pool
 dirt = attrgetter("_slot.session.changes.dirt")  # what its statements may have left, as bits
 original = attrgetter("_slot.session.original")  # what its session was like when it was new

@@ -57,9 +57,10 @@ class Querying(Working):
         return cursor
 
     def create_cursor(self, name: str | None = None) -> Any:
-        by_hand = self.by_hand
+        before = self.by_hand, self.has_deferred
+        self.has_deferred = False
         cursor = super().create_cursor(name)
-        self.by_hand = by_hand  # that was Django
+        self.by_hand, self.has_deferred = before  # that was Django
         is_lent = getattr(self.in_hand, "_pool", None) is not None
         return rebinding(self, cursor, name) if is_lent else cursor
 

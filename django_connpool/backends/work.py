@@ -8,7 +8,6 @@ work that begins outside of such a block ends outside of one.
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable
 from contextlib import ContextDecorator, suppress
@@ -16,12 +15,14 @@ from typing import Any
 
 from django_connpool import scopes
 from django_connpool.pool import explain
+from django_connpool.process import bursts
 from django_connpool.process.cpython import COUNTS, ONE_VARIABLE, count
 
 from . import loans
 from .offering import Offering
 
-logger = logging.getLogger("django_connpool.pool")
+logger = bursts.logger("loans")
+sessions_logger = bursts.logger("sessions")
 
 
 def _of_a_list_alone() -> int:
@@ -62,11 +63,12 @@ class Working(Offering):
         """
         given = loans.given(self.in_hand)
         if given and not self.has_foreign_hooks:
-            logger.warning(
+            sessions_logger.warning(
                 "%s: what was done to a session (%s) ends where other work begins: put that in the "
                 "same scope(), or both in a block of pinned()",
                 self.alias,
                 ", ".join(given),
+                extra={"pool": self.alias},
             )
 
     def _is_needed(self) -> bool:
@@ -124,6 +126,7 @@ class Working(Offering):
             "closed",
             self.alias,
             note or explain.thread_name(threading.get_ident()),
+            extra={"pool": self.alias},
         )
         if connection is not None:
             with suppress(Exception):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from threading import get_ident
 from typing import Any
 from weakref import WeakSet
@@ -15,7 +16,7 @@ from django_connpool.errors import PoolClosed
 from django_connpool.process import forks
 from django_connpool.process.cpython import running_loop
 from django_connpool.readers import REQUEST
-from django_connpool.session import rest
+from django_connpool.session import rest, riding
 from django_connpool.session.changes import rolling_back
 
 from . import creation, djangos, schema, stacked
@@ -271,9 +272,10 @@ class PooledDatabaseWrapperMixin(Querying):
         ):
             return True  # of whatever is borrowed next
         self.connect_for_a_statement()
-        by_hand = self.by_hand
+        before = self.by_hand, self.has_deferred
+        self.has_deferred = False
         autocommit = super().get_autocommit()
-        self.by_hand = by_hand  # that was Django
+        self.by_hand, self.has_deferred = before  # that was Django
         return autocommit
 
     def set_autocommit(self, *args: Any, **kwargs: Any) -> None:
@@ -294,6 +296,31 @@ class PooledDatabaseWrapperMixin(Querying):
             # The transaction is over. What comes now are the hooks of on_commit().
             self.autocommit = True
             self.release_if_free()
+
+    def _savepoint(self, sid: str) -> None:
+        # Who has looked at the connection may end the transaction past this.
+        if self.by_hand:
+            super()._savepoint(sid)  # type: ignore[misc]
+        else:
+            self._at_savepoint(super()._savepoint, sid, riding.defer)  # type: ignore[misc]
+            self.has_deferred = True
+
+    def _savepoint_rollback(self, sid: str) -> None:
+        self._at_savepoint(super()._savepoint_rollback, sid, riding.go_back)  # type: ignore[misc]
+
+    def _savepoint_commit(self, sid: str) -> None:
+        self._at_savepoint(super()._savepoint_commit, sid, riding.take_back)  # type: ignore[misc]
+
+    def _at_savepoint(
+        self, step: Callable[[str], None], sid: str, is_done: Callable[[bytes, Any], bool]
+    ) -> None:
+        """Have Django do something with a savepoint; `is_done` says what need not be sent."""
+        made = self.ops.savepoint_create_sql(sid).encode()
+        self.at_savepoint = partial(is_done, made)
+        try:
+            step(sid)
+        finally:
+            self.at_savepoint = None
 
     def _commit(self) -> None:
         self._end_transaction(super()._commit)  # type: ignore[misc]

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
+from django_connpool.process import bursts
 from django_connpool.redaction import one_line
 
 from .core import CLEAN_TIMEOUT, Core
 from .crew import FRESH, Crew
 from .outage import UNFIT
-from .prospects import note_refusal
+from .prospects import end_outage, note_refusal
 from .slot import EXPIRED, LOAN, LOST, UNCLEAN, Slot
 from .upkeep import Upkeep
 
-logger = logging.getLogger("django_connpool.pool")
+logger = bursts.logger("sessions")
+connecting_logger = bursts.logger("connecting")
 
 LEAST_ANSWER_TIMEOUT = 0.1  # seconds a server may take, however little time its borrower has
 PING_TIMEOUT = 5.0  # seconds
@@ -59,6 +60,7 @@ class Checking:
                 "%s: a session could not be cleaned, closing it%s",
                 self._core.name,
                 "" if outcome is False else f": it took more than {patience:.1f} s",
+                extra=self._core.numbers(reason=UNCLEAN),
             )
         self.discard(slot, UNCLEAN)
         return False
@@ -110,7 +112,8 @@ class Checking:
         opened counts as a failed attempt to connect, so that the next one waits a little.
         """
         core = self._core
-        logger.info("%s: a connection failed its check: %s", core.name, one_line(error))
+        text, extra = "%s: a connection failed its check: %s", core.numbers(reason=UNFIT)
+        connecting_logger.info(text, core.name, one_line(error), extra=extra)
         with core.lock:
             core.slots.retire(slot, LOST)
             core.stats.connections_lost += 1
@@ -120,6 +123,7 @@ class Checking:
                 note_refusal(core, error, core.clock(), UNFIT)
             core.last_error = error
         self._crew.staff()
+        self._crew.tell()
 
     def _note_passed_check(self) -> None:
         """What the user's check had refused, if anything, is over."""
@@ -127,5 +131,6 @@ class Checking:
         if outage is not None and outage.kind == UNFIT:
             with core.lock:
                 if core.outage is outage:
-                    core.outage = None
+                    end_outage(core, core.clock())
             self._crew.staff()
+            self._crew.tell()

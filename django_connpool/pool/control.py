@@ -12,6 +12,7 @@ from django_connpool.redaction import one_line, public
 from . import explain, view
 from .core import Core
 from .crew import Crew
+from .prospects import end_waits, tell_if_full
 from .slot import DRAINED, GONE, LOAN, POOL_CLOSED, SURPLUS
 
 
@@ -58,7 +59,7 @@ class Control:
         with core.lock:
             core.check_open()
             core.full.append(done)
-            core.tell_if_full()
+            tell_if_full(core)
         self._crew.staff()
         if done.wait(timeout):
             core.check_open()
@@ -99,7 +100,7 @@ class Control:
             for slot in core.slots.idle[: max(0, excess)]:
                 core.slots.retire(slot, SURPLUS)
                 core.slots.idle.remove(slot)
-            core.tell_if_full()
+            tell_if_full(core)
 
         self._act(act)
 
@@ -187,8 +188,21 @@ class Control:
         core = self._core
         with core.lock:
             seen = view.snapshot(core) | core.stats.in_detail()
+            now = core.clock()
+            seen["history"] = core.history.moments(now)
+            seen["events"] = core.history.events(now)
         # Without the lock: what other threads' frames let go of meanwhile dies here.
         explain.locate(seen["loans"])
+        view.say_statements(seen["loans"])
+        return seen
+
+    def glance(self) -> dict[str, Any]:
+        """What a snapshot tells, but for all that takes time to find out."""
+        core = self._core
+        with core.lock:
+            seen = view.snapshot(core)
+        for loan in seen["loans"]:
+            loan["at"] = loan["statement"] = None
         return seen
 
 
@@ -197,7 +211,7 @@ def _close(core: Core) -> None:
     core.serving = core.suspended = False
     text = f"pool {core.name!r} was closed while waiting"
     core.refuse_all(lambda: core.errors.closed(text))
-    core.end_waits()
+    end_waits(core)
     core.dismiss_if_done()
     core.slots.retire_all(POOL_CLOSED)
 

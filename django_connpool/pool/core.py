@@ -23,16 +23,17 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any
 
-from django_connpool.process import ending
+from django_connpool.process import bursts, ending
 from django_connpool.process.background import AT_ONCE, NEVER, Ticket
 from django_connpool.process.cpython import ownership
 
 from . import explain
+from .history import History
 from .limits import Limits
 from .line import Line
+from .news import News
 from .outage import Outage
 from .protocols import Errors, Opener
 from .slot import (
@@ -54,7 +55,8 @@ from .slot import (
 from .slots import Slots
 from .stats import Stats
 
-logger = logging.getLogger("django_connpool.pool")
+logger = bursts.logger("loans")
+sessions_logger = bursts.logger("sessions")
 
 COUNT_AT = 256  # loans of a connection, after which those noted are counted
 CLEAN_TIMEOUT = 5.0  # seconds for a clean-up or a rollback
@@ -67,10 +69,10 @@ class Core:
     # Every loan looks at a dozen of these: in slots that takes a tenth off it.
     __slots__ = (
         *("__weakref__", "clock", "closed", "deadline", "describe", "errors", "full", "generation"),
-        *("grew_at", "inbox", "is_inside", "keep_min", "last_error", "limits", "line"),
-        *("line_since", "lock", "mean_connect", "moved_at", "name", "warnings", "opened", "opener"),
+        *("grew_at", "history", "inbox", "is_inside", "keep_min", "last_error", "limits", "line"),
+        *("line_since", "lock", "mean_connect", "moved_at", "name", "news", "opened", "opener"),
         *("outage", "paused_until", "ref", "serving", "slots", "stats", "suspended", "ticket"),
-        *("warmed", "winding_up"),
+        *("warmed", "warnings", "winding_up"),
     )
 
     ticket: Ticket  # of the background thread
@@ -91,6 +93,7 @@ class Core:
         self.errors = errors
         self.clock = clock
         self.describe = describe  # called at each borrow: what it is for
+        self.news = News()
         self.keep_min = keep_min  # `min_size` is opened and kept, not only not closed
         self.warmed = False  # and that because `warm` was called
         self.opened = False  # ever
@@ -120,11 +123,13 @@ class Core:
         self.deadline = NEVER  # by which the background thread comes
         self.mean_connect = 0.0  # seconds, moving average
         self.stats = Stats()
+        self.history = History()
         self.full: list[threading.Event] = []  # of those in wait()
         # Appended to without the lock, at any instruction: a function of the core's and what to
         # call it with, under the lock. Each looks first whether it is still true.
         self.inbox: deque[tuple[Any, ...]] = deque()
-        self.warnings: deque[tuple[str, tuple[object, ...]]] = deque()  # see `warn_later`
+        self.news = self.news.anew()
+        self.warnings = self.news.warnings  # where a loan that ends looks
 
     # -- The inbox ------------------------------------------------------------------------
 
@@ -160,19 +165,16 @@ class Core:
         elif this:
             self.put(Core.replace_read_only, slot, others)
 
-    def warn_later(self, text: str, *args: object) -> None:
-        """Log a warning, once the lock is free.
+    def warn_later(self, logger: logging.Logger, text: str, *args: object, **extra: object) -> None:
+        """Log a warning, once the lock is free. The text begins with the pool's name."""
+        self.news.warn(logger, text, (self.name, *args), self.numbers(**extra))
+        said = text.removeprefix("%s: ")
+        self.history.tell(self.clock(), said, said % args if args else said)
 
-        A handler may do what it likes, and one that writes to the database borrows.
-        """
-        self.warnings.append((text, args))
-
-    def log_warnings(self) -> None:
-        """Log what there is to tell. Call without the lock."""
-        while self.warnings:
-            with suppress(IndexError):  # another thread took the last
-                text, args = self.warnings.popleft()
-                logger.warning("%s: " + text, self.name, *args)
+    def numbers(self, **more: object) -> dict[str, Any]:
+        """What a log record says beside its text."""
+        numbers = {"in_use": self.slots.on_loan(), "waiting": len(self.line)}
+        return {"pool": self.name, **numbers, **more}
 
     def schedule(self, at: float) -> None:
         """Under the lock: have the background thread come at that moment, or earlier."""
@@ -201,7 +203,8 @@ class Core:
             if slot.reported:
                 slot.reported = False
                 held = now - slot.since
-                self.warn_later("a loan reported as a leak was given back after %.1f s", held)
+                text = "%s: a loan reported as a leak was given back after %.1f s"
+                self.warn_later(logger, text, held, held=held)
         session = slot.session
         if unfit:
             slots.retire(slot, unfit)
@@ -344,7 +347,8 @@ class Core:
         self.stats.loans_leaked += not slot.reported
         if not ending.is_ending():
             self.warn_later(
-                "a connection was never given back, closing it; borrowed %.1f s ago by %s%s%s",
+                logger,
+                "%s: a connection was never given back, closing it; borrowed %.1f s ago by %s%s%s",
                 self.clock() - slot.since,
                 explain.thread_name(slot.thread),
                 slot.at_site(),
@@ -368,7 +372,8 @@ class Core:
         slot.retire_at = AT_ONCE
         if others and slot.generation == self.generation and not self.closed:
             self.renew(CONDEMNED)
-            self.warn_later("the server has turned read-only: replacing every connection")
+            text = "%s: the server has turned read-only: replacing every connection"
+            self.warn_later(sessions_logger, text)
 
     def renew(self, reason: str) -> None:
         """Under the lock: replace every connection, idle ones now, loans as they come back."""
@@ -378,16 +383,6 @@ class Core:
         self.slots.retire_all(reason)
 
     # -- Small things ---------------------------------------------------------------------
-
-    def tell_if_full(self) -> None:
-        """Under the lock: end `wait`, if `min_size` are open."""
-        if self.full and self.slots.open_ones() >= self.limits.min_size:
-            self.end_waits()
-
-    def end_waits(self) -> None:
-        for event in self.full:
-            event.set()
-        self.full.clear()
 
     def dismiss_if_done(self) -> None:
         """Under the lock: a closed pool that is empty needs nobody any more."""

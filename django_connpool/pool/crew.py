@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
-import logging
 import random
 import threading
 from collections.abc import Callable
 
-from django_connpool.process import uwsgi
+from django_connpool.process import bursts, uwsgi
 from django_connpool.process.background import AT_ONCE
 from django_connpool.redaction import one_line, public
 
 from .core import CLEAN_TIMEOUT, Core
 from .growth import patience, worth_opening
+from .news import CLOSED
 from .outage import FIRST_RETRY, UNFIT
-from .prospects import judge, lacks_minimum, note_refusal, promising, schedule_retry
+from .prospects import (
+    end_outage,
+    judge,
+    lacks_minimum,
+    note_refusal,
+    promising,
+    schedule_retry,
+    tell_if_full,
+)
 from .slot import CLOSING, IDLE, LOST, OPENING, RETURNING, Job, Slot
 
-logger = logging.getLogger("django_connpool.pool")
+logger = bursts.logger("connecting")
+sessions_logger = bursts.logger("sessions")
 
 SLOWEST_CONNECT = 5.0  # seconds a connect is believed to take usually, at the most
 FRESH = 1.0  # seconds for which a connection just opened or given back needs no ping
@@ -60,6 +69,14 @@ class Crew:
         thread = threading.Thread(target=work, name=f"{self.core.name}-{name}", daemon=True)
         if not self._start(thread):
             work()
+
+    def tell(self) -> None:
+        """Tell the log and those who listen what has happened. Call without the lock."""
+        news = self.core.news
+        if news.warnings:
+            self.in_a_thread(news.log_warnings, "warnings")
+        if news.is_out:
+            self.in_a_thread(news.tell, "news")
 
     def _start(self, thread: threading.Thread) -> bool:
         if self.core.winding_up or uwsgi.is_loading():
@@ -244,7 +261,7 @@ class Crew:
             # What a check has refused is over when one passes it.
             recovered = core.outage is not None and core.outage.kind != UNFIT
             if recovered:
-                core.outage = None
+                end_outage(core, now)
             slot.opened_at = now
             life = core.limits.max_lifetime * (1 - core.limits.jitter * random.random())
             # Drained while it was being opened: for nobody.
@@ -254,9 +271,10 @@ class Crew:
             # Just opened, so believed without a ping for a moment.
             if session.cleaning is None and not core.limits.has_check:
                 slot.vet_at = max(slot.vet_at, min(now + FRESH, slot.retire_at))
-            core.tell_if_full()
+            tell_if_full(core)
         if recovered:  # until now one attempt at a time was made
             self.staff()
+            self.tell()
 
     def _failed_to_open(self, slot: Slot, error: Exception) -> None:
         core, now = self.core, self.core.clock()
@@ -267,8 +285,10 @@ class Crew:
             note_refusal(core, error, now, began=slot.opened_at)
             judge(core, answered=True)
             core.dismiss_if_done()
-        logger.warning("%s: connecting failed: %s", core.name, one_line(error))
+        text, reason = "%s: connecting failed: %s", core.outage.kind if core.outage else ""
+        logger.warning(text, core.name, one_line(error), extra=core.numbers(reason=reason))
         self._report_outage(now)
+        self.tell()
 
     def _report_outage(self, now: float) -> None:
         core, outage = self.core, self.core.outage
@@ -277,13 +297,15 @@ class Crew:
         if now - outage.since < core.limits.reconnect_timeout:
             return
         outage.reported = True
-        logger.warning("%s: no connection for %.0f s", core.name, now - outage.since)
+        lasted = now - outage.since
+        extra = core.numbers(reason=outage.kind, lasted=lasted)
+        logger.warning("%s: no connection for %.0f s", core.name, lasted, extra=extra)
         if self._failed is not None:
             try:
                 self._failed()
             except Exception as error:
                 text = "%s: the reconnect_failed callback failed"
-                logger.error(text, core.name, exc_info=public(error))
+                logger.error(text, core.name, exc_info=public(error), extra=extra)
 
     def _check(self, slot: Slot) -> None:
         """Ask the server behind one that was idle."""
@@ -312,27 +334,33 @@ class Crew:
         for slot, interrupt in goodbyes:
             slot.session.await_end(deadline - core.clock(), interrupt)
             self._free(slot)
+        self.tell()
 
     def say_goodbye_for_borrower(self, slot: Slot) -> None:
         """In another thread's stead, which will not come to do it."""
         try:
             slot.session.say_goodbye_for_borrower()
         except Exception as error:
-            logger.info("%s: closing a connection failed: %s", self.core.name, one_line(error))
+            self._tell_not_closed(error)
 
     def _say_goodbye(self, slot: Slot) -> Callable[[float], None] | None:
         """The user's own `close` may fail; that is no reason to leave the others open."""
         try:
             return slot.session.say_goodbye()
         except Exception as error:
-            logger.info("%s: closing a connection failed: %s", self.core.name, one_line(error))
+            self._tell_not_closed(error)
             return None
+
+    def _tell_not_closed(self, error: Exception) -> None:
+        text, core = "%s: closing a connection failed: %s", self.core
+        sessions_logger.info(text, core.name, one_line(error), extra=core.numbers())
 
     def _free(self, slot: Slot) -> None:
         core = self.core
         with core.lock:
             core.slots.forget(slot)
             core.stats.closed_for(slot.reason)
+            core.news.note(CLOSED, reason=slot.reason)
             if core.outage is not None:
                 core.outage.place_is_free(core.clock())
             judge(core)

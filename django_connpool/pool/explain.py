@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import threading
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from django_connpool.process import userline, uwsgi
 from django_connpool.process.cpython import frames_of_threads
 
+if TYPE_CHECKING:
+    from .slot import Slot
+
+GIVEN_BACK = "a connection was given back in %s by %s%s%s; %s"
 LISTED = 10  # holders named in a message
 
 
@@ -48,6 +52,18 @@ def holders(loans: list[dict[str, Any]]) -> str:
     if len(loans) > LISTED:
         lines.append(f"and {len(loans) - LISTED} more")
     return "; ".join(lines)
+
+
+def given_back(slot: Slot, left: str, in_transaction: bool) -> tuple[str, ...]:
+    """What GIVEN_BACK needs to tell of a loan that ends in the middle of something."""
+    last = slot.session.last_statement()
+    return (
+        left if in_transaction else f"the middle of {left}",
+        thread_name(threading.get_ident()),
+        slot.purpose(),
+        last and f", after: {last}",
+        "rolling back" if in_transaction else "closing it",
+    )
 
 
 def timeout(snapshot: dict[str, Any], waited: float) -> str:

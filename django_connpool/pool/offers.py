@@ -9,11 +9,11 @@ who takes it needs the pool's lock for that.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
+from django_connpool.process import bursts
 from django_connpool.process.background import NEVER, Ticket
 
 from .core import Core
@@ -21,7 +21,7 @@ from .crew import Crew
 from .line import Waiter
 from .slot import TAKEN, Slot
 
-logger = logging.getLogger("django_connpool.pool")
+logger = bursts.logger("loans")
 
 SETTLED = 0.001  # seconds without another statement, after which those who wait may take it
 OPENING = 0.05  # seconds in line, after which it is taken although a connection is being opened
@@ -193,7 +193,8 @@ def give_back(offers: Iterable[Offer]) -> int:
         try:
             pool.putconn(connection)
         except Exception:  # there is nobody to be told
-            logger.exception("%s: giving back what was on offer failed", pool.name)
+            text = "%s: giving back what was on offer failed"
+            logger.exception(text, pool.name, extra={"pool": pool.name})
         connection = None
     return taken
 

@@ -26,13 +26,15 @@ def again(error: BaseException) -> BaseException:
 
     The same object raised in several threads would grow one common traceback. The copy has
     the class and the text of the original and keeps it as its cause; but for the statement
-    that it may be about.
+    that it may be about. The numbers of a timeout are its, too.
     """
     error = public(error)
     try:
         copy = error.__class__(*error.args)
     except Exception:  # a class of the user's with arguments of its own
         return error
+    if hasattr(error, "numbers"):
+        copy.numbers = error.numbers  # type: ignore[attr-defined]
     copy.__cause__ = error
     return copy
 

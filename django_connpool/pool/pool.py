@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import logging
-import threading
-from collections.abc import Callable
 from typing import Any, cast
+from weakref import ref
 
+from django_connpool.process import bursts
 from django_connpool.process.cpython import expect_free
 from django_connpool.redaction import public
 
@@ -15,10 +14,11 @@ from .checking import Checking
 from .core import AUDIT_EVERY, CLEAN_TIMEOUT, Core
 from .crew import FRESH, Crew
 from .line import Waiter
+from .news import TIMED_OUT, WAITED
 from .offers import Watch
 from .outage import again
 from .owners import this_thread
-from .prospects import waiting_cannot_help
+from .prospects import gave_up, waiting_cannot_help
 from .slot import (
     CLOSING,
     GONE,
@@ -31,7 +31,7 @@ from .slot import (
 )
 from .upkeep import Upkeep
 
-logger = logging.getLogger("django_connpool.pool")
+logger = bursts.logger("loans")
 
 
 class Pool:
@@ -47,12 +47,11 @@ class Pool:
 
     def __init__(self, core: Core, crew: Crew, upkeep: Upkeep, watch: Watch) -> None:
         self._core = core
+        core.news.pool = ref(self)
         self._crew = crew
         self._upkeep = upkeep
         self._watch = watch
         self._checking = Checking(core, crew, upkeep)
-        # Called by whoever has stood in line and been served, with the seconds; outside of locks.
-        self.waited: Callable[[float], None] = lambda seconds: None
 
     # -- Borrowing ------------------------------------------------------------------------
 
@@ -154,7 +153,7 @@ class Pool:
                         expect_free(error)
                 if core.warnings:
                     # Not here: a log handler that borrows would stand behind its own thread.
-                    self._crew.in_a_thread(core.log_warnings, "warnings")
+                    self._crew.in_a_thread(core.news.log_warnings, "warnings")
                 if queued:
                     has_queued = True
                     self._upkeep.expect_lock(waiter.since)
@@ -174,7 +173,7 @@ class Pool:
                 fits = is_fresh and not core.limits.asks_each and session.is_alive()
                 if fits or self._checking.is_fit(slot, now, began + seconds - now):
                     if has_queued:
-                        self.waited(now - began)
+                        slot.waited = slot.loan, now - began
                     return slot
                 waiter = waiter.again()
                 now = core.clock()
@@ -183,9 +182,24 @@ class Pool:
             if waiter.slot is not None and waiter.slot.state is LOAN:
                 waiter.slot.state = RETURNING
             waiter.left = True
-            core.inbox.append((_gave_up, waiter, error.__class__))
+            core.inbox.append((gave_up, waiter, error.__class__))
             self._read_notes(error)
             raise
+
+    def tell_waited(self, conn: Any) -> None:
+        """Those who listen hear that this loan was waited for, if it was. In its borrower's thread.
+
+        Called when the connection is in hand, for a receiver may use the database.
+        """
+        slot: Slot = conn._slot
+        waited, slot.waited = slot.waited, None
+        if waited is not None and waited[0] == slot.loan:
+            self._core.news.tell_here(WAITED, {"waited": waited[1]})
+
+    def tell_timed_out(self, error: BaseException) -> None:
+        """Those who listen hear of this error, if somebody has waited for it."""
+        if waited := getattr(error, "numbers", {}).get("waited"):
+            self._core.news.tell_here(TIMED_OUT, {"waited": waited, "error": error})
 
     def _read_notes(self, error: BaseException) -> None:
         """Do what the notes say, but not when an interrupt has just struck."""
@@ -223,11 +237,15 @@ class Pool:
             raise view.timeout(core, seconds)
         most = core.limits.max_waiting
         if most and len(line) >= most and not waiter.tries:
-            raise core.errors.full(
-                f"pool {core.name!r}: {len(line)} waiting already, and no more than "
+            text = (
+                f"{len(line)} waiting already, and no more than "
                 f"max_waiting ({most}) may; {slots.on_loan()} of at most "
                 f"{core.limits.max_size} connections are on loan"
             )
+            core.history.tell(core.clock(), "refused", text)
+            full: Any = core.errors.full(f"pool {core.name!r}: {text}")
+            full.numbers = core.numbers(waited=0.0)
+            raise full
         if not line:
             core.line_since = core.clock()
             core.ticket.attend()
@@ -239,6 +257,7 @@ class Pool:
             core.stats.requests_num += 1
             waiter.tries = 1
             line.append(waiter)
+            core.history.lines_up(len(line))
         return True
 
     def _leave_line(self, waiter: Waiter, seconds: float) -> None:
@@ -305,7 +324,8 @@ class Pool:
             self._refuse(conn, slot)
         if core.inbox or core.warnings or core.slots.to_close:
             self._upkeep.look_around()
-            core.log_warnings()
+            core.news.log_warnings()
+            self._crew.tell()
         if complaint:
             raise core.errors.misuse(f"pool {core.name!r}: {complaint}")
 
@@ -323,15 +343,10 @@ class Pool:
             now = core.clock()
             slot.rolling_back = now, slot.loan
             self._upkeep.come_by(now + CLEAN_TIMEOUT)
-        last = session.last_statement()
-        text = (
-            f"a connection was given back in {left if in_transaction else f'the middle of {left}'} "
-            f"by {explain.thread_name(threading.get_ident())}{slot.purpose()}"
-            f"{last and f', after: {last}'}; {'rolling back' if in_transaction else 'closing it'}"
-        )
+        told = explain.given_back(slot, left, in_transaction)
         if core.limits.strict:
-            return text
-        logger.warning("%s: %s", core.name, text)
+            return explain.GIVEN_BACK % told
+        logger.warning("%s: " + explain.GIVEN_BACK, core.name, *told, extra=core.numbers())
         return ""
 
     def _refuse(self, conn: Any, slot: Slot | None) -> None:
@@ -376,17 +391,3 @@ class Pool:
     def adopt(self, conn: Any) -> None:
         """What this connection, which is on loan, is like now belongs to it from its birth."""
         conn._slot.session.adopt(conn)
-
-
-def _gave_up(core: Core, waiter: Waiter, error: type[BaseException]) -> None:
-    """Under the lock: somebody does not wait any more; what he was given goes to the next."""
-    core.line.leave(waiter)
-    if waiter.slot is not None:
-        core.audit()
-    stats = core.stats
-    stats.requests_num += not waiter.tries
-    stats.requests_refused += not waiter.tries
-    stats.requests_errors += 1
-    stats.requests_timeouts += issubclass(error, core.errors.timeout)
-    stats.wait.note(core.clock() - waiter.since)
-    stats.count()

@@ -5,10 +5,15 @@ All of it needs the pool's lock.
 
 from __future__ import annotations
 
-from django_connpool.process import uwsgi
+from django_connpool.process import bursts, uwsgi
+from django_connpool.redaction import one_line
 
 from .core import Core
+from .line import Waiter
+from .news import OUTAGE_BEGAN, OUTAGE_ENDED
 from .outage import Outage, again
+
+logger = bursts.logger("connecting")
 
 HANGING = 1.0  # seconds after which an attempt to connect is not counted on, at the least
 
@@ -45,13 +50,25 @@ def note_refusal(
 ) -> None:
     """Under the lock: there is no connection, so the next attempt has to wait a little."""
     core.last_error = error
+    core.history.tell(now, "connect", f"connecting failed: {one_line(error)}")
     meant, heals = core.opener.meaning(error)
     if core.outage is None:
         # In a process of uWSGI's that loads nobody tries on while somebody waits.
         young_for = 0.0 if uwsgi.is_loading() else core.limits.outage_patience
         core.outage = Outage(error, now, kind or meant, heals, young_for)
+        core.news.note(OUTAGE_BEGAN, error=again(error))
     else:
         core.outage.another(error, now, kind or meant, heals, bool(core.line), began)
+
+
+def end_outage(core: Core, now: float) -> None:
+    """Under the lock: there is a connection that may be lent."""
+    if core.outage is not None:
+        lasted = now - core.outage.since
+        core.news.note(OUTAGE_ENDED, lasted=lasted)
+        text = "%s: connecting works again, after %.1f s"
+        core.warn_later(logger, text, lasted, lasted=lasted)
+    core.outage = None
 
 
 def judge(core: Core, answered: bool = False) -> None:
@@ -73,6 +90,20 @@ def judge(core: Core, answered: bool = False) -> None:
         schedule_retry(core, outage)
 
 
+def gave_up(core: Core, waiter: Waiter, error: type[BaseException]) -> None:
+    """Under the lock: somebody does not wait any more; what he was given goes to the next."""
+    core.line.leave(waiter)
+    if waiter.slot is not None:
+        core.audit()
+    stats = core.stats
+    stats.requests_num += not waiter.tries
+    stats.requests_refused += not waiter.tries
+    stats.requests_errors += 1
+    stats.requests_timeouts += issubclass(error, core.errors.timeout)
+    stats.wait.note(core.clock() - waiter.since)
+    stats.count()
+
+
 def schedule_retry(core: Core, outage: Outage) -> None:
     """Under the lock: have the next attempt made when it is due, if anyone wants it."""
     if core.line:
@@ -89,3 +120,16 @@ def lacks_minimum(core: Core, coming: int = 0) -> bool:
         return False
     # Whoever waits for them in such a process gets them; else those it forks open their own.
     return bool(core.full) or not uwsgi.is_loading()
+
+
+def tell_if_full(core: Core) -> None:
+    """Under the lock: end `wait`, if `min_size` are open."""
+    if core.full and core.slots.open_ones() >= core.limits.min_size:
+        end_waits(core)
+
+
+def end_waits(core: Core) -> None:
+    """Under the lock: nobody waits any longer for `min_size` to be open."""
+    for event in core.full:
+        event.set()
+    core.full.clear()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 Interrupt: TypeAlias = Callable[[float], None]  # is given a deadline of the monotonic clock
@@ -118,6 +118,16 @@ class Opener(Protocol):
 
     def forget(self) -> None:
         """In a forked child: start anew."""
+
+
+class Events(Protocol):
+    """Who hears of what happens in a pool: see news.py."""
+
+    def are_heard(self, event: str) -> bool:
+        """Whether anybody wants to hear of it. Under the lock, so it takes none."""
+
+    def tell(self, event: str, pool: Any, facts: Mapping[str, object]) -> None:
+        """Tell those who want to. Without the lock; raises nothing."""
 
 
 class Errors(NamedTuple):

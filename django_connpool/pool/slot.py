@@ -108,6 +108,7 @@ class Slot:
         "turned_at",
         "uses",
         "vet_at",
+        "waited",
         "waiter",
     )
 
@@ -129,6 +130,8 @@ class Slot:
         self.loan = 0  # its number: another for each
         # The loan:
         self.since = 0.0
+        # Until that is told: for how many seconds it was waited, and for which loan of the session.
+        self.waited: tuple[int, float] | None = None
         self.loans: Loans | None = None  # what its thread has borrowed, this included
         self.note: object = None  # what it is for, as text by str()
         self.pinned: str | None = None  # why it lasts longer than a transaction, if it should not

@@ -18,12 +18,13 @@ class Histogram:
     now and then. Counting touches much memory, which a busy pool would do twice a loan.
     """
 
-    __slots__ = ("_buckets", "_noted", "_total", "kept", "mean", "note")
+    __slots__ = ("_buckets", "_noted", "_total", "kept", "longest", "mean", "note")
 
     def __init__(self, mean: float | None = None) -> None:
         self._buckets = [0] * (len(BOUNDS) + 1)
         self._total = 0.0
         self.mean = mean  # seconds, moving average of those counted
+        self.longest = 0.0  # of those counted since `take_longest`
         self.kept: deque[float] | None = None  # those counted, where each is asked for
         self._noted: list[float] = []
         self.note = self._noted.append
@@ -37,8 +38,16 @@ class Histogram:
         for seconds in noted:
             self._total += seconds
             self._buckets[bisect_left(BOUNDS, seconds)] += 1
+            if seconds > self.longest:
+                self.longest = seconds
             mean = self.mean
             self.mean = seconds if mean is None else mean + 0.2 * (seconds - mean)
+
+    def take_longest(self) -> float:
+        """The longest since this was asked last."""
+        self.count()
+        longest, self.longest = self.longest, 0.0
+        return longest
 
     @property
     def total(self) -> float:

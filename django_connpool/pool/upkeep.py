@@ -5,15 +5,19 @@ from __future__ import annotations
 import inspect
 from functools import partial
 
-from django_connpool.process import userline
+from django_connpool.process import bursts, userline
 from django_connpool.process.background import NEVER
 
 from . import explain, offers, view
 from .core import AUDIT_EVERY, CLEAN_TIMEOUT, Core
 from .crew import Crew
 from .locking import advice, is_locked
+from .news import LEAKED
 from .prospects import judge
 from .slot import EXPIRED, IDLE, LOST, SURPLUS, UNCLEAN, Slot
+
+logger = bursts.logger("loans")
+sessions_logger = bursts.logger("sessions")
 
 GRACE = 1.0  # seconds past `command_timeout` for the server's own answer to arrive
 ANSWER_TIMEOUT = 2.0  # seconds for it to say that it is alive
@@ -30,10 +34,9 @@ class Upkeep:
     def run(self, now: float) -> float:
         """Do what time brings; return when to come again. The background thread calls it."""
         self.look_around()
-        if self._core.warnings:
-            # A log handler may take its time, or borrow: the thread it would wait for then is
-            # the one it would hold up.
-            self._crew.in_a_thread(self._core.log_warnings, "warnings")
+        # A log handler may take its time, or borrow: the thread it would wait for then is the one
+        # it would hold up.
+        self._crew.tell()
         return self._core.deadline
 
     def look_around(self) -> None:
@@ -49,6 +52,7 @@ class Upkeep:
             self._give_up_rollbacks(now)
             self._tell_locked(now)
             judge(core)
+            view.look(core, now)
             overdue = offers.overdue(core, now)
             core.schedule(self._next_deadline(now))
         if overdue:
@@ -141,12 +145,22 @@ class Upkeep:
                 core.stats.loans_leaked += 1
                 line = userline.of_thread(slot.thread, slot.note)
                 core.warn_later(
-                    "on loan for %.1f s to %s%s, borrowed%s%s",
+                    logger,
+                    "%s: on loan for %.1f s to %s%s, borrowed%s%s",
                     held,
                     explain.thread_name(slot.thread),
                     slot.purpose(),
                     slot.at_site(),
                     f", now at {line}" if line else "",
+                    held=held,
+                )
+                core.news.note(
+                    LEAKED,
+                    held=held,
+                    thread=explain.thread_name(slot.thread),
+                    work=str(slot.note or ""),
+                    borrowed_at=slot.site(),
+                    now_at=line,
                 )
 
     def _give_up_rollbacks(self, now: float) -> None:
@@ -159,8 +173,8 @@ class Upkeep:
                 self._core.schedule(until)
             elif slot.session.is_busy():
                 slot.session.give_up()
-                text = "a transaction could not be rolled back in %.1f s"
-                self._core.warn_later(text, CLEAN_TIMEOUT)
+                text = "%s: a transaction could not be rolled back in %.1f s"
+                self._core.warn_later(sessions_logger, text, CLEAN_TIMEOUT)
 
     def _look_for_hung(self, now: float) -> list[tuple[Slot, int]]:
         """Under the lock: the loans with a statement that should have ended long ago."""
@@ -193,12 +207,13 @@ class Upkeep:
             session.give_up()
             core.condemn()
             core.warn_later(
-                "a statement has run for longer than command_timeout (%.1f s), and its server "
+                sessions_logger,
+                "%s: a statement has run for longer than command_timeout (%.1f s), and its server "
                 "answers nobody: giving the connection up",
                 core.limits.command_timeout,
             )
         self._crew.staff()
-        core.log_warnings()
+        core.news.log_warnings()
 
     # -- Who waits ------------------------------------------------------------------------
 
@@ -231,6 +246,7 @@ class Upkeep:
         for waiter in list(core.line):
             if waiter is not last and (waiter.note is None or waiter.note is not last.note):
                 continue
-            waiter.error = core.errors.timeout(str(error))
+            waiter.error = refusal = core.errors.timeout(str(error))
+            refusal.numbers = core.numbers(waited=now - waiter.since)  # type: ignore[attr-defined]
             core.line.let_go(waiter)
         core.schedule(now + after)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from . import explain
 from .core import Core
-from .outage import in_words
+from .outage import Outage, in_words
 from .slot import Slot
 
 
 def snapshot(core: Core) -> dict[str, Any]:
     """Under the lock. Where the holders are is still to be found: see `explain.locate`."""
     now = core.clock()
+    look(core, now)
     loans = [_loan(slot, now) for slot in core.slots.all if slot.is_somebodys]
     return {**numbers(core, now), "loans": loans}
 
@@ -35,9 +36,21 @@ def numbers(core: Core, now: float) -> dict[str, Any]:
         "closed": core.closed,
         "suspended": core.suspended,
         "last_error": in_words(core.outage) if core.outage is not None else None,
+        "outage": _outage(core.outage, now) if core.outage is not None else None,
         "dead_holders": sum(slot.is_left_behind for slot in core.slots.all),
         "stats": core.stats.as_dict(),
     }
+
+
+def look(core: Core, now: float) -> None:
+    """Under the lock: note for the history what there is."""
+    slots, line = core.slots, core.line
+    offered = sum(slot.is_offered for slot in slots.all)
+    waits = now - line[0].since if line else 0.0
+    longest = max(waits, core.stats.wait.take_longest())
+    in_use = slots.on_loan() - offered
+    moment = core.history.look(now, in_use, offered, len(slots.idle), len(line), longest)
+    core.history.count_timeouts(moment, core.stats.requests_timeouts)
 
 
 def measures(core: Core) -> dict[str, int]:
@@ -54,7 +67,11 @@ def timeout(core: Core, seconds: float, advice: str = "") -> Exception:
     """Under the lock: the error of a waiter whose time is over."""
     seen = snapshot(core)
     explain.locate(seen["loans"], explain.LISTED)
-    return core.errors.timeout(explain.timeout(seen, seconds) + advice)
+    text = explain.timeout(seen, seconds) + advice
+    core.history.tell(core.clock(), "timeout", text)
+    error: Any = core.errors.timeout(text)
+    error.numbers = core.numbers(waited=max(0.0, seconds))
+    return cast(Exception, error)
 
 
 def _loan(slot: Slot, now: float) -> dict[str, Any]:
@@ -69,8 +86,32 @@ def _loan(slot: Slot, now: float) -> dict[str, Any]:
         "note": (slot.note and str(slot.note)) or None,
         "taken_at": (lent and slot.site()) or None,  # with `leak_after`
         "at": slot.note,  # see explain.locate
+        "statement": (slot, slot.loan),  # see `say_statements`
+        "leak": slot.reported,
         "pinned": slot.pinned,
         "offered": slot.is_offered,
         "backend_pid": slot.session.backend_pid,
+        "number": slot.loan,  # of the loans of this connection
         "transaction": slot.session.transaction(),
     }
+
+
+def _outage(outage: Outage, now: float) -> dict[str, Any]:
+    return {
+        "kind": outage.kind,
+        "since": max(0.0, now - outage.since),
+        "failed": max(0.0, now - outage.failed_at),
+        "attempts": outage.attempts,
+        "young": outage.is_young(now),
+    }
+
+
+def say_statements(loans: list[dict[str, Any]]) -> None:
+    """Put the last statement of each loan, without its values, in the place of its slot.
+
+    Call without the lock: a long one takes a millisecond to read.
+    """
+    for loan in loans:
+        slot, number = loan["statement"]
+        text = slot.session.last_statement()
+        loan["statement"] = (slot.loan == number and text) or None

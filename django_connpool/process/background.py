@@ -19,7 +19,7 @@ from typing import Any, Protocol
 
 from . import cpython, forks, uwsgi
 
-logger = logging.getLogger("django_connpool.pool")
+logger = logging.getLogger("django_connpool.pool.background")
 
 # Moments of the monotonic clock.
 NEVER = float("inf")

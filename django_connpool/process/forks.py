@@ -16,7 +16,7 @@ import threading
 from collections.abc import Callable
 from enum import IntEnum
 
-logger = logging.getLogger("django_connpool.pool")
+logger = logging.getLogger("django_connpool.pool.background")
 
 
 class Floor(IntEnum):

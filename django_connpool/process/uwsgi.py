@@ -17,7 +17,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-logger = logging.getLogger("django_connpool.pool")
+logger = logging.getLogger("django_connpool.pool.background")
 
 STANDS_STILL = (
     "uWSGI runs without enable-threads: between two requests nothing happens in the background. "
@@ -54,7 +54,7 @@ def warn() -> None:
     global _warned
     if not _warned and stands_still():
         _warned = True
-        logger.warning("%s %s", STANDS_STILL, HINT)
+        logger.warning(STANDS_STILL + " " + HINT)
 
 
 def call_after_fork(function: Callable[[], None]) -> None:

@@ -55,6 +55,7 @@ class Changes:
         "_wrote_in",
         "announced",
         "called",
+        "deferred",
         "dirt",
         "judge",
         "kept",
@@ -79,6 +80,7 @@ class Changes:
         self.last: Any = None  # the last statement of this loan
         self.called = False  # functions may have run in it: what the server reports will tell
         self.announced = False  # the statement that begins next has been looked at
+        self.deferred: tuple[bytes, ...] = ()  # savepoints that wait for a statement: riding.py
         self.rider: Any = None  # the class of cursors with whose statements BEGIN goes: riding.py
         self.records = False
         self.recorded = 0
@@ -220,7 +222,8 @@ class Changes:
 
     def text_of_last(self) -> str:
         """The last statement, for a message: without its values."""
-        return "" if self.last is None else without_values(self.last)
+        last = self.last  # looked at once: another thread may ask
+        return "" if last is None else without_values(last)
 
 
 class BlindChanges(Changes):

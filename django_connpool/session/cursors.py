@@ -16,9 +16,9 @@ from .foreign import Connection, ServerCursor, behind, is_class, is_psycopgs, sa
 from .fronts import Telling, Watched, WatchedNamed, WatchedPlain, is_plain, stand_before, with_front
 from .statements import Judge
 
-_UNSEEN = "has no _start_query: statements may go unseen, so every session is cleaned"
+_UNSEEN = "%s has no _start_query: statements may go unseen, so every session is cleaned"
 _HIDDEN = (
-    "hides psycopg's connection, with no __wrapped__ to find it by: what it is used for "
+    "%s hides psycopg's connection, with no __wrapped__ to find it by: what it is used for "
     "goes unseen, so every connection is closed when it is given back"
 )
 
@@ -32,7 +32,7 @@ def set_watch(conn: Any, judge: Judge) -> None:
         if is_psycopgs(conn) and found is None:
             conn._changes = BlindChanges(judge)
             conn._changes.setup = None  # so that it is closed after its first loan
-            say_once(f"{type(conn)} {_HIDDEN}")
+            say_once(_HIDDEN, type(conn))
         return
     if found is None:
         found = conn._changes = _begin(conn, judge)
@@ -46,7 +46,7 @@ def _begin(conn: Any, judge: Judge) -> Changes:
     found = Changes(judge)
     if stand_before(conn, found):
         return found
-    say_once(f"{type(conn)} {_UNSEEN}")
+    say_once(_UNSEEN, type(conn))
     return BlindChanges(judge)
 
 

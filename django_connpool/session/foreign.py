@@ -8,16 +8,17 @@ so before or after we are imported, and stop it while connections are in use.
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 import psycopg
 import psycopg.connection
 import psycopg.cursor
 
-logger = logging.getLogger("django_connpool.pool")
+from django_connpool.process import bursts
 
-_said: set[str] = set()
+logger = bursts.logger("sessions")
+
+_said: set[tuple[str, type]] = set()
 
 
 def is_class(found: Any) -> bool:
@@ -61,8 +62,8 @@ def is_psycopgs(conn: Any) -> bool:
     return isinstance(getattr(conn, "pgconn", None), psycopg.pq.PGconn)
 
 
-def say_once(what: str) -> None:
-    """Log what makes the pool go a dearer way; once a process."""
-    if what not in _said:
-        _said.add(what)
-        logger.warning("%s", what)
+def say_once(text: str, kind: type) -> None:
+    """Log what class makes the pool go a dearer way; once a process."""
+    if (text, kind) not in _said:
+        _said.add((text, kind))
+        logger.warning(text, kind)

@@ -18,7 +18,7 @@ from psycopg.pq import DiagnosticField, Format
 from . import roles
 from .changes import SANE, Changes
 from .foreign import BaseCursor, Cursor, RawCursor, is_class
-from .riding import rides
+from .riding import rides, send_deferred
 from .statements import Judge
 
 _STALE = "the connection of this cursor has been given back to its pool"
@@ -32,6 +32,12 @@ TEXT = Format.TEXT
 def _of(conn: Any) -> Changes:
     """What is known of a connection's session; where nobody looks, what will be thrown away."""
     return conn.__dict__.get("_changes") or Changes(_judge)
+
+
+def _after_deferred(conn: Any, changes: Changes, started: Any) -> Generator[Any, Any, None]:
+    """Send what has waited for a statement, and begin it."""
+    yield from send_deferred(conn, changes)
+    yield from started
 
 
 class Watched:
@@ -64,7 +70,8 @@ class Watched:
                 bits = changes.judge(query, self._conn)
             if bits or changes.dirt:
                 changes.weigh(bits, self._conn)
-        return super()._start_query(query)  # type: ignore[misc]
+        started = super()._start_query(query)  # type: ignore[misc]
+        return _after_deferred(self._conn, changes, started) if changes.deferred else started
 
     def _check(self) -> Changes:
         """Return the changes; OperationalError when the loan is over that the cursor is of.
@@ -140,7 +147,8 @@ class WatchedPlain(Watched):
             self._tx = Transformer(conn if self._adapters is None else self)  # type: ignore[arg-type]
         if conn._autocommit or (changes.rider is type(self) and rides(self, query, changes)):
             return ()
-        return conn.__class__._start_query(conn)
+        started = conn.__class__._start_query(conn)
+        return _after_deferred(conn, changes, started) if changes.deferred else started
 
     def stream(self, *args: Any, **kwargs: Any) -> Generator[Any, Any, None]:
         self._sends_alone = True
@@ -174,7 +182,8 @@ class WatchedNamed(Watched):
         changes = self._check()
         changes.cursor_opens(self._name)
         changes.announced = not self._closed
-        return super(Watched, self)._start_query(query)  # type: ignore[misc]
+        started = super(Watched, self)._start_query(query)  # type: ignore[misc]
+        return _after_deferred(self._conn, changes, started) if changes.deferred else started
 
     def _fetch_gen(self, num: Any) -> Any:
         self._check()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -12,6 +11,7 @@ from weakref import WeakSet
 import psycopg
 from psycopg.pq import TransactionStatus
 
+from django_connpool.process import bursts
 from django_connpool.redaction import named, one_line
 
 from . import changes, cursors, parameters, refusals, rest
@@ -21,7 +21,7 @@ from .policy import Policy
 from .session import Keeper, Session
 from .setup import recording
 
-logger = logging.getLogger("django_connpool.pool")
+logger = bursts.logger("sessions")
 
 
 class Opening:
@@ -137,6 +137,7 @@ class Opening:
                         "functions change one: %s",
                         self.policy.name,
                         one_line(error),
+                        extra={"pool": self.policy.name},
                     )
             finally:
                 with suppress(ValueError):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from psycopg import OperationalError
 from psycopg.pq import ConnStatus, TransactionStatus
 
+from django_connpool.process import bursts
 from django_connpool.redaction import named, one_line
 
 from . import changes, cleaning, foreign, liveness, rest, roles, vanished
@@ -20,7 +20,7 @@ from .statements import ANYTHING, CHANNELS, RENAMED, ROLES, SETTINGS
 if TYPE_CHECKING:
     from .policy import Policy
 
-logger = logging.getLogger("django_connpool.pool")
+logger = bursts.logger("sessions")
 
 # Why a session is not kept.
 UNUSABLE = "unusable"
@@ -111,7 +111,7 @@ class Session:
         """The loan is over, and the session as it was."""
         known, original = self.changes, self.original
         known.loan += 1  # cursors of this loan are stale
-        known.last, known.called = None, False
+        known.last, known.called, known.deferred = None, False, ()
         if known.dirt or original.touch.touched or original.touch.switched:
             known.forget()
             original.loan_begins()
@@ -193,7 +193,7 @@ class Session:
         ):
             return False
         known.loan += 1  # as `rest`
-        known.last, known.called = None, False
+        known.last, known.called, known.deferred = None, False, ()
         if known.dirt or original.touch.touched or original.touch.switched:
             known.forget()
             original.loan_begins()
@@ -261,7 +261,8 @@ class Session:
                     )
         except Exception as error:
             text = "%s: cleaning a session failed, closing it: %s"
-            logger.warning(text, policy.name, one_line(error))
+            extra = {"pool": policy.name, "reason": UNCLEAN}
+            logger.warning(text, policy.name, one_line(error), extra=extra)
             return UNCLEAN
         return ""
 

@@ -34,7 +34,20 @@ _HISTOGRAM: _Shape = {"count": int, "sum": _NUMBER, "buckets": dict}
 _LOAN: _Shape = {"held": _NUMBER, "thread": str, "backend_pid": int, "transaction": str}
 
 
-class Loan(TypedDict):
+# What each moment of `Pool.history` is a list of. The first is how long ago it began; for the rest
+# see pool/history.py.
+MOMENT = ("ago", "in_use", "offered", "idle", "waiting", "longest_wait", "timeouts")
+
+
+class _LaterLoan(TypedDict, total=False):
+    """What earlier versions do not tell of a loan."""
+
+    statement: str | None  # its last one, without values
+    leak: bool  # longer than `leak_after`, and reported
+    number: int  # of the loans of this connection
+
+
+class Loan(_LaterLoan):
     """One borrower's hold on a connection; `held` is in seconds."""
 
     held: float
@@ -57,7 +70,33 @@ class Histogram(TypedDict):
     buckets: dict[str, int]
 
 
-class Pool(TypedDict):
+class Outage(TypedDict):
+    """How long connecting has failed, and when it did last, in seconds."""
+
+    kind: str  # see pool/outage.py
+    since: float
+    failed: float
+    attempts: int
+    young: bool  # borrowers wait for it to end
+
+
+class Event(TypedDict):
+    """Something that went wrong; `ago` is in seconds."""
+
+    ago: float
+    times: int
+    text: str
+
+
+class _LaterPool(TypedDict, total=False):
+    """What earlier versions do not tell of a pool."""
+
+    outage: Outage | None
+    history: list[list[float]]  # see `MOMENT`
+    events: list[Event]
+
+
+class Pool(_LaterPool):
     """`ConnectionPool.snapshot()` with the aliases it serves; `longest_wait` is in seconds."""
 
     alias: str

@@ -41,7 +41,17 @@ def command(argv: list[str]) -> str:
     return _URL_CREDENTIALS.sub("***", " ".join([name or "python", *argv[1:]]))
 
 
+def glance(aliases: tuple[str, ...], pool: ConnectionPool[Any]) -> Pool:
+    """One pool, but for what takes time to find out."""
+    return _with_aliases(aliases, pool, pool.glance())
+
+
 def _pool(aliases: tuple[str, ...], pool: ConnectionPool[Any]) -> Pool:
-    found = pool.snapshot()
+    return _with_aliases(aliases, pool, pool.snapshot())
+
+
+def _with_aliases(
+    aliases: tuple[str, ...], pool: ConnectionPool[Any], found: dict[str, Any]
+) -> Pool:
     alias = aliases[0] if aliases else pool.name
     return cast("Pool", {"alias": alias, "aliases": list(aliases), **found})

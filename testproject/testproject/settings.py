@@ -7,6 +7,7 @@ DATABASE_URL: like postgres://user:password@host:5432/name, with pool options if
 POOL: "off" uses Django's own backend and a new connection for each request, to compare with.
 POOL_SIZE: the most connections of one process, for a URL without options; default 4.
 CONNPOOL_STATUS_DIR: where poolstatus finds the processes; unset: a place of this user.
+CONNPOOL_TOKEN: opens the page at /pool/ also without DEBUG, and while the pool is exhausted.
 DEBUG: on by default, for this is a sample and no deployment.
 SECRET_KEY: needed when DEBUG is off.
 """
@@ -68,6 +69,7 @@ if not env.bool("POOL", default=True):
     MIDDLEWARE.remove("django_connpool.middleware.ConnectionPoolMiddleware")
 
 CONNPOOL_STATUS_DIR = env("CONNPOOL_STATUS_DIR", default=None)
+CONNPOOL_TOKEN = env("CONNPOOL_TOKEN", default=None)
 
 ROOT_URLCONF = "testproject.urls"
 WSGI_APPLICATION = "testproject.wsgi.application"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextvars
+import gc
 import logging
 import random
 import signal
@@ -29,7 +30,7 @@ from tests.interrupter import Interrupter
 
 DJANGOS = transaction.__file__
 MODES = ["request", "transaction"]
-UNITS_HIT = 1000
+HITS, MOST_UNITS = 400, 5000
 
 
 class Stop(Exception):
@@ -217,6 +218,7 @@ def passing_on(execute: Any, sql: Any, params: Any, many: Any, context: Any) -> 
 
 @pytest.mark.stress
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.usefixtures("little_garbage")
 @pytest.mark.parametrize("release", ["auto", *MODES])
 @pytest.mark.parametrize("unit", UNITS)
 def test_after_an_interrupt_at_any_moment_the_next_work_commits(
@@ -228,21 +230,27 @@ def test_after_an_interrupt_at_any_moment_the_next_work_commits(
     for number in range(1, 21):
         unit(lambda number=number: write_twice(table, number))
     usual = (monotonic() - begun) / 20
-    said, hits = set(range(1, 21)), 0
+    said, hits, number = set(range(1, 21)), 0, 101
     with Timer() as timer:
-        for number in range(101, 101 + 2 * UNITS_HIT, 2):
+        while hits < HITS and number < MOST_UNITS:
             seconds = max(1e-6, chance.random() * usual * 1.2)
             if timer.hits(lambda number=number: unit(lambda: write_twice(table, number)), seconds):
                 hits += 1
+                if sys.version_info < (3, 11):
+                    # An error that a generator's context manager has seen keeps itself alive,
+                    # and what it came in the middle of: asgiref has such, where Django looks
+                    # for connections.
+                    gc.collect()
             else:
                 said.add(number)
             unit(lambda number=number: table.insert(number + 1))
             said.add(number + 1)
             assert not table.wrapper.in_atomic_block
             assert not table.wrapper.execute_wrappers
+            number += 2
     found = table.looker.execute(f"SELECT number FROM {table.name} WHERE number > 0")
     assert said - {number for (number,) in found} == set()
-    assert hits > UNITS_HIT / 4
+    assert hits == HITS
 
 
 @pytest.fixture(params=MODES)

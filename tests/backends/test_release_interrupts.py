@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 from unittest import mock
@@ -39,6 +39,14 @@ def block(wrapper: Any) -> None:
     value(wrapper, "SELECT 2")
 
 
+def nested(wrapper: Any) -> None:
+    with transaction.atomic(using=wrapper.alias):
+        with transaction.atomic(using=wrapper.alias), transaction.atomic(using=wrapper.alias):
+            value(wrapper, "SELECT 1")
+        with transaction.atomic(using=wrapper.alias):
+            pass
+
+
 def failing_block(wrapper: Any) -> None:
     with suppress(ZeroDivisionError), transaction.atomic(using=wrapper.alias):
         value(wrapper, "SELECT 1")
@@ -70,15 +78,6 @@ def with_state(wrapper: Any) -> None:
     value(wrapper, "SELECT 1")
 
 
-@pytest.fixture
-def little_garbage() -> Iterator[None]:
-    """The collector, which is asked hundreds of times, has only what the test leaves to look at."""
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
-
-
 def awaited(wrapper: Any) -> None:
     somebody_waits = mock.patch.object(ConnectionPool, "is_awaited", True)
     with django_connpool.scope("work"), somebody_waits:
@@ -89,7 +88,10 @@ def awaited(wrapper: Any) -> None:
         statements(wrapper)
 
 
-SCENES = [statements, block, failing_block, kept, other_mode, piece_by_piece, with_state, awaited]
+SCENES = [
+    *(statements, block, nested, failing_block, kept, other_mode, piece_by_piece, with_state),
+    awaited,
+]
 
 
 @pytest.mark.stress

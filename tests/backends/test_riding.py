@@ -360,7 +360,7 @@ def got_or_created(wrapper: Any) -> None:
 
 
 def a_conflict(wrapper: Any) -> None:
-    """An INSERT; BEGIN and SAVEPOINT, an INSERT that fails, ROLLBACK TO, RELEASE, COMMIT."""
+    """An INSERT; BEGIN, SAVEPOINT and an INSERT that fails, ROLLBACK TO, RELEASE, COMMIT."""
     Category(name="taken", slug="taken").save(using=wrapper.alias)
     inner = transaction.atomic(using=wrapper.alias)
     with transaction.atomic(using=wrapper.alias), suppress(IntegrityError), inner:
@@ -392,7 +392,7 @@ def a_request(wrapper: Any) -> None:
 COUNTED = [
     (locked, 3, 2),
     (got_or_created, 4, 3),  # a look; BEGIN, INSERT, COMMIT
-    (a_conflict, 7, 6),
+    (a_conflict, 7, 5),
     (iterated, 4, 4),  # a server-side cursor: DECLARE, FETCH, FETCH, CLOSE
     (iterated_in_a_block, 6, 6),
     (a_request, 4, 3),
@@ -403,7 +403,7 @@ COUNTED = [
     (block("SELECT 1", "SELECT nothing"), 4, 3),
     (block("SELECT 1; SELECT 2"), 3, 3),
     (what_is_rolled_back, 4, 3),
-    (nested, 5, 4),
+    (nested, 5, 3),
     (block("CREATE TABLE pg_temp.made ()"), 3, 3),
     (a_stream, 3, 3),
     (raw("SELECT 1"), 3, 2),

@@ -309,6 +309,67 @@ MUTANTS = [
         "",
         "a worker that is interrupted leaves its job to others",
     ),
+    # The page and the probes
+    Mutant(
+        "web/access.py",
+        "return bool(expected) and constant_time_compare(said, expected)",
+        "return constant_time_compare(said, expected)",
+        "an empty token opens nothing",
+    ),
+    Mutant(
+        "web/access.py",
+        "    if user is None:\n        return False\n    permission",
+        "    if user is None:\n        return True\n    permission",
+        "a token acts on nothing",
+    ),
+    Mutant(
+        "web/access.py",
+        'if not hasattr(request, "user") or not can_ask():',
+        'if not hasattr(request, "user"):',
+        "nobody is looked up in a database that would not answer",
+    ),
+    Mutant(
+        "web/access.py",
+        'return constant_time_compare(found or "", _proof())',
+        "return True",
+        "a cookie opens no longer than its token",
+    ),
+    Mutant(
+        "web/page.py",
+        '@quiet("POST")\n@csrf_protect\ndef act(',
+        '@quiet("POST")\ndef act(',
+        "who acts needs the CSRF token",
+    ),
+    Mutant(
+        "web/views.py",
+        "answering._non_atomic_requests = _EveryAlias()",
+        'answering._non_atomic_requests = {"default"}',
+        "a probe begins no transaction",
+    ),
+    Mutant(
+        "web/charts.py",
+        "        if place + 1 not in seen:\n",
+        "        if place == KEPT - 1:\n",
+        "a chart has gaps where nobody has looked",
+    ),
+    Mutant(
+        "status/readiness.py",
+        'if outage["young"] or outage["failed"] > limits.down_for:',
+        'if outage["young"]:',
+        "a process that is down comes to be tried again",
+    ),
+    Mutant(
+        "pool/history.py",
+        "        self._most_waiting = waiting\n        return moment",
+        "        return moment",
+        "a long line belongs to one moment",
+    ),
+    Mutant(
+        "pool/view.py",
+        "(slot.loan == number and text) or None",
+        "str(slot.session.last_statement)",
+        "a loan's statement is told without its values",
+    ),
     # What is counted
     Mutant(
         "pool/core.py",
@@ -333,5 +394,48 @@ MUTANTS = [
         "counts[0] += at_once(pool)",
         "pass",
         "who is served at once is in the histogram of waits",
+    ),
+    # What is told
+    Mutant(
+        "pool/pool.py",
+        "if waited is not None and waited[0] == slot.loan:",
+        "if waited is not None:",
+        "a wait that nobody has told of is not the next borrower's",
+    ),
+    Mutant(
+        "signals.py",
+        "bool(_SIGNALS[event].receivers) and event not in _present.telling",
+        "bool(_SIGNALS[event].receivers)",
+        "what a receiver does itself is not told",
+    ),
+    Mutant(
+        "pool/prospects.py",
+        "        core.news.note(OUTAGE_ENDED, lasted=lasted)\n",
+        "",
+        "the end of an outage is told",
+    ),
+    Mutant(
+        "backends/holding.py",
+        "                self._keep_during(binding.pool.tell_waited, connection)",
+        "                binding.pool.tell_waited(connection)",
+        "a receiver that queries leaves the connection in hand",
+    ),
+    Mutant(
+        "overload.py",
+        "    if isinstance(error, OperationalError):\n        error = error.__cause__\n",
+        "",
+        "an overload is known when Django has wrapped it",
+    ),
+    Mutant(
+        "overload.py",
+        "    response._has_been_logged = True  # type: ignore[attr-defined]\n",
+        "",
+        "Django does not log each overload",
+    ),
+    Mutant(
+        "process/bursts.py",
+        "                burst.more += 1\n                return False\n",
+        "                burst.more += 1\n",
+        "a thing is said once in a burst",
     ),
 ]

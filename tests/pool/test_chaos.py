@@ -27,9 +27,9 @@ LOANS = 200
 
 
 @pytest.fixture(autouse=True)
-def hurried_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def hurried_threads(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
     """Threads take turns as often as the interpreter can, and do not spend them on the log."""
-    monkeypatch.setattr(logging.getLogger("django_connpool.pool"), "disabled", True)
+    caplog.set_level(logging.CRITICAL + 1, "django_connpool.pool")
     before = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     yield

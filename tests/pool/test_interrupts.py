@@ -1440,10 +1440,10 @@ def spare_new_threads(pool: ConnectionPool[Any]) -> None:
 
 
 def test_threads_interrupted_at_random_never_share_and_never_lose_a_connection(
-    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     # The standard library's logging is not safe against interrupts between its lines.
-    monkeypatch.setattr(logging.getLogger("django_connpool.pool"), "disabled", True)
+    caplog.set_level(logging.CRITICAL + 1, "django_connpool.pool")
     server = FakeServer()
     server.bound = lambda: 2
     pool = fake_pool(server)

@@ -34,10 +34,11 @@ FLOORS = (
     {"site_checks"},
     {"checks"},
     {"backends"},
-    {"borrowing"},
+    {"borrowing", "overload"},
     {"__init__"},
     {"middleware", "tasks", "contrib", "testing"},
-    {"management"},
+    {"management", "web"},
+    {"urls", "admin"},
     {"apps"},
 )
 
@@ -47,12 +48,15 @@ FOREIGN: dict[str, set[str]] = {
     "process": set(),
     "redaction": {"psycopg"},
     "session": {"psycopg"},
-    "contrib": {"django", "celery", "opentelemetry", "prometheus_client", "sentry_sdk"},
+    "contrib": {
+        *("django", "celery", "debug_toolbar", "health_check", "opentelemetry"),
+        *("prometheus_client", "sentry_sdk"),
+    },
 }
 FOREIGN_ELSEWHERE = {"asgiref", "django", "psycopg"}
 
 LONGEST = 400  # lines of a file
-LINES = 14_190  # of all files
+LINES = 14_330  # of all files
 LEEWAY = 300  # lines below that, from which on the number has to be lowered
 DOORS = 16  # what catches BaseException, and `finally` blocks that mend; 6 are meant to remain
 
@@ -78,6 +82,7 @@ ENDING: set[str] = {
     "backends/holding.py: Holding._keep_during",
     "backends/holding.py: Holding._run_foreign_init",
     "backends/offering.py: Offering.keeping",
+    "backends/wrapper.py: PooledDatabaseWrapperMixin._at_savepoint",
     "backends/wrapper.py: PooledDatabaseWrapperMixin._end_transaction",
     "backends/stacked.py: _floor.on_floor.method",
     "borrowing.py: hold",
@@ -90,16 +95,18 @@ ENDING: set[str] = {
     "middleware.py: _each_async",
     "pool/explain.py: locate",
     "pool/locking.py: is_locked",
+    "pool/news.py: News.tell",
     "pool/pool.py: Pool._wait_for_slot",
     "pool/pool.py: Pool.getconn",
     "pool/pool.py: Pool.putconn",
     "process/userline.py: _above",
     "session/setup.py: recording",
     "session/fronts.py: WatchedPlain.stream",
-    "session/riding.py: _begin_and_execute",
+    "session/riding.py: _send_together",
     "session/setup.py: repeating",
     "session/private.py: telling_of_rollbacks",
     "session/session.py: Session.say_goodbye_for_borrower",
+    "signals.py: Events.tell",
     "testing.py: _left_behind",
     "testing.py: _new_session",
 }

@@ -1,0 +1,85 @@
+"""The answers for programs: `live`, `ready`, `status.json`, `metrics`. From the process's memory.
+
+None of them opens a connection, asks a server, or makes a pool.
+"""
+
+from __future__ import annotations
+
+import time
+from importlib import import_module
+from typing import Any
+
+from django.http import HttpRequest, HttpResponse, JsonResponse
+
+from django_connpool.status import readiness, snapshot
+from django_connpool.status.collect import Collected, collect
+from django_connpool.status.document import Process
+from django_connpool.status.report import Report
+from django_connpool.web.access import guarded
+from django_connpool.web.views import quiet, text
+
+COLLECTOR = "django_connpool.contrib.prometheus"
+BEGAN = time.time()
+
+
+@quiet()
+def live(request: HttpRequest) -> HttpResponse:
+    """Whether the process answers. Whatever the database and the pools do."""
+    return text(["alive"])
+
+
+@quiet()
+def ready(request: HttpRequest) -> HttpResponse:
+    """Whether the pools can serve; 503 with the reasons when one cannot.
+
+    `?pool=default&pool=replica` asks for these only.
+    """
+    found = readiness.here(request.GET.getlist("pool"))
+    return text(found, status=503) if found else text(["ready"])
+
+
+@quiet()
+@guarded
+def status(request: HttpRequest) -> HttpResponse:
+    """The document of this process; with `?scope=host` those of all processes of the host."""
+    scope = request.GET.get("scope", "process")
+    if scope not in ("process", "host"):
+        return text(['scope is "process" or "host"'], status=400)
+    found = of_host() if scope == "host" else Collected([of_process()])
+    return JsonResponse(Report(found).as_dict())
+
+
+@quiet()
+@guarded
+def metrics(request: HttpRequest) -> HttpResponse:
+    """For Prometheus; 404 where its client is not installed."""
+    collector = _collector()
+    if collector is None:
+        return text(["No metrics: prometheus_client is not installed."], status=404)
+    response: HttpResponse = collector.metrics(request)
+    return response
+
+
+def of_process() -> Process:
+    """What this process says of itself."""
+    return snapshot.take(BEGAN)
+
+
+def of_host(timeout: float = 1.0) -> Collected:
+    """What the processes of this project on this host say, this one in any case."""
+    found, own = collect(timeout), of_process()
+    others = [
+        process
+        for process in found.processes
+        if (process["pid"], process["host"]) != (own["pid"], own["host"])
+    ]
+    silent = [silence for silence in found.silent if silence.pid != own["pid"]]
+    return Collected([own, *others], silent, found.directories, found.refused, found.elsewhere)
+
+
+def _collector() -> Any:
+    try:
+        import_module("prometheus_client")
+        return import_module(COLLECTOR)
+    except ImportError:
+        return None
