@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from django.core.exceptions import ImproperlyConfigured
-from django.db import connections
+from django.db import OperationalError, connections
 from opentelemetry import trace
 from opentelemetry.instrumentation.utils import suppress_instrumentation
 from opentelemetry.sdk.metrics import MeterProvider
@@ -264,6 +264,18 @@ def test_a_wait_in_vain_is_a_span_that_failed(telemetry: Telemetry, measured: An
     assert span.attributes == {**OF_POOL, "error.type": "PoolTimeout"}
     assert "secret" not in span.to_json()
     assert telemetry.spans()["GET /orders/"].attributes == {WAIT_SUM: 0.25}
+
+
+def test_a_timeout_is_told_as_it_happens(telemetry: Telemetry, databases: Databases) -> None:
+    wrapper = databases.add(pool={"name": NAME, "max_size": 1, "timeout": 0.05})
+    conn = wrapper.pool.getconn()
+    with telemetry.tracer.start_as_current_span("GET /orders/"), pytest.raises(OperationalError):
+        value(wrapper, "SELECT 1")
+    wrapper.pool.putconn(conn)
+    span = telemetry.spans()["pool.acquire"]
+    assert span.status.status_code is trace.StatusCode.ERROR
+    assert span.end_time - span.start_time >= 0.05 * 1e9
+    assert telemetry.spans()["GET /orders/"].attributes[WAIT_SUM] >= 0.05
 
 
 def test_who_is_served_at_once_leaves_no_trace(telemetry: Telemetry, measured: Any) -> None:
