@@ -15,13 +15,13 @@ import time
 from . import forks
 from .background import NEVER, background
 
-# One for each concern. What is set for `django_connpool` or `django_connpool.pool` goes for all.
+# One for each concern. (Whoever answers on the status socket says each failure once by himself.)
+# What is set for `django_connpool` or `django_connpool.pool` goes for all.
 POOL = "django_connpool.pool"
 LOGGERS = (
     *(f"{POOL}.{concern}" for concern in ("background", "connecting", "loans", "overload")),
     f"{POOL}.sessions",
     "django_connpool.signals",
-    "django_connpool.status",
 )
 SECONDS = 10.0  # of a burst; one that lasts longer is told of every so many
 

@@ -149,6 +149,6 @@ def test_each_logger_says_a_thing_once_in_a_burst() -> None:
                 elif ast.unparse(node.func) == "bursts.logger":
                     used.add(f"{POOL}.{node.args[0].value}")
 
-    assert used == inside.loggers()
+    assert used == inside.loggers() | {"django_connpool.status"}  # which sees to it itself
     for name in used:
         assert f"`{name}`" in DOCS.read_text()
