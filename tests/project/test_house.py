@@ -25,6 +25,7 @@ FLOORS = (
     {"process", "redaction", "borrower", "signals", "runners", "deployment"},
     {"pool", "session"},
     {"errors"},
+    {"block"},
     {"connection_pool"},
     {"readers"},
     {"conf", "identity", "functions", "scopes", "holders"},
@@ -56,7 +57,7 @@ FOREIGN: dict[str, set[str]] = {
 FOREIGN_ELSEWHERE = {"asgiref", "django", "psycopg"}
 
 LONGEST = 400  # lines of a file
-LINES = 14_330  # of all files
+LINES = 18_450  # of all files
 LEEWAY = 300  # lines below that, from which on the number has to be lowered
 DOORS = 16  # what catches BaseException, and `finally` blocks that mend; 6 are meant to remain
 
@@ -88,7 +89,7 @@ ENDING: set[str] = {
     "borrowing.py: hold",
     "borrowing.py: scope.__aexit__",
     "borrowing.py: scope.__exit__",
-    "connection_pool.py: Loan.__exit__",
+    "block.py: Loan.__exit__",
     "middleware.py: ConnectionPoolMiddleware.__call__",
     "middleware.py: ConnectionPoolMiddleware._handle",
     "middleware.py: _each",

@@ -125,7 +125,7 @@ def test_trouble_stands_first_and_in_the_title(shows: Any) -> None:
     stuck = pool(alias="b", aliases=["b"], max_size=1, loans=[loan(held=99.0)])
     seen = shows(process(pools=[pool(alias="a", aliases=["a"]), stuck]))
     assert "1 pool in trouble, of 2 pools in 1 process." in seen.text
-    assert "the one connection has been on loan for more than 1m 00s" in seen.text
+    assert "the one connection has been on loan for more than 1m 39s" in seen.text
     assert "(1) Connection pools on web-1" in seen.text
     headings = re.findall(r"\b[ab]\b(?= *\n)", seen.text)
     cards = [attributes for tag, attributes in seen.elements if tag == "article"]
