@@ -27,6 +27,7 @@ FILES = {
     "holding.py": """
 from settings import *
 ROOT_URLCONF = "tiny.holding"
+DEBUG = False
 """,
     "wsgi.py": """
 from django.core.wsgi import get_wsgi_application
