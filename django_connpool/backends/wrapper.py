@@ -19,7 +19,7 @@ from django_connpool.readers import REQUEST
 from django_connpool.session import rest, riding
 from django_connpool.session.changes import rolling_back
 
-from . import creation, djangos, schema, stacked
+from . import creation, djangos, operations, schema, stacked
 from .querying import Querying
 from .work import holds_outside_of
 
@@ -59,6 +59,7 @@ class PooledDatabaseWrapperMixin(Querying):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         this: Any = self
         this.creation_class = creation.pooled(this.creation_class)
+        this.ops_class = operations.pooled(this.ops_class)
         super().__init__(*args, **kwargs)
         _wrappers.add(self)
 

@@ -27,7 +27,7 @@ FILES = {
     "holding.py": """
 from settings import *
 ROOT_URLCONF = "tiny.holding"
-DEBUG = False
+DEBUG = True
 """,
     "wsgi.py": """
 from django.core.wsgi import get_wsgi_application

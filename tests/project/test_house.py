@@ -83,6 +83,7 @@ ENDING: set[str] = {
     "backends/holding.py: Holding._keep_during",
     "backends/holding.py: Holding._run_foreign_init",
     "backends/offering.py: Offering.keeping",
+    "backends/operations.py: pooled.DatabaseOperations.compose_sql",
     "backends/wrapper.py: PooledDatabaseWrapperMixin._at_savepoint",
     "backends/wrapper.py: PooledDatabaseWrapperMixin._end_transaction",
     "backends/stacked.py: _floor.on_floor.method",
