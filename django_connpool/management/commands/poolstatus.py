@@ -88,8 +88,8 @@ class Command(BaseCommand):
         parser.add_argument(
             "--fail-on",
             choices=tuple(BAD),
-            help="Exit with status 3 (busy), 4 (stuck) or 5 (down) if the worst pool is that, and it"
-            " is as bad as this or worse.",
+            help="Exit with status 3 (busy), 4 (stuck) or 5 (down) if the worst pool is that, and"
+            " it is as bad as this or worse.",
         )
         parser.add_argument(
             "--busy-after",
@@ -210,7 +210,7 @@ class Command(BaseCommand):
             yield from history.lines(report, width, self._screen.marks)
         parts = []
         if options["loans"]:
-            parts.append(table.render(Report(found)))
+            parts.append(table.render(Report(found), width))
         elif not (options["server"] or options["advise"]):
             parts.append(overview.render(judged, width, self._screen.paint))
         if options["server"]:
@@ -350,8 +350,8 @@ def _nobody(report: Report) -> str:
     if found.elsewhere:
         others = (
             f"There {'is' if found.elsewhere == 1 else 'are'}"
-            f" {plural(found.elsewhere, 'socket')} of other projects, whose processes may have ended:"
-            f" --all-projects asks them.\nThis one is {origin.project()!r};\n"
+            f" {plural(found.elsewhere, 'socket')} of other projects, whose processes may have"
+            f" ended: --all-projects asks them.\nThis one is {origin.project()!r};\n"
             "CONNPOOL_PROJECT in the settings names it otherwise.\n"
         )
     return (
