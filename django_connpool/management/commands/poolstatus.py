@@ -197,7 +197,8 @@ class Command(BaseCommand):
         if found.refused and not report.processes and history is None:
             raise CommandError("; ".join(found.refused))
         if history is not None:
-            yield f"{time.strftime('%H:%M:%S')}  (q ends)"
+            ends = "  (q ends)" if self._screen.is_terminal else ""
+            yield f"{time.strftime('%H:%M:%S')}{ends}"
         yield from (f"not looked into: {refusal}" for refusal in found.refused)
         if judged:
             yield overview.headline(judged, width, self._screen.paint)
