@@ -1104,6 +1104,11 @@ def deadline(pool: Any) -> float:
     return float(pool._core.deadline)
 
 
+def upkeep_due(pool: Any) -> float:
+    """When the background thread calls for that, which may be earlier."""
+    return float(pool._core.ticket.due)
+
+
 def watch_of(pool: Any) -> Any:
     """The task that looks at what is on offer."""
     return pool._watch

@@ -237,6 +237,7 @@ def _close(core: Core) -> None:
 
 def _drain(core: Core) -> None:
     core.renew(DRAINED)
+    core.schedule(core.clock())  # to take what is on offer: its borrower may not come back for long
 
 
 def _close_idle(core: Core) -> None:

@@ -14,7 +14,7 @@ from .crew import Crew
 from .locking import advice, is_locked
 from .news import LEAKED
 from .prospects import judge
-from .slot import EXPIRED, IDLE, LOST, SURPLUS, UNCLEAN, Slot
+from .slot import EXPIRED, IDLE, LOST, SURPLUS, TAKEN, UNCLEAN, Slot
 
 logger = bursts.logger("loans")
 sessions_logger = bursts.logger("sessions")
@@ -139,6 +139,7 @@ class Upkeep:
                 slot.loans is not None
                 and not slot.reported
                 and not slot.is_offered
+                and slot.pinned is not TAKEN  # by who gives it back in its borrower's stead
                 and held >= core.limits.leak_after
             ):
                 slot.reported = True

@@ -149,7 +149,7 @@ def _loans(loans: Sequence[Loan], width: int) -> Iterator[str]:
             f"backend {loan['backend_pid']}",
             _TRANSACTIONS.get(loan["transaction"], loan["transaction"].lower()),
             shorten(loan["thread"], 26),
-            _purpose(loan),
+            loan.get("note") or "no request",
         )
         for loan in ordered
     ]
@@ -160,17 +160,12 @@ def _loans(loans: Sequence[Loan], width: int) -> Iterator[str]:
         state = "offered" if loan.get("offered") else "on loan"
         line = _INDENT * 2 + _GAP.join([f"{state} {known[0]}", *known[1:]]) + _GAP
         yield line + shorten(note, width - len(line))
+        if pinned := loan.get("pinned"):  # why others may not have it
+            yield from wrapped(f"pinned: {pinned}", width, _INDENT * 4)
         for verb, site in (("taken at", loan.get("taken_at")), ("at", loan.get("at"))):
             if site:
                 head = f"{_INDENT * 4}{verb} "
                 yield head + shorten_path(site, width - len(head))
-
-
-def _purpose(loan: Loan) -> str:
-    """What it is for; and why it is kept, where others could have it otherwise."""
-    note = loan.get("note") or "no request"
-    pinned = loan.get("pinned")
-    return f"{note}, pinned: {pinned}" if pinned else note
 
 
 def servers(report: Report, width: int = 100) -> str:

@@ -304,12 +304,20 @@ def _loan(loan: Loan) -> ShownLoan:
 def _summary(processes: Sequence[ShownProcess], troubles: int) -> str:
     pools = sum(len(shown.process["pools"]) for shown in processes)
     of = f"{plural(pools, 'pool')} in {plural(len(processes), 'process', 'processes')}"
-    leaks = sum(seen.leaks for shown in processes for seen in shown.pools)
+    seen = [seen for shown in processes for seen in (*shown.pools, *shown.quiet)]
+    leaks = sum(one.leaks for one in seen)
     leaking = f" {plural(leaks, 'loan')} held for longer than leak_after." if leaks else ""
+    # `ready` does not mind these, but all is not well.
+    suspended = sum(one.pool["suspended"] for one in seen if not one.trouble)
+    failed = sum(bool(one.outage) for one in seen if not one.trouble)
+    idle = f" {plural(suspended, 'pool')} suspended." if suspended else ""
+    idle += f" {plural(failed, 'pool')} could not connect at the last attempt." if failed else ""
     if not pools:
         return f"No pool yet: {of}."
     if troubles:
-        return f"{plural(troubles, 'pool')} in trouble, of {of}.{leaking}"
+        return f"{plural(troubles, 'pool')} in trouble, of {of}.{leaking}{idle}"
+    if idle:
+        return f"No pool in trouble: {of}.{leaking}{idle}"
     return f"Every pool serves: {of}.{leaking}" if leaks else f"All is well: {of}."
 
 

@@ -840,6 +840,16 @@ def test_what_would_be_closed_if_it_were_idle_is_not_left_in_a_hand_that_does_no
     assert lingering.does(mine) != first
 
 
+def test_a_drain_does_not_wait_for_the_next_look_around(single: Any, lingering: Lingering) -> None:
+    until_known(single.pool)
+    lingering.does(mine)
+    far = time.monotonic() + 2 * DEADLINE
+    wait_until(lambda: inside.upkeep_due(single.pool) > far, "nothing is to be done", DEADLINE)
+    assert on_loan(single) == 1
+    single.pool.drain()
+    wait_until(lambda: on_loan(single) == 0, "it goes back", DEADLINE)
+
+
 def test_max_hold_idle_ends_a_loan_although_nobody_waits(
     databases: Databases, lingering: Lingering
 ) -> None:
@@ -1073,6 +1083,28 @@ def test_it_is_no_leak(
     inside.tick(spare.pool)
     inside.take_all(spare.pool)
     assert not caplog.messages
+
+
+def test_it_is_no_leak_while_somebody_gives_it_back(
+    databases: Databases,
+    caplog: pytest.LogCaptureFixture,
+    lingering: Lingering,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    spare = databases.add(pool={"max_size": 1, "leak_after": 600})
+    lingering.does(mine)
+    inside.set_clock(spare.pool, lambda: time.monotonic() + 601)
+    give_back = spare.pool.putconn
+
+    def looked_at_before(conn: Any) -> None:
+        inside.tick(spare.pool)
+        give_back(conn)
+
+    monkeypatch.setattr(spare.pool, "putconn", looked_at_before)
+    inside.take_all(spare.pool)
+    assert on_loan(spare) == 0
+    assert not caplog.messages
+    assert spare.pool.get_stats()["loans_leaked"] == 0
 
 
 # -- Owners and takers ------------------------------------------------------------------------

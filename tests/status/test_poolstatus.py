@@ -363,7 +363,7 @@ def test_other_projects_are_shown_when_asked_for(status_dir: Path, settings: Any
     del settings.CONNPOOL_PROJECT
     with answering(path, process(project="blog")):
         shown = run()
-        assert "There is 1 process of other projects: --all-projects shows them." in shown
+        assert "There is 1 socket of other projects, whose processes may have ended" in shown
         assert f"This one is '{ROOT}:tests'" in shown
         assert "4711" not in shown
         assert "\n4711 " in run("--all-projects")
@@ -551,7 +551,7 @@ def test_a_command_is_done_by_every_process_and_said(status_dir: Path, cluster: 
         with pytest.raises(CommandError) as error:
             run("cancel", str(backend))
         assert str(error.value) == (
-            f"not done: default: backend {backend} (no request) is in no statement:"
+            f"not done: pid {one.pid}: default: backend {backend} (no request) is in no statement:"
             " there is nothing to cancel"
         )
 
@@ -603,5 +603,5 @@ def test_who_does_not_obey_is_said_with_the_exit_status(status_dir: Path) -> Non
     assert error.value.returncode == 1
     assert str(error.value).splitlines() == [
         "not done: pid 21 answered something that is not JSON",
-        "not done: no, thank you",
+        "not done: pid 20: no, thank you",
     ]

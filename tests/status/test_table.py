@@ -74,6 +74,12 @@ def test_long_commands_and_paths_are_shortened_to_the_width() -> None:
         assert lines[3].endswith("...")
 
 
+def test_what_keeps_a_loan_is_told_whole_below_it() -> None:
+    kept = loan(note="GET /" + "x" * 300, pinned="in a transaction, autocommit was switched")
+    shown = table.render(report(process(pools=[pool(loans=[kept])])), 80).splitlines()
+    assert shown[4] == "        pinned: in a transaction, autocommit was switched"
+
+
 def test_the_line_of_a_loan_stands_below_it() -> None:
     lines = {"taken_at": "/srv/shop/orders/views.py:12 in checkout", "at": None}
     far = "/srv/" + "x" * 200 + "/orders/views.py:13 in checkout"

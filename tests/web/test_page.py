@@ -119,6 +119,8 @@ def test_what_is_well_is_said_in_a_sentence(shows: Any) -> None:
     leaking = process(pools=[pool(loans=[loan(leak=True), loan()])])
     told = "Every pool serves: 1 pool in 1 process. 1 loan held for longer than leak_after."
     assert told in shows(leaking).text
+    told = "No pool in trouble: 1 pool in 1 process. 1 pool suspended."
+    assert told in shows(process(pools=[pool(suspended=True)])).text
 
 
 def test_trouble_stands_first_and_in_the_title(shows: Any) -> None:
@@ -142,7 +144,8 @@ def test_an_outage_is_told_in_plain_words(shows: Any) -> None:
     young = {**outage, "young": True}
     seen = shows(process(pools=[pool(last_error="connection refused", outage=young)]))
     assert "borrowers wait for it to end" in seen.text
-    assert "All is well" in seen.text
+    told = "No pool in trouble: 1 pool in 1 process. 1 pool could not connect at the last attempt."
+    assert told in seen.text
 
 
 def test_a_process_that_does_not_answer_is_told(shows: Any) -> None:

@@ -44,7 +44,7 @@ class Command(BaseCommand):
         "Say whether the connection pools of the running processes of this project and user are"
         " well, busy (somebody waits for long), stuck (all connections are held for long) or down"
         " (connecting fails), and act on them. Exits with status 2 when a process gave no usable"
-        " answer, with 1 when something was not done."
+        " answer, with 3, 4 or 5 by --fail-on, with 1 when something was not done."
     )
     requires_system_checks: list[str] = []  # noqa: RUF012
 
@@ -88,19 +88,22 @@ class Command(BaseCommand):
         parser.add_argument(
             "--fail-on",
             choices=tuple(BAD),
-            help="Exit with status 3 (busy), 4 (stuck) or 5 (down) if a pool is as bad as this.",
+            help="Exit with status 3 (busy), 4 (stuck) or 5 (down) if the worst pool is that, and"
+            " it is as bad as this or worse.",
         )
         parser.add_argument(
             "--busy-after",
             metavar="SECONDS",
             type=_seconds,
-            help="A pool is busy when somebody has waited longer (CONNPOOL_BUSY_AFTER, 5).",
+            help="A pool is busy when somebody has waited longer (default: CONNPOOL_BUSY_AFTER in"
+            " the settings, else 5).",
         )
         parser.add_argument(
             "--stuck-after",
             metavar="SECONDS",
             type=_seconds,
-            help="It is stuck when all loans are older (CONNPOOL_STUCK_AFTER, 60).",
+            help="It is stuck when all its connections have been on loan for longer (default:"
+            " CONNPOOL_STUCK_AFTER in the settings, else 60).",
         )
         parser.add_argument(
             "--format",
@@ -194,7 +197,8 @@ class Command(BaseCommand):
         if found.refused and not report.processes and history is None:
             raise CommandError("; ".join(found.refused))
         if history is not None:
-            yield f"{time.strftime('%H:%M:%S')}  (q ends)"
+            ends = "  (q ends)" if self._screen.is_terminal else ""
+            yield f"{time.strftime('%H:%M:%S')}{ends}"
         yield from (f"not looked into: {refusal}" for refusal in found.refused)
         if judged:
             yield overview.headline(judged, width, self._screen.paint)
@@ -207,7 +211,7 @@ class Command(BaseCommand):
             yield from history.lines(report, width, self._screen.marks)
         parts = []
         if options["loans"]:
-            parts.append(table.render(Report(found)))
+            parts.append(table.render(Report(found), width))
         elif not (options["server"] or options["advise"]):
             parts.append(overview.render(judged, width, self._screen.paint))
         if options["server"]:
@@ -266,7 +270,8 @@ class Command(BaseCommand):
             if answer["ok"]:
                 self.stdout.write(f"pid {pid}  {answer['text']}")
             else:
-                failed.append(answer["text"])
+                said = answer["text"]
+                failed.append(said if f"pid {pid} " in said else f"pid {pid}: {said}")
         if failed:
             raise CommandError("\n".join(f"not done: {text}" for text in failed))
 
@@ -346,8 +351,8 @@ def _nobody(report: Report) -> str:
     if found.elsewhere:
         others = (
             f"There {'is' if found.elsewhere == 1 else 'are'}"
-            f" {plural(found.elsewhere, 'process', 'processes')} of other projects:"
-            f" --all-projects shows them. This one is {origin.project()!r};\n"
+            f" {plural(found.elsewhere, 'socket')} of other projects, whose processes may have"
+            f" ended: --all-projects asks them.\nThis one is {origin.project()!r};\n"
             "CONNPOOL_PROJECT in the settings names it otherwise.\n"
         )
     return (
