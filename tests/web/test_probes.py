@@ -66,7 +66,7 @@ def test_what_is_told_is_kept_by_no_cache(spare: Any, get: Get, path: str) -> No
     assert "no-store" in get(f"/pool/{path}")["Cache-Control"]
 
 
-@pytest.mark.parametrize("view", [probes.live, probes.ready, probes.status, page.page])
+@pytest.mark.parametrize("view", [probes.live, probes.ready, probes.status, page.page, page.asset])
 def test_no_view_begins_a_transaction_in_any_database(databases: Databases, view: Any) -> None:
     databases.add("added", ATOMIC_REQUESTS=True)
     handler: Any = Client().handler
