@@ -288,10 +288,10 @@ class ConnectionPool(Pool, Generic[CT]):
     def cancel(self, backend_pid: int, number: int | None = None, timeout: float = 5.0) -> bool:
         """Ask the server to end what the loan of that backend is busy with; False if nothing.
 
-        Its borrower gets QueryCanceled. `backend_pid` and `number` are those of a loan in
-        `snapshot()`; without the number it is the loan that this connection is on now. Raises
-        ProgrammingError when there is no such loan, OperationalError when the server was not
-        reached.
+        Its borrower gets QueryCanceled, and the connection goes to nobody else. `backend_pid` and
+        `number` are those of a loan in `snapshot()`; without the number it is the loan that this
+        connection is on now. Raises ProgrammingError when there is no such loan, OperationalError
+        when the server was not reached.
         """
         return self._control.cancel(backend_pid, number, timeout)
 

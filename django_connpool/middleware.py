@@ -66,7 +66,7 @@ class ConnectionPoolMiddleware:
         with scopes.entered(f"{request.method} {request.path}") as work:
             try:
                 response: HttpResponseBase = self.get_response(request)
-                if response.status_code == 500 and work.in_vain:
+                if response.status_code == 500 and work.in_vain and not work.has_fault:
                     response = self._blame(work, request, response)
             finally:
                 release_loans(work)
@@ -84,7 +84,7 @@ class ConnectionPoolMiddleware:
             work.is_of_this_task()
             try:
                 response: HttpResponseBase = await self.get_response(request)
-                if response.status_code == 500 and work.in_vain:
+                if response.status_code == 500 and work.in_vain and not work.has_fault:
                     # As Django does: what handles the log, or renders a page, may block.
                     blame = sync_to_async(self._blame, thread_sensitive=False)
                     response = await blame(work, request, response)
@@ -99,10 +99,13 @@ class ConnectionPoolMiddleware:
     def process_exception(self, request: HttpRequest, error: Exception) -> HttpResponse | None:
         """Of a view, also an async one. With DEBUG, Django's page of the error is the answer."""
         met = overload.met_in(error)
+        work = scopes.current.get()
+        if work is not None:
+            work.has_fault = not overload.is_behind(error)
         if self.retry_after is None or met is None:
             return None
         if settings.DEBUG:
-            if (work := scopes.current.get()) is not None and not work.in_vain:
+            if work is not None and not work.in_vain:
                 work.in_vain[None] = met
             return None
         overload.tell(request, met)

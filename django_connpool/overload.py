@@ -13,7 +13,7 @@ from django.template import TemplateDoesNotExist, loader
 
 from .errors import PoolTimeout, TooManyRequests
 from .process import bursts
-from .redaction import one_line
+from .redaction import chain, one_line
 
 logger = bursts.logger("overload")
 
@@ -47,6 +47,11 @@ def met_in(error: BaseException | None) -> BaseException | None:
     if isinstance(error, OperationalError):
         error = error.__cause__
     return error if isinstance(error, (PoolTimeout, TooManyRequests)) else None
+
+
+def is_behind(error: BaseException | None) -> bool:
+    """Whether an overload is what led to an error, which may be what others have made of it."""
+    return any(met_in(link) for link in chain(error))
 
 
 def refusal(request: HttpRequest, seconds: int) -> HttpResponse:

@@ -111,7 +111,7 @@ def public(error: BaseException) -> BaseException:
 
     For the cause of an error of the pool's, and for a log: both show the whole text.
     """
-    if not any(_answer(link) for link in _chain(error)):
+    if not any(_answer(link) for link in chain(error)):
         return error
     text = _text(error)
     try:
@@ -130,13 +130,14 @@ def named(callback: Callable[..., Any]) -> str:
 
 def _text(error: BaseException) -> str:
     text = str(error)
-    for link in _chain(error):  # Django's and others' often have the text of psycopg's
+    for link in chain(error):  # Django's and others' often have the text of psycopg's
         if _answer(link):
             text = text.replace(str(link), _first_line(link))
     return text
 
 
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
+def chain(error: BaseException | None) -> Iterator[BaseException]:
+    """An error, what led to it, what led to that."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))

@@ -44,13 +44,14 @@ class Life:
 class Scope:
     """One piece of work: its name in reports, and who borrowed for it."""
 
-    __slots__ = ("borrowers", "ended", "in_vain", "life", "note", "task")
+    __slots__ = ("borrowers", "ended", "has_fault", "in_vain", "life", "note", "task")
 
     def __init__(self, note: str | None, block: object = None) -> None:
         self.note = note  # its name; see __str__
         self.borrowers: set[Any] = set()  # database wrappers that hold a connection, or held one
         # Pools it has waited for in vain, and what they said. None: one that did not let it wait.
         self.in_vain: dict[Any, BaseException] = {}
+        self.has_fault = False  # it has failed for another reason
         self.ended = False  # nobody will give back what is borrowed for it from now on
         self.task: weakref.ref[asyncio.Task[Any]] | None = None  # that does it, if one does
         self.life = Life(note, block)
@@ -67,8 +68,8 @@ class Scope:
         self.ended = self.life.ended = True
 
     def __str__(self) -> str:
-        """What a pool calls a loan that is made for it."""
-        return self.note or ""
+        """What a pool calls a loan that is made for it: a path must not forge a line of a log."""
+        return "".join(c if c.isprintable() else "?" for c in self.note or "")
 
     def is_of_this_task(self) -> None:
         """Note which task does the work: what it is at, no thread's stack tells."""

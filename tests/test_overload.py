@@ -66,6 +66,25 @@ def faulty(request: HttpRequest) -> HttpResponse:
     raise RuntimeError("on purpose")
 
 
+def caught_and_faulty(request: HttpRequest) -> HttpResponse:
+    """Does without what it did not get, and has a fault of its own."""
+    caught(request)
+    raise RuntimeError("on purpose")
+
+
+async def async_caught_and_faulty(request: HttpRequest) -> HttpResponse:
+    await sync_to_async(caught)(request)
+    raise RuntimeError("on purpose")
+
+
+def wrapped(request: HttpRequest) -> HttpResponse:
+    """Raises an error of its own for the pool's."""
+    try:
+        return page(request)
+    except OperationalError as error:
+        raise RuntimeError("not now") from error
+
+
 def stream(request: HttpRequest) -> StreamingHttpResponse:
     return StreamingHttpResponse(_parts())
 
@@ -170,7 +189,8 @@ async def _async_failing() -> AsyncIterator[str]:
 
 
 VIEWS: tuple[Callable[..., Any], ...] = (
-    *(page, async_page, direct, caught, own_page, faulty),
+    *(page, async_page, direct, caught, own_page, faulty, wrapped),
+    *(caught_and_faulty, async_caught_and_faulty),
     *(recovers, closed_stream, stream, late_stream, faulty_stream, empty_stream),
     *(async_stream, events, empty_async_stream, faulty_async_stream),
 )
@@ -281,7 +301,8 @@ def assert_refused(response: Any) -> None:
 
 @pytest.mark.parametrize("way", [ask, ask_async])
 @pytest.mark.parametrize(
-    "address", ["/page/", "/async_page/", "/direct/", "/own_page/", "/stream/", "/admin/"]
+    "address",
+    ["/page/", "/async_page/", "/direct/", "/own_page/", "/wrapped/", "/stream/", "/admin/"],
 )
 def test_who_has_waited_in_vain_is_told_to_come_again(
     full: Any, way: Callable[[str], Any], address: str
@@ -379,6 +400,16 @@ def test_a_fault_is_no_overload(databases: Databases) -> None:
     databases.add(pool={"max_size": 1})
 
     assert get("/faulty/").status_code == 500
+
+
+@pytest.mark.parametrize("way", [ask, ask_async])
+@pytest.mark.parametrize("address", ["/caught_and_faulty/", "/async_caught_and_faulty/"])
+@pytest.mark.parametrize("debug", [True, False])
+def test_a_fault_of_a_view_that_did_without_is_no_overload(
+    full: Any, way: Callable[[str], Any], address: str, debug: bool
+) -> None:
+    with override_settings(DEBUG=debug):
+        assert way(address).status_code == 500
 
 
 def test_a_fault_after_an_overload_that_is_over_is_no_overload(refusing: Any) -> None:

@@ -57,6 +57,12 @@ def test_it_names_the_loan_and_gives_it_back_at_its_end(spare: Any) -> None:
     assert on_loan(spare) == 0
 
 
+def test_its_name_cannot_forge_a_line_of_a_log(spare: Any) -> None:
+    with django_connpool.scope("GET /a\nspare: all is well\x1b[31m"):
+        mine()
+        assert notes(spare) == ["GET /a?spare: all is well?[31m"]
+
+
 def test_the_timeout_of_others_names_it(databases: Databases) -> None:
     spare = databases.add(pool={"max_size": 1, "timeout": 0.1, "release": "request"})
     with spare.pool.connection(DEADLINE):

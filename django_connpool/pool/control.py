@@ -119,6 +119,8 @@ class Control:
                 text = f"pool {core.name!r}: that loan of backend {backend_pid} is over"
                 raise core.errors.misuse(text)
             interrupt = slot.session.interrupt()
+            if interrupt is not None:
+                slot.retire_at = AT_ONCE  # it may come late, and is not to hit another's statement
         if interrupt is not None:
             interrupt(time.monotonic() + timeout)  # a connection of its own, without the lock
         return interrupt is not None

@@ -27,6 +27,7 @@ from django_connpool.status.text import clean, plural
 logger = logging.getLogger("django_connpool.status")
 
 LONGEST = 65536  # bytes of a command, and of an answer
+MOST = 100_000  # connections that a pool may be told to have; a server has far fewer
 READ_SECONDS = 1.0  # for a client that does not write: others wait for their turn
 CANCEL_SECONDS = 5.0  # for the request to get to the server
 
@@ -78,6 +79,8 @@ def _drain(pools: _Pools, command: dict[str, Any]) -> str:
 
 def _resize(pools: _Pools, command: dict[str, Any]) -> str:
     size = _number(command, "size")
+    if size > MOST:
+        raise Refused(f"a pool has at most {MOST} connections")
     for pool in pools:
         pool.resize(min(pool.min_size, size), size)
     text = f"{_names(pools)}: max_size is {size}, until the process ends"

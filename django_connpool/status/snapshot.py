@@ -14,7 +14,9 @@ from django_connpool.connection_pool import ConnectionPool
 from django_connpool.status import origin
 from django_connpool.status.document import VERSION, Pool, Process
 
-_URL_CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+(?=@)")
+# What a URL has before its host; what follows a word for a secret, perhaps as the next argument.
+_URL_CREDENTIALS = re.compile(r"(?<=://)[^/\s]+(?=@)")
+_SECRET = re.compile(r"((?:passw(?:or)?d|secret|token)[=\s])[^\s&]+", re.IGNORECASE)
 
 
 def take(started: float) -> Process:
@@ -32,13 +34,14 @@ def take(started: float) -> Process:
 
 
 def command(argv: list[str]) -> str:
-    """The command line, short and without the credentials of URLs in it."""
+    """The command line, short and without the credentials in it."""
     if not argv:
         return "python"
     program = Path(argv[0])
     # `python -m gunicorn` has the path of gunicorn/__main__.py here.
     name = program.parent.name if program.name == "__main__.py" else program.name
-    return _URL_CREDENTIALS.sub("***", " ".join([name or "python", *argv[1:]]))
+    shown = _URL_CREDENTIALS.sub("***", " ".join([name or "python", *argv[1:]]))
+    return _SECRET.sub(r"\1***", shown)
 
 
 def glance(aliases: tuple[str, ...], pool: ConnectionPool[Any]) -> Pool:

@@ -113,6 +113,15 @@ def can_ask() -> bool:
     return not readiness.troubles(pools, PATIENCE)
 
 
+def looks_up_users(name: str) -> bool:
+    """Whether it is the pool that is asked who somebody is."""
+    if not apps.is_installed("django.contrib.auth"):
+        return False
+    alias = router.db_for_read(get_user_model())
+    known = [(pool.name, *names) for names, pool in registry.live() if alias in names]
+    return name == alias or any(name in names for names in known)
+
+
 def _staff(request: HttpRequest) -> Any:
     """Who has logged in, if it is staff; None also when that cannot be found out now."""
     if not hasattr(request, "user") or not can_ask():

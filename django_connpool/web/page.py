@@ -37,6 +37,10 @@ POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
     "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
+NO_WAY_BACK = (
+    "This pool is asked who you are: nobody could resume it here. "
+    "Use `manage.py poolstatus suspend`."
+)
 FEW = 12  # pools, of which each is shown whole, however quiet it is
 LOANS = 20  # of a pool that are shown
 EVENTS = 5
@@ -121,7 +125,10 @@ def act(request: HttpRequest) -> HttpResponse:
     """One of the page's buttons; the page says what came of it."""
     if not access.may_act(request):
         return text(["Only a superuser, or who has CONNPOOL_ACT_PERMISSION, acts."], status=403)
-    said = acting.seal(*acting.act(request))
+    if request.POST.get("do") == "suspend" and access.looks_up_users(request.POST.get("pool", "")):
+        said = acting.seal(False, NO_WAY_BACK)
+    else:
+        said = acting.seal(*acting.act(request))
     return HttpResponseRedirect(f"./?{urlencode({'said': said})}")
 
 

@@ -9,6 +9,7 @@ import time
 from importlib import import_module
 from typing import Any
 
+from django.db import connections
 from django.http import HttpRequest, HttpResponse, JsonResponse
 
 from django_connpool.status import readiness, snapshot
@@ -32,9 +33,12 @@ def live(request: HttpRequest) -> HttpResponse:
 def ready(request: HttpRequest) -> HttpResponse:
     """Whether the pools can serve; 503 with the reasons when one cannot.
 
-    `?pool=default&pool=replica` asks for these only.
+    `?pool=default&pool=replica` asks for these only; 404 when there is no such alias.
     """
-    found = readiness.here(request.GET.getlist("pool"))
+    aliases = request.GET.getlist("pool")
+    if not all(alias in connections.settings for alias in aliases):
+        return text(["DATABASES has no such alias"], status=404)
+    found = readiness.here(aliases)
     return text(found, status=503) if found else text(["ready"])
 
 

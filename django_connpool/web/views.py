@@ -36,17 +36,17 @@ def quiet(*methods: str) -> Callable[[View], View]:
                 response._has_been_logged = True
             return response  # type: ignore[no-any-return]
 
-        answering: Any = require_http_methods(methods or ["GET", "HEAD"])(answer)
-        # As Django's own decorators do. That for transactions wants each alias named.
-        answering._non_atomic_requests = _EveryAlias()
+        answering = require_http_methods(methods or ["GET", "HEAD"])(answer)
         return open_to_all(answering)  # type: ignore[no-any-return]
 
     return decorated
 
 
 def open_to_all(view: Any) -> Any:
-    """Have Django's LoginRequiredMiddleware leave it alone."""
+    """Have Django's LoginRequiredMiddleware and ATOMIC_REQUESTS leave it alone."""
+    # As Django's own decorators do. That for transactions wants each alias named.
     view.login_required = False
+    view._non_atomic_requests = _EveryAlias()
     return view
 
 

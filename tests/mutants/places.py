@@ -367,8 +367,8 @@ MUTANTS = [
     ),
     Mutant(
         "web/views.py",
-        "answering._non_atomic_requests = _EveryAlias()",
-        'answering._non_atomic_requests = {"default"}',
+        "view._non_atomic_requests = _EveryAlias()",
+        'view._non_atomic_requests = {"default"}',
         "a probe begins no transaction",
     ),
     Mutant(

@@ -94,6 +94,7 @@ def test_resize_changes_the_bounds_of_the_running_pool(databases: Databases) -> 
     pid(wrapper)
     assert do("resize", size=5)["text"] == "spare: max_size is 5, until the process ends"
     assert (wrapper.pool.min_size, wrapper.pool.max_size) == (2, 5)
+    assert not do("resize", size=10**40)["ok"]
     text = "spare: max_size is 1, until the process ends (and min_size 1)"
     assert do("resize", size=1)["text"] == text
     assert (wrapper.pool.min_size, wrapper.pool.max_size) == (1, 1)

@@ -204,3 +204,15 @@ def test_a_site_without_users_has_the_token(settings: Any) -> None:
     assert answer.status_code == 403
     assert b"knows no users" in answer.content
     assert Client().get("/pool/", headers=BEARER).status_code == 200
+
+
+@pytest.mark.django_db
+def test_nobody_can_shut_himself_out(hands: Hands) -> None:
+    root = client_of(is_staff=True, is_superuser=True)
+    command = {"do": "suspend", "pid": "1", "pool": "default"}
+    answer = root.post("/pool/act", command, follow=True)
+    assert b"nobody could resume it here" in answer.content
+    assert not hands.sent
+    root.post("/pool/act", {**command, "pool": "spare"})
+    root.post("/pool/act", {**command, "do": "resume"})
+    assert [command["do"] for _, command in hands.sent] == ["suspend", "resume"]

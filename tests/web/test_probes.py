@@ -66,7 +66,7 @@ def test_what_is_told_is_kept_by_no_cache(spare: Any, get: Get, path: str) -> No
     assert "no-store" in get(f"/pool/{path}")["Cache-Control"]
 
 
-@pytest.mark.parametrize("view", [probes.live, probes.ready, probes.status, page.page])
+@pytest.mark.parametrize("view", [probes.live, probes.ready, probes.status, page.page, page.asset])
 def test_no_view_begins_a_transaction_in_any_database(databases: Databases, view: Any) -> None:
     databases.add("added", ATOMIC_REQUESTS=True)
     handler: Any = Client().handler
@@ -86,6 +86,7 @@ def test_loans_that_are_all_old_are_told_as_stuck(spare: Any, get: Get, settings
     settings.CONNPOOL_STUCK_AFTER = 0
     pid(spare)
     assert get("/pool/ready?pool=spare").status_code == 200  # one place is free
+    assert get("/pool/ready?pool=spaer").status_code == 404  # a typing error is not ready for ever
     with everything_on_loan(spare):
         answer = get("/pool/ready?pool=spare")
     assert answer.status_code == 503

@@ -74,14 +74,14 @@ def busy(pool: ConnectionPool[Any]) -> tuple[threading.Thread, list[Any], dict[s
     return thread, got, pool.snapshot()["loans"][0]
 
 
-def test_cancel_ends_a_statement_and_the_connection_lives_on(dsn: str) -> None:
+def test_cancel_ends_a_statement_of_a_connection_that_nobody_gets_after_it(dsn: str) -> None:
     with ConnectionPool(dsn, min_size=0, max_size=1) as pool:
         thread, got, loan = busy(pool)
         assert pool.cancel(loan["backend_pid"], loan["number"]) is True
         thread.join(60)
         assert isinstance(got[0], QueryCanceled)
         with pool.connection() as conn:
-            assert conn.info.backend_pid == loan["backend_pid"]
+            assert conn.info.backend_pid != loan["backend_pid"]  # a late request may still come
 
 
 def test_a_later_loan_of_the_same_connection_is_left_alone(dsn: str) -> None:
