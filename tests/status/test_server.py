@@ -395,7 +395,7 @@ def test_five_hundred_clients_that_do_nothing_are_not_noticed_by_the_pool(
         most = max(most, len(status_threads()))
         if not number % 50:
             lending()
-    assert most <= 4  # one a socket, and one before it that is about to end
+    assert most <= 20  # one a socket, and those before it that are about to end
     for client in clients:
         client.close()
     assert pids() == [os.getpid()]

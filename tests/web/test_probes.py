@@ -188,7 +188,7 @@ def test_a_probe_that_says_no_is_no_error_in_the_log(
 def test_who_must_log_in_to_all_of_the_site_need_not_for_a_probe(settings: Any, get: Get) -> None:
     required = "django.contrib.auth.middleware.LoginRequiredMiddleware"
     settings.MIDDLEWARE = [*settings.MIDDLEWARE, required]
-    for path in ("live", "ready?pool=none", "status.json", "page.css", ""):
+    for path in ("live", "ready?pool=default", "status.json", "page.css", ""):
         assert get(f"/pool/{path}").status_code == 200
     assert Client().get("/pool/status.json").status_code == 403
 
