@@ -45,7 +45,10 @@ def nothing_is_opened() -> Iterator[None]:
     finally:
         signals.connecting.disconnect(note)
     assert opened == []
-    assert borrows() == before
+    # (The first request makes the pools that the middleware warms.)
+    assert {
+        name: number for name, number in borrows().items() if number != before.get(name, 0)
+    } == {}
 
 
 def test_a_pool_that_serves_is_ready(spare: Any, get: Get) -> None:
