@@ -239,7 +239,8 @@ def _close(core: Core) -> None:
 
 def _drain(core: Core) -> None:
     core.renew(DRAINED)
-    core.schedule(core.clock())  # to take what is on offer: its borrower may not come back for long
+    if any(slot.is_unused for slot in core.slots.all):  # its borrower may not come back for long
+        core.schedule(core.clock())
 
 
 def _close_idle(core: Core) -> None:
