@@ -236,11 +236,10 @@ def test_after_an_interrupt_at_any_moment_the_next_work_commits(
             seconds = max(1e-6, chance.random() * usual * 1.2)
             if timer.hits(lambda number=number: unit(lambda: write_twice(table, number)), seconds):
                 hits += 1
-                if sys.version_info < (3, 11):
-                    # An error that a generator's context manager has seen keeps itself alive,
-                    # and what it came in the middle of: asgiref has such, where Django looks
-                    # for connections.
-                    gc.collect()
+                # Frames that it went through may be kept by a circle, with what they have: on
+                # Python 3.10 by any error that a generator's context manager has seen, such as
+                # asgiref's, where Django looks for connections.
+                gc.collect()
             else:
                 said.add(number)
             unit(lambda number=number: table.insert(number + 1))
