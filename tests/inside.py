@@ -770,7 +770,7 @@ def catch_up_by(pool: Any, wrap: Callable[[Callable[[], None]], None]) -> Callab
 
 CODE_OF_POOL = tuple(
     str(Path(core.__file__).parents[1] / room)
-    for room in ("pool", "session", "process", "connection_pool.py")
+    for room in ("pool", "session", "process", "connection_pool.py", "block.py")
 )
 
 # What the interpreter itself calls, so that what they raise goes nowhere.

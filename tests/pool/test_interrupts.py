@@ -330,6 +330,8 @@ def no_time_to_wait(pool: ConnectionPool[Any]) -> Iterator[Step]:
         for timeout in (0.0, 0.001):
             with suppress(PoolTimeout):
                 pool.getconn(timeout)
+        with suppress(PoolTimeout), pool.connection(0.0):
+            pass
 
     yield step
     give_back(*conns)
@@ -1076,6 +1078,7 @@ def test_the_second_interrupt_strikes_at_every_line_of_mending() -> None:
     assert left <= {
         "self.reclaim(slot, None)",
         *("yield slot", "self.slots.forget(slot)", "self.opening.discard(slot)"),
+        *("self.opening.add(slot)", "elif slot.is_nobodys:"),
         *("self.stats.connections_num += 1", "self.stats.connections_errors += 1"),
         "self.retire(slot, UNUSABLE)",
     }
