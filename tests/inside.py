@@ -1018,6 +1018,21 @@ def defer_a_savepoint(conn: Any, statement: bytes) -> None:
     conn._changes.deferred = (statement,)
 
 
+@contextmanager
+def interrupted_after_a_savepoint(wrapper: Any) -> Iterator[None]:
+    """Leave what an interrupt leaves that strikes as a step of a savepoint's is just over."""
+    left: list[Any] = []
+
+    def note(execute: Any, sql: Any, params: Any, many: Any, context: Any) -> Any:
+        left.append(wrapper.at_savepoint)
+        return execute(sql, params, many, context)
+
+    with wrapper.execute_wrapper(note):
+        yield
+    assert left[-1] is not None
+    wrapper.at_savepoint = left[-1]
+
+
 def code_of_riding() -> set[str]:
     """The file of what goes along with a statement."""
     return {str(_module("session.riding").__file__)}

@@ -10,5 +10,5 @@ bound                 which pool; opener opens its connections
 loans                 what is known of a connection on loan
 
 Beside them: in_vain, stacked (other packages' wrappers), djangos, creation,
-schema, watching (for the debug toolbar). Who takes what is offered: pool/offers.py.
+operations, schema, watching (for the debug toolbar). Who takes what is offered: pool/offers.py.
 """

@@ -37,7 +37,7 @@ class Rebinding:
             return super().execute(query, params, **kwargs)  # type: ignore[misc]
         if wrapper.in_hand is None or self._turn != wrapper.turn:
             self._rebind(wrapper)
-        if wrapper.at_savepoint is not None and wrapper.at_savepoint(self):
+        if wrapper.at_savepoint is not None and wrapper.at_savepoint(query, self):
             return self
         try:
             return super().execute(query, params, **kwargs)  # type: ignore[misc]

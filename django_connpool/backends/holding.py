@@ -74,8 +74,9 @@ class Holding(Bound):
     by_hand = False  # somebody has read `connection`, and may have it still
     # The same before Django switches autocommit, for which it reads `connection`, too.
     by_hand_before: bool | None = None
-    # What `execute()` asks while Django makes a savepoint, or ends one: session/riding.py.
-    at_savepoint: Callable[[Any], bool] | None = None
+    # Whether a statement need not be sent: what `execute()` asks while Django makes a savepoint, or
+    # ends one. An interrupt may leave it here, so it says so of that one statement only.
+    at_savepoint: Callable[[Any, Any], bool] | None = None
     has_deferred = False  # a savepoint may wait for the next statement
     # The binding from whose pool it goes on, between two statements, until the work ends.
     resumes: registry.Binding | None = None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from threading import get_ident
 from typing import Any
 from weakref import WeakSet
@@ -303,21 +302,27 @@ class PooledDatabaseWrapperMixin(Querying):
         if self.by_hand:
             super()._savepoint(sid)  # type: ignore[misc]
         else:
-            self._at_savepoint(super()._savepoint, sid, riding.defer)  # type: ignore[misc]
+            step = super()._savepoint  # type: ignore[misc]
+            self._at_savepoint(step, sid, self.ops.savepoint_create_sql(sid), riding.defer)
             self.has_deferred = True
 
     def _savepoint_rollback(self, sid: str) -> None:
-        self._at_savepoint(super()._savepoint_rollback, sid, riding.go_back)  # type: ignore[misc]
+        step = super()._savepoint_rollback  # type: ignore[misc]
+        self._at_savepoint(step, sid, self.ops.savepoint_rollback_sql(sid), riding.go_back)
 
     def _savepoint_commit(self, sid: str) -> None:
-        self._at_savepoint(super()._savepoint_commit, sid, riding.take_back)  # type: ignore[misc]
+        step = super()._savepoint_commit  # type: ignore[misc]
+        self._at_savepoint(step, sid, self.ops.savepoint_commit_sql(sid), riding.take_back)
 
     def _at_savepoint(
-        self, step: Callable[[str], None], sid: str, is_done: Callable[[bytes, Any], bool]
+        self, step: Callable[[str], None], sid: str, sql: str, is_done: Callable[[bytes, Any], bool]
     ) -> None:
-        """Have Django do something with a savepoint; `is_done` says what need not be sent."""
+        """Have Django do something with a savepoint; `is_done` says if its `sql` need not be sent.
+
+        Only of that text: an interrupt at the end of this may leave `at_savepoint` as it is.
+        """
         made = self.ops.savepoint_create_sql(sid).encode()
-        self.at_savepoint = partial(is_done, made)
+        self.at_savepoint = lambda query, cursor: query == sql and is_done(made, cursor)
         try:
             step(sid)
         finally:

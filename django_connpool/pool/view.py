@@ -21,8 +21,7 @@ def snapshot(core: Core) -> dict[str, Any]:
 
 def numbers(core: Core, now: float) -> dict[str, Any]:
     """Under the lock: what there is to count, which is the snapshot but for the loans."""
-    offered = sum(slot.is_offered for slot in core.slots.all)
-    in_use = core.slots.on_loan() - offered
+    in_use = core.slots.in_use()
     return {
         "name": core.name,
         "min_size": core.limits.min_size,
@@ -30,7 +29,7 @@ def numbers(core: Core, now: float) -> dict[str, Any]:
         "size": len(core.slots.all),
         "idle": len(core.slots.idle),
         "in_use": in_use,
-        "offered": offered,
+        "offered": core.slots.on_loan() - in_use,
         "peak": max(core.stats.peak, in_use),
         "opening": len(core.slots.opening),
         "closing": len(core.slots.closing),
@@ -48,10 +47,10 @@ def numbers(core: Core, now: float) -> dict[str, Any]:
 def look(core: Core, now: float) -> None:
     """Under the lock: note for the history what there is."""
     slots, line = core.slots, core.line
-    offered = sum(slot.is_offered for slot in slots.all)
     waits = now - line[0].since if line else 0.0
     longest = max(waits, core.stats.wait.take_longest())
-    in_use = slots.on_loan() - offered
+    in_use = slots.in_use()
+    offered = slots.on_loan() - in_use
     moment = core.history.look(now, in_use, offered, len(slots.idle), len(line), longest)
     core.history.count_timeouts(moment, core.stats.requests_timeouts)
 

@@ -89,7 +89,7 @@ def rides(cursor: Any, query: Any, known: changes.Changes) -> bool:
     if (
         known.judge.rides
         and isinstance(query, str)
-        and (pgconn.transaction_status == IDLE or (known.deferred and _is_open(pgconn)))
+        and pgconn.transaction_status in ((IDLE, INTRANS) if known.deferred else (IDLE,))
         and not pgconn.pipeline_status
         and not cursor._sends_alone
         and (_remembered if len(query) < _LONG else _is_alike)(query)
@@ -99,10 +99,6 @@ def rides(cursor: Any, query: Any, known: changes.Changes) -> bool:
         cursor._maybe_prepare_gen = partial(_take_along, ref(cursor), known)
         return True
     return False
-
-
-def _is_open(pgconn: Any) -> bool:
-    return bool(pgconn.transaction_status == INTRANS)
 
 
 def _is_silent(pgconn: Any) -> bool:

@@ -365,6 +365,24 @@ def test_a_connection_that_dies_before_the_inner_statement_says_why(
     assert told[0][:2] == told[1][:2] == told[2][:2]
 
 
+@pytest.mark.parametrize("steps", [1, 2, 3], ids=["made", "rolled back", "released"])
+def test_after_an_interrupt_as_a_step_of_a_savepoint_is_over_the_next_statement_is_sent(
+    databases: Databases, steps: int
+) -> None:
+    wrapper = prepared(databases.add(pool={"max_size": 1}))
+    with atomic(wrapper):
+        with inside.interrupted_after_a_savepoint(wrapper):
+            sid = savepoint(wrapper.alias)
+            if steps > 1:
+                transaction.savepoint_rollback(sid, using=wrapper.alias)
+            if steps > 2:
+                transaction.savepoint_commit(sid, using=wrapper.alias)
+        ask(wrapper, ADD, ["sent"])
+        with atomic(wrapper):
+            ask(wrapper, ADD, ["too"])
+    assert texts(wrapper)[0] == [("sent",), ("too",)]
+
+
 @pytest.mark.stress
 @pytest.mark.usefixtures("little_garbage")
 def test_an_interrupt_at_any_line_commits_nothing_by_halves(
