@@ -6,7 +6,8 @@ import asyncio
 import itertools
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from asgiref.sync import sync_to_async
@@ -153,6 +154,27 @@ def on_loan(wrapper: Any) -> int:
     """How many connections the pool has lent, those included that are on offer."""
     seen = wrapper.pool.snapshot()
     return int(seen["in_use"] + seen["offered"])
+
+
+@contextmanager
+def all_on_loan(wrapper: Any) -> Iterator[Callable[[], None]]:
+    """Another thread has the only connection, in a transaction, until the function is called."""
+    taken, go_on = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with wrapper.pool.connection(60) as connection:
+            connection.execute("SELECT 1")
+            taken.set()
+            go_on.wait(30)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    assert taken.wait(30)
+    try:
+        yield go_on.set
+    finally:
+        go_on.set()
+        thread.join()
 
 
 def in_thread(work: Callable[[], Any]) -> Any:

@@ -6,7 +6,6 @@ import asyncio
 import logging
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from django.urls import path, re_path
 from django_connpool import TooManyRequests
 from django_connpool.middleware import ConnectionPoolMiddleware
 from tests import inside
-from tests.databases import Databases, on_loan, pid
+from tests.databases import Databases, all_on_loan, on_loan, pid
 from tests.testproject.processes import wait_until
 
 OURS = "django_connpool.middleware.ConnectionPoolMiddleware"
@@ -216,26 +215,6 @@ class ToSpare:
 
     def db_for_read(self, model: Any, **hints: Any) -> str:
         return "spare"
-
-
-@contextmanager
-def all_on_loan(wrapper: Any) -> Iterator[Callable[[], None]]:
-    """Another thread has the only connection, until the function is called."""
-    taken, go_on = threading.Event(), threading.Event()
-
-    def hold() -> None:
-        with wrapper.pool.connection(60):
-            taken.set()
-            go_on.wait(60)
-
-    thread = threading.Thread(target=hold)
-    thread.start()
-    assert taken.wait(30)
-    try:
-        yield go_on.set
-    finally:
-        go_on.set()
-        thread.join()
 
 
 @pytest.fixture(autouse=True)

@@ -13,7 +13,7 @@ import django_connpool
 from django_connpool import ConnectionPool, PoolTimeout, scope, signals
 from tests import inside
 from tests.cluster import Server
-from tests.databases import Databases, in_hand, on_loan, pid, value
+from tests.databases import Databases, all_on_loan, in_hand, on_loan, pid, value
 from tests.proxy import Proxy
 from tests.testproject.processes import wait_until
 
@@ -44,27 +44,6 @@ def heard(signal: Any) -> Iterator[Heard]:
         yield receiver
     finally:
         signal.disconnect(receiver)
-
-
-@contextmanager
-def all_on_loan(wrapper: Any) -> Iterator[Callable[[], None]]:
-    """Another thread has the only connection, in a transaction, until the function is called."""
-    taken, go_on = threading.Event(), threading.Event()
-
-    def hold() -> None:
-        with wrapper.pool.connection(60) as connection:
-            connection.execute("SELECT 1")
-            taken.set()
-            go_on.wait(30)
-
-    thread = threading.Thread(target=hold)
-    thread.start()
-    assert taken.wait(30)
-    try:
-        yield go_on.set
-    finally:
-        go_on.set()
-        thread.join()
 
 
 def gives_back_when_waited_for(wrapper: Any, give_back: Callable[[], None]) -> threading.Thread:

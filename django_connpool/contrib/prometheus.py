@@ -10,10 +10,7 @@ What is asked is the pools' memory: that opens no connection, and costs a borrow
 from __future__ import annotations
 
 import os
-import socket
-import time
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 from typing import TypeAlias
 
 from django.core.exceptions import ImproperlyConfigured
@@ -35,9 +32,8 @@ except ImportError as error:
     ) from error
 
 from django_connpool.status import metrics as described
-from django_connpool.status import snapshot
 from django_connpool.status.activity import Activity
-from django_connpool.status.collect import Collected, collect
+from django_connpool.status.collect import TIMEOUT_SECONDS, Collected, of_host
 from django_connpool.status.document import Process
 from django_connpool.status.report import Report
 
@@ -69,7 +65,7 @@ class PoolCollector(Collector):
 
     def collect(self) -> Iterable[Metric]:
         if self.scope == HOST:
-            return _of_processes(_of_host())
+            return _of_processes(of_host(TIMEOUT_SECONDS))
         pools = described.of_this_process().items()
         return _with_samples(_of_pools([([name], pool) for name, pool in pools], ()))
 
@@ -116,15 +112,6 @@ class _ReportCollector(Collector):
     def collect(self) -> Iterable[Metric]:
         yield from _of_processes(self._report.collected)
         yield from _with_samples(_of_servers(self._report))
-
-
-def _of_host() -> Collected:
-    """What all processes say, this one in any case: it may have no socket that can be asked."""
-    found, own = collect(), (os.getpid(), socket.gethostname())
-    if own in ((process["pid"], process["host"]) for process in found.processes):
-        return found
-    silent = [silence for silence in found.silent if silence.pid != own[0]]
-    return replace(found, processes=[*found.processes, snapshot.take(time.time())], silent=silent)
 
 
 def _of_processes(collected: Collected) -> Iterator[Metric]:

@@ -84,7 +84,7 @@ class Changes:
         self.rider: Any = None  # the class of cursors with whose statements BEGIN goes: riding.py
         self.records = False
         self.recorded = 0
-        # What was done to the session at its birth, and what kind of state that is, so that
+        # What the session was set up with, and what kind of state that is, so that
         # it can be done again; None when that cannot be told. See setup.py.
         self.setup: list[tuple[int, bytes]] | None = []
         self.undecided: Known | bool | None = False  # by what was last decided what MAYBE means
@@ -93,7 +93,7 @@ class Changes:
 
     @property
     def listens(self) -> bool:
-        """Whether the session listens from its birth."""
+        """Whether the session was set up to listen."""
         return any(kinds & CHANNELS for kinds, _ in self.setup or ())
 
     def note(self, query: Any, conn: Any) -> None:
@@ -138,10 +138,10 @@ class Changes:
             conn.pgconn.exec_(b"DISCARD SEQUENCES")
 
     def record(self, query: Any, params: Any, conn: Any) -> None:
-        """A statement of the session's birth is about to be sent."""
+        """A statement that sets the session up is about to be sent."""
         if isinstance(query, str) and _ROLLBACK.match(query):
             self.take_back()
-        dirt = self._dirt_of_birth(query, conn)
+        dirt = self._dirt_of_setup(query, conn)
         self.recorded |= dirt
         if not dirt and self.judge(query, conn) & (CALLS | WRITES) == CALLS:
             dirt = _MAYBE  # it may be a function that is not known yet to do something
@@ -156,7 +156,7 @@ class Changes:
         self.known = judge.known
 
     def decide(self) -> None:
-        """Say of what was done at birth, and may have changed the session, whether it did.
+        """Say of what was done to set it up, and may have changed the session, whether it did.
 
         By what is known by now of the functions on the server.
         """
@@ -168,12 +168,12 @@ class Changes:
         self.undecided = hidden
 
     def record_in_vain(self, query: Any, conn: Any) -> None:
-        """A statement of the session's birth is about to be sent, in a way that has no text."""
-        if self._dirt_of_birth(query, conn):
+        """A statement that sets the session up is about to be sent, in a way that has no text."""
+        if self._dirt_of_setup(query, conn):
             self.setup = None
 
     def take_back(self) -> None:
-        """Something is rolled back while the session is born: who knows what of it."""
+        """Something is rolled back while the session is set up: who knows what of it."""
         if self.recorded:
             self.setup = None
 
@@ -184,7 +184,7 @@ class Changes:
             if self.judge(query, conn) & ENDS:  # the first of several may have been committed
                 self.take_back()
 
-    def _dirt_of_birth(self, query: Any, conn: Any) -> int:
+    def _dirt_of_setup(self, query: Any, conn: Any) -> int:
         bits = self.judge(query, conn)
         dirt = bits & DIRT
         if bits & WRITES and self._was_set_up_with(TEMP):
@@ -216,7 +216,7 @@ class Changes:
         self.dirt = self.kept
 
     def forget(self) -> None:
-        """The session has been cleaned, or has just been born."""
+        """The session has been cleaned, or has just been set up."""
         self.dirt = self.kept = 0
         self._open.clear()
 

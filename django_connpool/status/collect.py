@@ -7,10 +7,10 @@ import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from django_connpool.status import directory
+from django_connpool.status import directory, snapshot
 from django_connpool.status.document import Process, parse
 
 TIMEOUT_SECONDS = 2.0
@@ -72,6 +72,18 @@ def collect(timeout: float = TIMEOUT_SECONDS, *, all_projects: bool = False) -> 
             elif answer is not None:
                 collected.processes.append(answer)
     return collected
+
+
+def of_host(timeout: float = 1.0) -> Collected:
+    """As `collect`, and this process in any case, first: it may have no socket, or be busy."""
+    found, own = collect(timeout), snapshot.take()
+    others = [
+        process
+        for process in found.processes
+        if (process["pid"], process["host"]) != (own["pid"], own["host"])
+    ]
+    silent = [silence for silence in found.silent if silence.pid != own["pid"]]
+    return replace(found, processes=[own, *others], silent=silent)
 
 
 def _ask(name: directory.Name, path: Path, timeout: float) -> Process | Silence | None:

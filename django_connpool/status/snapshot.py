@@ -6,6 +6,7 @@ import os
 import re
 import socket
 import sys
+import time
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,7 +20,10 @@ _URL_CREDENTIALS = re.compile(r"(?<=://)[^/\s]+(?=@)")
 _SECRET = re.compile(r"((?:passw(?:or)?d|secret|token)[=\s])[^\s&]+", re.IGNORECASE)
 
 
-def take(started: float) -> Process:
+BEGAN = time.time()  # as a rule when the process did, or soon after
+
+
+def take(started: float = BEGAN) -> Process:
     """What the pools of this process do now. Opens no connection and makes no pool."""
     return {
         "version": VERSION,

@@ -2,42 +2,26 @@
 
 from __future__ import annotations
 
-import os
-from importlib import import_module
 from typing import Any
 
 from django.core import signing
 from django.http import HttpRequest
 
-HANDS = "django_connpool.status.hands"
+from django_connpool.status import hands
+
 TIMEOUT_SECONDS = 5.0
-DEEDS = ("drain", "close-idle", "resize", "suspend", "resume", "cancel")
 _SALT = "django_connpool.web.acting"
 SAID_SECONDS = 60
 
 
-def are_there() -> bool:
-    """Whether this version has hands."""
-    return _hands() is not None
-
-
 def act(request: HttpRequest) -> tuple[bool, str]:
     """Do what a form of the page asks for; say whether it was done, and what came of it."""
-    hands = _hands()
-    if hands is None:
-        return False, "This version cannot act on pools."
     try:
         pid, command = _command(request)
     except ValueError as error:
         return False, str(error)
-    try:
-        if pid == os.getpid():
-            answer = hands.perform(command)
-        else:
-            answer = hands.send(pid, command, TIMEOUT_SECONDS)
-    except Exception as error:  # the process may be gone, or not answer
-        return False, f"pid {pid}: {' '.join(str(error).split()) or type(error).__name__}"
-    return bool(answer.get("ok")), str(answer.get("text", ""))
+    answer = hands.send(pid, command, TIMEOUT_SECONDS)
+    return answer["ok"], answer["text"]
 
 
 def seal(done: bool, text: str) -> str:
@@ -57,14 +41,14 @@ def _command(request: HttpRequest) -> tuple[int, dict[str, Any]]:
     """The process and the command that a form means. Raises ValueError in words."""
     form = request.POST
     deed = form.get("do", "")
-    if deed not in DEEDS:
+    if deed not in hands.VERBS:
         raise ValueError(f"There is nothing to do that is called {deed!r}.")
     if not form.get("pid", "").isdecimal() or not form.get("pool"):
         raise ValueError("Which pool of which process?")
     command: dict[str, Any] = {"do": deed, "pool": form["pool"]}
     if deed == "resize":
         size = form.get("size", "")
-        if not size.isdecimal() or not 0 < int(size) < 100_000:
+        if not size.isdecimal() or not 0 < int(size) <= hands.MOST:
             raise ValueError("The size has to be a number from 1 on.")
         command["size"] = int(size)
     elif deed == "cancel":
@@ -74,12 +58,3 @@ def _command(request: HttpRequest) -> tuple[int, dict[str, Any]]:
         if form.get("number", "").isdecimal():  # so that a later loan of it is left alone
             command["number"] = int(form["number"])
     return int(form["pid"]), command
-
-
-def _hands() -> Any:
-    try:
-        return import_module(HANDS)
-    except ModuleNotFoundError as error:
-        if error.name != HANDS:
-            raise
-        return None

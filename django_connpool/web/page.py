@@ -20,10 +20,10 @@ from django.views.decorators.http import require_safe
 
 import django_connpool
 from django_connpool.status import readiness
-from django_connpool.status.collect import Collected
+from django_connpool.status.collect import Collected, of_host
 from django_connpool.status.document import Loan, Pool, Process
 from django_connpool.status.text import clean, duration, plural
-from django_connpool.web import access, acting, charts, probes
+from django_connpool.web import access, acting, charts
 from django_connpool.web.views import open_to_all, quiet, text
 
 FILES = Path(__file__).parent / "files"
@@ -194,8 +194,8 @@ def _render(name: str, context: dict[str, Any], status: int = 200) -> HttpRespon
 
 
 def _context(request: HttpRequest) -> dict[str, Any]:
-    found = probes.of_host()
-    may_act = acting.are_there() and access.may_act(request)
+    found = of_host()
+    may_act = access.may_act(request)
     said = acting.unseal(request.GET["said"]) if "said" in request.GET else None
     processes = show(found)
     troubles = [

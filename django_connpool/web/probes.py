@@ -5,7 +5,6 @@ None of them opens a connection, asks a server, or makes a pool.
 
 from __future__ import annotations
 
-import time
 from importlib import import_module
 from typing import Any
 
@@ -13,14 +12,12 @@ from django.db import connections
 from django.http import HttpRequest, HttpResponse, JsonResponse
 
 from django_connpool.status import readiness, snapshot
-from django_connpool.status.collect import Collected, collect
-from django_connpool.status.document import Process
+from django_connpool.status.collect import Collected, of_host
 from django_connpool.status.report import Report
 from django_connpool.web.access import guarded
 from django_connpool.web.views import quiet, text
 
 COLLECTOR = "django_connpool.contrib.prometheus"
-BEGAN = time.time()
 
 
 @quiet()
@@ -49,7 +46,7 @@ def status(request: HttpRequest) -> HttpResponse:
     scope = request.GET.get("scope", "process")
     if scope not in ("process", "host"):
         return text(['scope is "process" or "host"'], status=400)
-    found = of_host() if scope == "host" else Collected([of_process()])
+    found = of_host() if scope == "host" else Collected([snapshot.take()])
     return JsonResponse(Report(found).as_dict())
 
 
@@ -62,23 +59,6 @@ def metrics(request: HttpRequest) -> HttpResponse:
         return text(["No metrics: prometheus_client is not installed."], status=404)
     response: HttpResponse = collector.metrics(request)
     return response
-
-
-def of_process() -> Process:
-    """What this process says of itself."""
-    return snapshot.take(BEGAN)
-
-
-def of_host(timeout: float = 1.0) -> Collected:
-    """What the processes of this project on this host say, this one in any case."""
-    found, own = collect(timeout), of_process()
-    others = [
-        process
-        for process in found.processes
-        if (process["pid"], process["host"]) != (own["pid"], own["host"])
-    ]
-    silent = [silence for silence in found.silent if silence.pid != own["pid"]]
-    return Collected([own, *others], silent, found.directories, found.refused, found.elsewhere)
 
 
 def _collector() -> Any:

@@ -238,7 +238,7 @@ def test_the_page_of_django_prometheus_has_the_pools(measured: Any) -> None:
 
 
 def test_registering_asks_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prometheus, "collect", lambda: pytest.fail("it was asked"))
+    monkeypatch.setattr(prometheus, "of_host", lambda seconds: pytest.fail("it was asked"))
     site = CollectorRegistry(auto_describe=True)
     prometheus.register(site, scope="host")
     with pytest.raises(ValueError, match="Duplicated"):

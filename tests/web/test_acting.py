@@ -12,7 +12,8 @@ from django.contrib.auth.models import User
 from django.test import Client
 
 from django_connpool.status.collect import Collected
-from django_connpool.web import acting, probes
+from django_connpool.status.hands import VERBS
+from django_connpool.web import acting
 from tests.status.samples import loan, pool, process
 from tests.web.conftest import Hands
 
@@ -49,7 +50,7 @@ def test_one_of_another_process_is_acted_on_there(client: Client, hands: Hands) 
     assert hands.sent == [(1, {"do": "resize", "pool": "spare", "size": 7})]
 
 
-@pytest.mark.parametrize("deed", [deed for deed in acting.DEEDS if deed != "cancel"])
+@pytest.mark.parametrize("deed", [deed for deed in VERBS if deed != "cancel"])
 def test_each_deed_is_a_button(client: Client, hands: Hands, spare: Any, deed: str) -> None:
     spare.pool.suspend() if deed == "resume" else None
     assert f'name="do" value="{deed}"'.encode() in client.get("/pool/").content
@@ -81,27 +82,13 @@ def test_a_statement_that_runs_can_be_cancelled(
 ) -> None:
     loans = [loan(transaction="ACTIVE", backend_pid=4801, number=7), loan(transaction="IDLE")]
     found = Collected([process(pid=1, pools=[pool(loans=loans)])])  # type: ignore[list-item]
-    monkeypatch.setattr(probes, "of_host", lambda: found)
+    monkeypatch.setattr("django_connpool.web.page.of_host", lambda: found)
     shown = client.get("/pool/").content.decode()
     assert shown.count('value="cancel"') == 1
     assert said(client, do="cancel", pid=1, pool="shop", loan="4801", number="7")
     assert said(client, do="cancel", pid=1, pool="shop", loan="4801")
     command = {"do": "cancel", "pool": "shop", "loan": 4801}
     assert hands.sent == [(1, {**command, "number": 7}), (1, command)]
-
-
-def test_a_process_that_does_not_answer_is_told(client: Client, hands: Hands) -> None:
-    hands.error = TimeoutError("did not answer\nwithin 5 s")
-    assert said(client, do="drain", pid=1, pool="spare") == (
-        "failed: pid 1: did not answer within 5 s"
-    )
-
-
-@pytest.mark.usefixtures("no_hands")
-def test_without_hands_there_are_no_buttons(client: Client, spare: Any) -> None:
-    spare.pool.snapshot()
-    assert b'name="do"' not in client.get("/pool/").content
-    assert said(client, do="drain", pid=1, pool="spare").startswith("failed: ")
 
 
 def test_nobody_else_puts_words_on_the_page(client: Client) -> None:

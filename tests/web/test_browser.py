@@ -24,7 +24,6 @@ from django.test.testcases import QuietWSGIRequestHandler
 from django.utils.http import urlencode
 
 from django_connpool import registry
-from django_connpool.web import probes
 from tests.databases import Databases
 from tests.status.samples import loan, pool, process
 from tests.testproject.processes import wait_until
@@ -244,7 +243,7 @@ def test_it_answers_while_the_pool_is_exhausted(
 def test_a_hundred_pools_in_trouble_and_not_stay_readable(
     browse: Callable[..., Browser], monkeypatch: pytest.MonkeyPatch, pixels: int, scheme: str
 ) -> None:
-    monkeypatch.setattr(probes, "of_host", lambda: _crowd())
+    monkeypatch.setattr("django_connpool.web.page.of_host", lambda: _crowd())
     browser = browse()
     browser.prefers(scheme)
     browser.is_as_wide_as(pixels)

@@ -13,7 +13,7 @@ from django.core.management import call_command
 from django.test import Client
 
 from django_connpool.status.collect import Collected, Silence
-from django_connpool.web import charts, page, probes
+from django_connpool.web import charts, page
 from tests.status.samples import loan, pool, process
 from tests.web.conftest import BEARER, Hands
 
@@ -51,7 +51,7 @@ def shows(monkeypatch: pytest.MonkeyPatch) -> Any:
 
     def show(*processes: Any, **changes: Any) -> Page:
         found = Collected(list(processes), **changes)
-        monkeypatch.setattr(probes, "of_host", lambda: found)
+        monkeypatch.setattr("django_connpool.web.page.of_host", lambda: found)
         return got()
 
     return show
