@@ -177,9 +177,7 @@ class Command(BaseCommand):
         options = self._options
         if options["format"] == "prometheus":
             return _prometheus(report)
-        limits = Limits.from_settings()
-        busy_after = options["busy_after"] or limits.busy_after
-        judged = overview.judge(report, busy_after, options["stuck_after"] or limits.stuck_after)
+        judged = self._judged(report)
         if options["format"] == "json":
             word, reason = overview.sum_up(judged)
             more: dict[str, Any] = {"verdict": {"word": word, "reason": reason}}
@@ -223,14 +221,17 @@ class Command(BaseCommand):
             yield ""
             yield part
 
+    def _judged(self, report: Report) -> list[overview.Judged]:
+        limits = Limits.from_settings()
+        busy_after = self._options["busy_after"] or limits.busy_after
+        stuck_after = self._options["stuck_after"] or limits.stuck_after
+        return overview.judge(report, busy_after, stuck_after)
+
     def _judge(self, report: Report) -> None:
         """End with another status than 0, if there is reason to."""
         options, silent = self._options, len(report.collected.silent)
-        limits = Limits.from_settings()
-        busy_after = options["busy_after"] or limits.busy_after
-        judged = overview.judge(report, busy_after, options["stuck_after"] or limits.stuck_after)
         # One that did not answer in time has a status of its own: the machine may be slow.
-        pools = [one for one in judged if one.pool]
+        pools = [one for one in self._judged(report) if one.pool]
         word, reason = overview.sum_up(pools)
         if options["fail_on"] and is_as_bad_as(word, options["fail_on"]):
             raise CommandError(f"{word}: {reason}", returncode=BAD[word])
