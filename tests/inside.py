@@ -898,6 +898,9 @@ TUNABLE: dict[str, tuple[str, ...]] = {
     "offer_often": ("pool.offers.OFTEN",),
     "offer_seldom": ("pool.offers.SELDOM",),
     "offer_first_look": ("pool.offers.FIRST_LOOK",),
+    # Between two works of a thread that parks its connection, and how long that stays parked.
+    "park_soon": ("backends.loans.SOON",),
+    "park_for": ("pool.parking.PARKED_FOR",),
 }
 
 
@@ -1050,6 +1053,45 @@ def code_of_releasing() -> set[str]:
 def offered(wrapper: Any) -> Any:
     """The connection that the wrapper has on offer; None when it has none, or it was taken."""
     return wrapper.offer[0] if wrapper.offer else None
+
+
+def parked(wrapper: Any) -> Any:
+    """The connection that this thread has parked; None when it has none, or it was taken."""
+    offer = wrapper.leaving.offer
+    return offer[0] if wrapper.parked and offer and offer.parked_at else None
+
+
+def park(pool: Any, offer: Any) -> bool:
+    """End a loan on offer as a wrapper does, and leave its connection there; False if not."""
+    # As if changes of the connection object were noticed, which is so of psycopg's own only.
+    offer.slot.session.original.touch.touched = False
+    return bool(pool.parking.begin(offer))
+
+
+def go_on_with_parked(pool: Any, offer: Any) -> Any:
+    """The connection for the next loan of the same borrower; None when it has to borrow."""
+    conn = offer.take_up()
+    if conn is not None and not pool.parking.end(offer, conn):
+        pool.putconn(conn)
+        return None
+    return conn
+
+
+@contextmanager
+def counting_borrows(monkeypatch: Any) -> Iterator[list[Any]]:
+    """A block in which each borrow from a pool, and what is given back, is noted."""
+    found: list[Any] = []
+    with monkeypatch.context() as patch:
+        for name in ("getconn", "putconn"):
+            whole = getattr(pool_module.Pool, name)
+            patch.setattr(
+                pool_module.Pool,
+                name,
+                lambda *args, whole=whole, **kwargs: (found.append(whole), whole(*args, **kwargs))[
+                    1
+                ],
+            )
+        yield found
 
 
 def take_all(pool: Any) -> None:

@@ -46,6 +46,7 @@ class Upkeep:
             core.deadline = NEVER
             core.catch_up()
             core.audit()
+            core.bring_in()
             self._retire_idle(now)
             self._report_leaks(now)
             hung = self._look_for_hung(now)

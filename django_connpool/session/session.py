@@ -182,7 +182,6 @@ class Session:
 
         Every loan's end comes by here, so this calls nothing that it can do itself.
         """
-        conn.__dict__["_pool"] = None  # as it was when it was new
         pgconn, policy = self.pgconn, self._policy
         if pgconn.transaction_status or pgconn.pipeline_status:  # IDLE is 0
             return False
@@ -202,6 +201,26 @@ class Session:
             known.forget()
             original.loan_begins()
         return True
+
+    def can_stay(self) -> bool:
+        """Whether it is as it was, of a session on offer. It calls nothing, as `comes_back_fit`."""
+        known, policy, touch = self.changes, self._policy, self.original.touch
+        return not (
+            self.pgconn.transaction_status
+            or known.dirt
+            or known.called
+            or touch.touched
+            or touch.switched
+            or policy.cleans_each
+            or policy.trust.lost
+        )
+
+    def goes_on(self) -> bool:
+        """End a loan of which that was so, and begin another; False when it has to be cleaned."""
+        known = self.changes
+        known.loan += 1  # as `rest`
+        known.last, known.deferred = None, ()
+        return not self._policy.trust.lost
 
     def is_clean(self, conn: Any) -> bool:
         """Whether it may be lent as it is. For under the lock, where nothing may be sent."""

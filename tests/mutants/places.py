@@ -133,8 +133,8 @@ MUTANTS = [
         "in an outage there is one attempt at a time",
     ),
     Mutant(
-        "pool/core.py",
-        "not slot.session.in_use() and ",
+        "pool/slot.py",
+        "not self.session.in_use() and ",
         "",
         "a dead thread's loan that another thread uses is left to it",
     ),
