@@ -110,8 +110,9 @@ def test_what_one_request_did_to_the_session_the_next_does_not_see(soon: Any) ->
     asked(lambda: value(soon, "SELECT set_config('application_name', 'mine', false)"))
     assert inside.parked(soon) is None
     assert asked(lambda: value(soon, "SHOW application_name")) != "mine"
-    asked(lambda: setattr(soon.connection, "prepare_threshold", 3))
-    assert asked(lambda: soon.connection.prepare_threshold) is None
+    parked_by_a_request(soon)
+    asked(lambda: (pid(soon), setattr(soon.connection, "prepare_threshold", 3)))
+    assert asked(lambda: (pid(soon), soon.connection.prepare_threshold))[1] is None
 
 
 def test_a_request_whose_connection_died_before_it_began_has_another(
