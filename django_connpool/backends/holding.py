@@ -183,10 +183,7 @@ class Holding(Bound):
             self.autocommit = True
         else:
             self._keep_during(self.set_autocommit, autocommit)
-        self.comes_soon = (
-            loans.since(connection) - self.left_at < loans.SOON
-            and not self.has_foreign_hooks  # which are told where each loan begins and ends
-        )
+        self.comes_soon = loans.since(connection) - self.left_at < loans.SOON
         if self.has_foreign_hooks and "init_connection_state" in self.overridden:
             self.is_set_up = False
             self._keep_during(self._run_foreign_init, connection)

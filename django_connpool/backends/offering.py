@@ -133,15 +133,17 @@ class Offering(Holding):
             self.life = work.life
         return True
 
-    def park(self, offer: loans.Offer) -> bool:
-        """End a loan that is on offer, and leave its connection there, if that may be done."""
+    def end_offered(self, offer: loans.Offer) -> None:
+        """Work ends with its connection on offer: leave it there as parked, or give it back."""
         binding = self.resumes
-        if binding is None or not binding.pool.parking.begin(offer):
-            return False
+        if binding is not None and self.comes_soon and binding.pool.parking.begin(offer):
+            self.parked = True
+        else:
+            self.surrender()
+            self.left_at = monotonic()
         self.offer = self.resumes = self.life = None
+        self.run_on_commit = []
         self.noted.discard(self.me)
-        self.parked = True
-        return True
 
     def _resume(self, binding: Binding) -> None:
         """Borrow again in the middle of some work, as if the connection had been held.

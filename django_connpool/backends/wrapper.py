@@ -209,15 +209,16 @@ class PooledDatabaseWrapperMixin(Querying):
             (self.end_work if is_here else self._end_work)()
 
     def end_work(self) -> None:
-        """The work that it was for ends: give back, unless in use, or park it."""
+        """The work that it was for ends: give back, unless in use."""
         if (
-            not self.offer
-            or not self.comes_soon
-            or type(self).close is not PooledDatabaseWrapperMixin.close
-            or type(self)._close is not PooledDatabaseWrapperMixin._close
-            or "close" in vars(self)  # an override is not passed by
-            or not self.park(self.offer)
+            self.offer
+            and not self.has_foreign_hooks
+            and type(self).close is PooledDatabaseWrapperMixin.close
+            and type(self)._close is PooledDatabaseWrapperMixin._close
+            and "close" not in vars(self)  # an override is not passed by
         ):
+            self.end_offered(self.offer)
+        else:
             self._end_work()
 
     def _end_work(self) -> None:

@@ -148,7 +148,8 @@ class Watch:
         """Take what others do not use for those in line, and so many more who are about to be."""
         core = self._core
         with core.lock:
-            core.bring_in()
+            if core.parked:
+                core.bring_in()
             ripe = for_those_who_wait(core, core.clock(), more)
         self._give_back(ripe)
 
@@ -173,7 +174,8 @@ class Watch:
         """Give back what may be taken, and return when to look again."""
         core = self._core
         with core.lock:
-            core.bring_in()
+            if core.parked:
+                core.bring_in()
             wanted = len(core.line)
             ripe = too_long(core, now) + for_those_who_wait(core, now, 0)
         taken = self._give_back(ripe)

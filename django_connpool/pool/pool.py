@@ -133,7 +133,8 @@ class Pool:
         has_queued = False
         try:
             while True:
-                if core.limits.has_offers:
+                # Whoever stands in line already has looked, and is looked after.
+                if core.limits.has_offers and not core.line:
                     self._watch.serve(1)
                 lock = core.lock
                 try:  # see the class
@@ -165,7 +166,7 @@ class Pool:
                 is_fresh = queued and session.cleaning is None and now < slot.idle_since + FRESH
                 fits = is_fresh and not core.limits.asks_each and session.is_alive()
                 if fits or self._checking.is_fit(slot, now, began + seconds - now):
-                    if has_queued:
+                    if has_queued and core.news.is_heard(WAITED):
                         slot.waited = slot.loan, now - began
                     return slot
                 waiter = waiter.again()

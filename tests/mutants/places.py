@@ -138,6 +138,37 @@ MUTANTS = [
         "",
         "a dead thread's loan that another thread uses is left to it",
     ),
+    # What stays with its thread
+    Mutant(
+        "pool/parking.py",
+        "if core.line or not core.serving:  # last",
+        "if not core.serving:  # last",
+        "who gets in line while another parks is seen",
+    ),
+    Mutant(
+        "pool/pool.py",
+        "            if core.parked:  # meanwhile\n                core.bring_in()\n",
+        "",
+        "what another parks while one gets in line is seen",
+    ),
+    Mutant(
+        "pool/parking.py",
+        "            or not offer.slot.session.can_stay()\n",
+        "",
+        "a session that was changed is not gone on with",
+    ),
+    Mutant(
+        "pool/parking.py",
+        "            or not slot.session.is_alive()\n",
+        "",
+        "the next request does not get a connection that has died",
+    ),
+    Mutant(
+        "pool/parking.py",
+        "            or now >= slot.retire_at\n",
+        "",
+        "nor one that is too old",
+    ),
     # What a session goes back to
     Mutant("session/cleaning.py", '    (SETTINGS, b"RESET ALL"),\n', "", "settings go back"),
     Mutant(
