@@ -153,7 +153,7 @@ MUTANTS = [
     ),
     Mutant(
         "pool/parking.py",
-        "            or not offer.slot.session.can_stay()\n",
+        " or not offer.slot.session.can_stay()",
         "",
         "a session that was changed is not gone on with",
     ),

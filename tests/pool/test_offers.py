@@ -388,6 +388,7 @@ def test_who_gets_in_line_while_another_parks_is_seen(pool: ConnectionPool[Any])
 
 def test_what_another_parks_while_one_gets_in_line_is_seen(pool: ConnectionPool[Any]) -> None:
     """After its look for it, and before the other can see it in line."""
+    inside.let_nobody_offer(pool)  # who waits for offers looks again after a moment
     owner = owner_of(pool, patience=NEVER)
     owner.rests()
     clock = inside.clock(pool)
@@ -399,7 +400,8 @@ def test_what_another_parks_while_one_gets_in_line_is_seen(pool: ConnectionPool[
         return clock()
 
     inside.set_clock(pool, park)
-    conn = pool.getconn(timeout=DEADLINE)
+    with inside.maintenance_asleep():
+        conn = pool.getconn(timeout=DEADLINE)
     assert not owner.offer and inside.clock(pool) is clock
     pool.putconn(conn)
 
