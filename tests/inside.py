@@ -1245,3 +1245,23 @@ def end_bursts() -> None:
     """What was logged more than once is told of now."""
     bursts = _module("process.bursts").bursts
     bursts.run(max((burst.until for burst in bursts._bursts.values()), default=0.0))
+
+
+# -- Credentials --------------------------------------------------------------------------
+
+
+def credentials(ask: Callable[[dict[str, Any]], Any], ttl: float) -> Any:
+    """What a pool keeps of the answers of that callable."""
+    return _module("session.credentials").Credentials(ask, ttl)
+
+
+def credentials_live_by(monkeypatch: Any, clock: Callable[[], float]) -> None:
+    """Have answers grow old by that clock."""
+    monkeypatch.setattr(_module("session.credentials"), "monotonic", clock)
+
+
+def know_no_language(monkeypatch: Any) -> None:
+    """No text of a server's is understood."""
+    refusals = _module("session.refusals")
+    monkeypatch.setattr(refusals, "_CREDENTIALS", mock.Mock(search=lambda text: None))
+    monkeypatch.setattr(refusals, "_LASTING_TEXTS", ())

@@ -78,6 +78,33 @@ def with_threads() -> dict[str, Any]:
     return {**found, "threads": results}
 
 
+def with_credentials() -> dict[str, Any]:
+    """A thread of the parent's waits for its credentials, and has the lock."""
+    from tests import inside
+
+    asked, go_on, told = threading.Event(), threading.Event(), []
+
+    def ask(parameters: dict[str, Any]) -> str:
+        if os.getpid() != parent:
+            return "of the child"
+        asked.set()
+        go_on.wait(30)
+        return "of the parent"
+
+    def login() -> str:
+        return str(credentials.open_with({}, lambda parameters: parameters["password"]))
+
+    parent = os.getpid()
+    credentials = inside.credentials(ask, 60)
+    thread = threading.Thread(target=lambda: told.append(login()))
+    thread.start()
+    asked.wait(30)
+    found = _both(login)
+    go_on.set()
+    thread.join()
+    return {**found, "parent": told[0]}
+
+
 def announced() -> dict[str, Any]:
     """Whether `pool_created` is sent in the child, for its pool."""
     from django_connpool import registry, signals
@@ -145,7 +172,8 @@ def _ask(query: str) -> int:
 
 
 SCRIPTS: dict[str, Callable[[], dict[str, Any]]] = {
-    script.__name__: script for script in (idle, in_atomic, out_of_atomic, with_threads, announced)
+    script.__name__: script
+    for script in (idle, in_atomic, out_of_atomic, with_threads, with_credentials, announced)
 }
 
 if __name__ == "__main__":

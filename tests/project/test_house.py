@@ -102,6 +102,7 @@ ENDING: set[str] = {
     "pool/pool.py: Pool.getconn",
     "pool/pool.py: Pool.putconn",
     "process/userline.py: _above",
+    "session/credentials.py: Credentials._ask_once",
     "session/setup.py: recording",
     "session/fronts.py: WatchedPlain.stream",
     "session/riding.py: _send_together",
