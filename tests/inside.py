@@ -1265,3 +1265,17 @@ def know_no_language(monkeypatch: Any) -> None:
     refusals = _module("session.refusals")
     monkeypatch.setattr(refusals, "_CREDENTIALS", mock.Mock(search=lambda text: None))
     monkeypatch.setattr(refusals, "_LASTING_TEXTS", ())
+
+
+# -- Listening ----------------------------------------------------------------------------
+
+
+def listening_sockets() -> list[Any]:
+    """The connections that listen in this process."""
+    hubs = list(_module("switchboard")._hubs.values())
+    return [hub for hub in hubs if hub._channels is not None]
+
+
+def keep_notifications(monkeypatch: Any, most: int) -> None:
+    """Have a listener keep no more than so many that nobody takes."""
+    monkeypatch.setattr(_module("listening"), "MOST_KEPT", most)

@@ -105,6 +105,34 @@ def with_credentials() -> dict[str, Any]:
     return {**found, "parent": told[0]}
 
 
+def listening() -> dict[str, Any]:
+    """Parent and child use the listener that the parent has made."""
+    import django_connpool
+
+    def tell(payload: str) -> None:
+        from django.db import connection
+
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT pg_notify('forks', %s)", [payload])
+
+    def in_child() -> Any:
+        first = listener.get(30)
+        tell("for the child")
+        then = listener.get(30)
+        return {
+            "first": "gap" if first.missed else first.payload,
+            "then": then.payload,
+            "pid_is_another": then.pid == _pid(),
+        }
+
+    with django_connpool.listen("default", "forks") as listener:
+        found = _both(in_child)
+        heard = [listener.get(30).payload for _ in range(1)]
+        tell("after")
+        heard.append(listener.get(30).payload)
+    return {**found, "parent": heard}
+
+
 def announced() -> dict[str, Any]:
     """Whether `pool_created` is sent in the child, for its pool."""
     from django_connpool import registry, signals
@@ -173,7 +201,15 @@ def _ask(query: str) -> int:
 
 SCRIPTS: dict[str, Callable[[], dict[str, Any]]] = {
     script.__name__: script
-    for script in (idle, in_atomic, out_of_atomic, with_threads, with_credentials, announced)
+    for script in (
+        idle,
+        in_atomic,
+        out_of_atomic,
+        with_threads,
+        with_credentials,
+        listening,
+        announced,
+    )
 }
 
 if __name__ == "__main__":
