@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import psycopg
 import pytest
-from django.db import InternalError, OperationalError, connections, transaction
+from django.db import DatabaseError, OperationalError, connections, transaction
 
 from tests.cluster import Cluster, Server
 from tests.databases import Databases, in_thread, pid, value
@@ -92,7 +92,7 @@ def test_a_session_that_the_server_has_ended_is_replaced(
 
     def linger() -> int:
         mine = connections[wrapper.alias]
-        with pytest.raises(InternalError, match=TIMEOUT), transaction.atomic(wrapper.alias):
+        with pytest.raises(DatabaseError, match=TIMEOUT), transaction.atomic(wrapper.alias):
             first = pid(mine)
             wait_until(lambda: not is_there(modern, first), "the server ends it")
             value(mine, "SELECT 1")
