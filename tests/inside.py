@@ -1279,3 +1279,19 @@ def listening_sockets() -> list[Any]:
 def keep_notifications(monkeypatch: Any, most: int) -> None:
     """Have a listener keep no more than so many that nobody takes."""
     monkeypatch.setattr(_module("listening"), "MOST_KEPT", most)
+
+
+@contextmanager
+def after_a_look(listener: Any, act: Callable[[], None]) -> Iterator[None]:
+    """Have this done once, when the listener has found nothing and is about to wait."""
+    look = listener._next
+
+    def looked() -> Any:
+        found = look()
+        if found is None:
+            listener._next = look
+            act()
+        return found
+
+    listener._next = looked
+    yield

@@ -18,6 +18,7 @@ from psycopg import OperationalError
 
 import django_connpool
 from django_connpool import PoolClosed, registry
+from django_connpool.listening import Notification
 from django_connpool.status import snapshot
 from tests import inside
 from tests.cluster import Cluster, Server
@@ -296,6 +297,19 @@ def test_who_does_not_keep_up_is_told_that_he_has_missed_something(
 
         assert listener.get(SOON).missed
         assert payloads(listener, 1) == ["5"]
+
+
+def test_what_comes_just_before_the_wait_is_not_slept_over(wrapper: Any) -> None:
+    told = Notification("orders", "1", 0)
+    with listen(wrapper, "orders") as listener:
+        with inside.after_a_look(listener, lambda: listener.put(told)):
+            assert in_threads([listener.get], seconds=10) == [told]
+
+        async def work() -> Any:
+            with inside.after_a_look(listener, lambda: listener.put(told)):
+                return await asyncio.wait_for(listener.aget(), 10)
+
+        assert run(work) == told
 
 
 def test_each_item_goes_to_one_of_several_threads(wrapper: Any, cluster: Server) -> None:

@@ -12,6 +12,7 @@ from django.db import DatabaseError, NotSupportedError, transaction
 from django_connpool import ConnectionPool
 from tests.cluster import Server
 from tests.databases import Databases, pid, value
+from tests.pool.real.helpers import until_known
 
 QUERY = "SELECT * FROM connpool_plans"
 STALE = "cached plan must not change result type"
@@ -39,7 +40,9 @@ def migrate_back(server: Server) -> None:
 def wrapper(request: Any, databases: Databases, table: Server) -> Any:
     """One that prepares at once, or the third time."""
     options = {"server_side_binding": True, "prepare_threshold": request.param}
-    return databases.add(pool={"max_size": 1}, options=options)
+    wrapper = databases.add(pool={"max_size": 1}, options=options)
+    until_known(wrapper.pool)  # else each session is cleaned of everything
+    return wrapper
 
 
 def rows(wrapper: Any, query: str = QUERY, **kwargs: Any) -> list[Any]:
@@ -133,6 +136,19 @@ def test_the_next_borrower_gets_a_session_in_which_nothing_is_prepared(
     migrate(table)
     with pytest.raises(NotSupportedError), transaction.atomic(wrapper.alias):
         rows(wrapper)
+    wrapper.close()
+
+    assert prepared(wrapper) == 0
+    assert pid(wrapper) == first
+
+
+def test_so_does_the_next_one_after_a_statement_that_was_sent_once_more(
+    wrapper: Any, table: Server
+) -> None:
+    prepare(wrapper)
+    first = pid(wrapper)
+    migrate(table)
+    rows(wrapper)
     wrapper.close()
 
     assert prepared(wrapper) == 0

@@ -472,9 +472,8 @@ MUTANTS = [
     ),
     Mutant(
         "session/credentials.py",
-        "            if renewed.found == answer.found:  # each failed login counts with some servers\n"
-        "                raise\n",
-        "",
+        "            if renewed.found == answer.found:  #",
+        "            if False:  #",
         "the same credentials are not tried twice",
     ),
     Mutant(
@@ -529,9 +528,8 @@ MUTANTS = [
     ),
     Mutant(
         "switchboard.py",
-        "            if not self._forget(listener):  # an error of earlier times is none of this one's\n"
-        "                self.error, self._attempts, self._retry_at = None, 0, AT_ONCE\n",
-        "            self._forget(listener)\n",
+        "            if not self._forget(listener):  #",
+        "            if self._forget(listener) and False:  #",
         "who begins to listen is not told of errors of earlier times",
     ),
     Mutant(
