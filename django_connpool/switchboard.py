@@ -258,8 +258,10 @@ class Hub:
         """In a parent that has forked: it goes on."""
 
     def leave(self) -> None:
-        """At the end of the process."""
-        self.close()
+        """At the end of the process. Threads that still wait end with it, and are told nothing."""
+        with self._lock:
+            self.closed = True
+            self._hang_up()
 
     # -- What there is to see -----------------------------------------------------------------
 

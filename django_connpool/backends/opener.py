@@ -80,9 +80,7 @@ class Opener:
         # The cached `timezone` and `timezone_name` of the wrapper the pool was made for. The
         # settings they come from may be others by now, and the pool goes by these.
         self.zone = zone
-        self.credentials: Credentials | None = None
-        if options.credentials is not None:
-            self.credentials = Credentials(options.credentials, options.credentials_ttl)
+        self.credentials = Credentials.of(options)
 
     def connect(self, conninfo: str = "", **kwargs: Any) -> Any:
         """Return a connection in autocommit mode, with time zone, role and adapters set.

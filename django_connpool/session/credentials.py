@@ -39,6 +39,12 @@ class Credentials:
         self._begin_anew()
         _all.add(self)
 
+    @classmethod
+    def of(cls, options: Any) -> Credentials | None:
+        """Those of a database's pool options, if it has any."""
+        ask = options.credentials
+        return None if ask is None else cls(ask, options.credentials_ttl)
+
     def _begin_anew(self) -> None:
         """When new, and in a forked child, where whoever had the lock does not exist."""
         # Held while the callable runs; no other lock is taken inside, but by the callable itself.

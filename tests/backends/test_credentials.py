@@ -91,6 +91,16 @@ def test_it_may_be_told_by_its_dotted_path_and_give_bytes(
     assert value(add("tests.signals.vault"), "SELECT current_user") == "guest"
 
 
+def test_it_is_asked_too_for_the_connection_that_makes_and_drops_databases(
+    add: Callable[..., Any],
+) -> None:
+    vault = Vault(PASSWORD)
+    with add(vault)._nodb_cursor() as cursor:
+        cursor.execute("SELECT current_user")
+        assert cursor.fetchone() == ("guest",)
+    assert len(vault.asked) == 1
+
+
 def test_a_callable_may_give_other_parameters(add: Callable[..., Any]) -> None:
     given = {"user": "postgres", "password": PASSWORD, "application_name": "by-vault"}
     wrapper = add(Vault(given))
