@@ -21,6 +21,7 @@ from .errors import PoolClosed
 from .process import bursts, ending, forks, uwsgi
 from .process.background import AT_ONCE, NEVER, background
 from .redaction import one_line
+from .session import channels as session_channels
 from .session.channels import GAP, Channels, Notification
 
 logger = bursts.logger("connecting")
@@ -140,7 +141,7 @@ class Hub:
             except Exception as error:
                 self._lost(error)
                 return AT_ONCE
-            return now + SENDING if self._channels.is_sending else NEVER
+            return now + (SENDING if self._channels.is_sending else session_channels.PATIENCE)
 
     def _see_to_a_connection(self, now: float) -> float:
         if self._opener is not None and self._opener.is_alive():

@@ -1295,3 +1295,8 @@ def after_a_look(listener: Any, act: Callable[[], None]) -> Iterator[None]:
 
     listener._next = looked
     yield
+
+
+def ask_after(monkeypatch: Any, seconds: float) -> None:
+    """Have a connection that listens be asked, and given up, after so long a silence."""
+    monkeypatch.setattr(_module("session.channels"), "PATIENCE", seconds)

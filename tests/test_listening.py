@@ -23,6 +23,7 @@ from django_connpool.status import snapshot
 from tests import inside
 from tests.cluster import Cluster, Server
 from tests.databases import Databases, connected, in_threads, pid, value
+from tests.proxy import Proxy
 from tests.testproject.processes import wait_until
 
 SOON = 60.0  # seconds until a notification that does not come is called missing
@@ -36,7 +37,8 @@ def wrapper(databases: Databases) -> Any:
 @pytest.fixture(autouse=True)
 def nobody_listens_any_more() -> Iterator[None]:
     yield
-    gc.collect()
+    if inside.listening_sockets():
+        gc.collect()
     wait_until(lambda: not inside.listening_sockets(), "the connection is closed")
 
 
@@ -207,6 +209,36 @@ def test_a_server_that_was_away_is_listened_to_again(
         notify(throwaway_cluster, "orders", "after")
         assert payloads(listener, 1) == ["after"]
         assert seen(wrapper)["error"] is None
+
+
+def test_a_network_that_has_forgotten_the_connection_is_noticed(
+    databases: Databases, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inside.ask_after(monkeypatch, 0.3)
+    place = proxy.params()
+    wrapper = databases.add(HOST=place["host"], PORT=place["port"])
+    with listen(wrapper, "orders") as listener:
+        first = of_connection(wrapper)
+        proxy.blackhole()
+        wait_until(lambda: seen(wrapper)["backend_pid"] != first, "it is given up")
+        proxy.allow()
+        assert listener.get(SOON).missed
+
+
+def test_a_connection_on_which_nothing_is_told_is_asked_and_kept(
+    wrapper: Any, cluster: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with listen(wrapper, "orders") as listener:
+        first = of_connection(wrapper)
+        inside.ask_after(monkeypatch, 1)
+        with listen(wrapper, "stock"):  # which has it looked at
+            pass
+        asked = "SELECT query = '' FROM pg_stat_activity WHERE pid = %s"
+        wait_until(lambda: cluster.execute(asked, [first]) == [(True,)], "it is asked")
+        inside.ask_after(monkeypatch, SOON)
+        notify(cluster, "orders", "1")
+        assert payloads(listener, 1) == ["1"]
+        assert of_connection(wrapper) == first
 
 
 def test_a_database_that_is_not_there_is_told_at_once(databases: Databases) -> None:

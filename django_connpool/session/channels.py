@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from time import monotonic
 from typing import Any, NamedTuple
 
 from psycopg import Error, OperationalError, errors, sql
@@ -9,6 +10,7 @@ from psycopg.pq import ConnStatus, ExecStatus
 
 from .closing import await_end, bury, end_of, say_goodbye
 
+PATIENCE = 30.0  # seconds of silence after which the server is asked, and then for its answer
 LONGEST = 63  # bytes of a channel's name; the server cuts longer ones off
 
 
@@ -47,19 +49,28 @@ class Channels:
         self.told: frozenset[str] = frozenset()  # to which the server has said that we listen
         self._asked: frozenset[str] | None = None  # to which we shall, once it has answered
         self.is_sending = False  # not all could be sent at once: come again soon
+        self._since = monotonic()  # when something was last sent or heard
 
     def want(self, channels: frozenset[str]) -> None:
-        """Have exactly these listened to. Raises psycopg's errors."""
+        """Have exactly these listened to. Raises psycopg's errors.
+
+        Come again after `PATIENCE`: a network that has lost the connection may not say so.
+        """
         if self.is_sending:
             self._flush()
-        if self._asked is not None or channels == self.told:
+        is_silent = monotonic() >= self._since + PATIENCE
+        if self._asked is not None:
+            if is_silent:
+                raise OperationalError(f"the server did not answer for {PATIENCE:g} s")
+            return
+        if channels == self.told and not is_silent:
             return
         commands = [
             *(_command(b"LISTEN ", name, self._conn) for name in sorted(channels - self.told)),
             *(_command(b"UNLISTEN ", name, self._conn) for name in sorted(self.told - channels)),
         ]
-        self._pgconn.send_query(b"; ".join(commands))
-        self._asked = channels
+        self._pgconn.send_query(b"; ".join(commands))  # nothing new: an empty statement
+        self._asked, self._since = channels, monotonic()
         self._flush()
 
     def _flush(self) -> None:
@@ -68,6 +79,7 @@ class Channels:
     def read(self) -> tuple[list[Notification], Error | None]:
         """What has come, and why nothing more will."""
         lost: Error | None = None
+        self._since = monotonic()
         try:
             self._pgconn.consume_input()
             self._take_answer()

@@ -171,6 +171,22 @@ def test_what_a_function_runs_into_is_not_sent_again(wrapper: Any, table: Server
     table.execute("DROP SEQUENCE connpool_plans_calls")
 
 
+def test_of_many_executions_the_error_is_raised_and_the_next_ones_work(
+    wrapper: Any, table: Server
+) -> None:
+    """The first of them may have been done."""
+
+    def select() -> None:
+        with wrapper.cursor() as cursor:
+            cursor.executemany(f"{QUERY} WHERE one > %s", [[0], [1]])
+
+    select()
+    migrate(table)
+    with pytest.raises(NotSupportedError, match=STALE):
+        select()
+    select()
+
+
 def test_what_is_not_supported_for_another_reason_is_raised_as_ever(
     wrapper: Any, table: Server
 ) -> None:
