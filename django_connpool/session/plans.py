@@ -11,8 +11,7 @@ from typing import Any
 from psycopg import Error
 from psycopg.pq import DiagnosticField, TransactionStatus
 
-from . import changes, private
-from .statements import FOREVER, PREPARED
+from . import private
 
 _NOT_SUPPORTED = b"0A000"
 # That is a state for much else: what tells is the function that says it (of PostgreSQL's
@@ -24,8 +23,8 @@ _WORDS = "cached plan must not change result type"
 def note_error(conn: Any, state: bytes | None, result: Any) -> None:
     """A statement of a borrower has failed: called by its cursor, with the SQLSTATE.
 
-    The server forgets what is prepared when the connection is given back. Until then psycopg
-    chooses other names.
+    For what is left of the loan psycopg prepares anew, by other names. Then the session is
+    replaced, and so are those that were opened before: what they have prepared is no better.
     """
     if state != _NOT_SUPPORTED:
         return
@@ -33,12 +32,10 @@ def note_error(conn: Any, state: bytes | None, result: Any) -> None:
     words = result.error_field(DiagnosticField.MESSAGE_PRIMARY) or b""
     if place != _PLACE.encode() and _WORDS.encode() not in words:
         return
-    can_forget = private.forget_prepared(conn)
-    known = changes.of(conn)
-    if known is not None:
-        kind = PREPARED if can_forget else FOREVER
-        known.dirt |= kind
-        known.kept |= kind
+    private.forget_prepared(conn)
+    slot = getattr(conn, "_slot", None)
+    if slot is not None:
+        slot.plans_are_stale()
 
 
 def may_be_sent_again(error: Error, conn: Any) -> bool:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from typing import Any
 
 import psycopg
 import pytest
-from django.db import DatabaseError, NotSupportedError, transaction
+from django.db import DatabaseError, NotSupportedError, connections, transaction
 
 from django_connpool import ConnectionPool
+from tests import inside
 from tests.cluster import Server
-from tests.databases import Databases, pid, value
+from tests.databases import Databases, in_threads, pid, value
 from tests.pool.real.helpers import until_known
+from tests.testproject.processes import wait_until
 
 QUERY = "SELECT * FROM connpool_plans"
 STALE = "cached plan must not change result type"
@@ -40,9 +43,7 @@ def migrate_back(server: Server) -> None:
 def wrapper(request: Any, databases: Databases, table: Server) -> Any:
     """One that prepares at once, or the third time."""
     options = {"server_side_binding": True, "prepare_threshold": request.param}
-    wrapper = databases.add(pool={"max_size": 1}, options=options)
-    until_known(wrapper.pool)  # else each session is cleaned of everything
-    return wrapper
+    return databases.add(pool={"max_size": 1}, options=options)
 
 
 def rows(wrapper: Any, query: str = QUERY, **kwargs: Any) -> list[Any]:
@@ -50,6 +51,10 @@ def rows(wrapper: Any, query: str = QUERY, **kwargs: Any) -> list[Any]:
         # Past Django's cursor, which has no such arguments.
         cursor.cursor.execute(query, **kwargs)
         return list(cursor.fetchall())
+
+
+def backends(server: Server) -> set[int]:
+    return {pid for (pid,) in server.execute("SELECT pid FROM pg_stat_activity")}
 
 
 def prepared(wrapper: Any) -> int:
@@ -77,7 +82,7 @@ def test_a_statement_outside_of_a_transaction_is_sent_once_more(
 
     for _ in range(4):
         assert rows(wrapper) == [(1, 2)]
-    assert pid(wrapper) == first
+        assert pid(wrapper) == first
 
 
 def test_it_works_at_each_migration_of_one_loan(wrapper: Any, table: Server) -> None:
@@ -110,11 +115,7 @@ def test_in_a_transaction_the_error_is_raised_and_the_next_one_works(
         rows(wrapper)
     with transaction.atomic(wrapper.alias):
         assert rows(wrapper) == [(1, 2)]
-    wrapper.close()
-
-    assert pid(wrapper) == first
-    with transaction.atomic(wrapper.alias):
-        assert rows(wrapper) == [(1, 2)]
+        assert pid(wrapper) == first
 
 
 def test_after_a_rollback_to_a_savepoint_the_same_transaction_goes_on(
@@ -128,31 +129,61 @@ def test_after_a_rollback_to_a_savepoint_the_same_transaction_goes_on(
         assert [rows(wrapper) for _ in range(4)] == [[(1, 2)]] * 4
 
 
-def test_the_next_borrower_gets_a_session_in_which_nothing_is_prepared(
-    wrapper: Any, table: Server
+def test_such_a_session_is_not_lent_again_nor_one_that_was_opened_before(
+    databases: Databases, table: Server
 ) -> None:
-    prepare(wrapper)
-    first = pid(wrapper)
+    options = {"server_side_binding": True, "prepare_threshold": 0}
+    wrapper = databases.add(pool={"max_size": 3}, options=options)
+    until_known(wrapper.pool)  # else each session is cleaned of everything
+    together = threading.Barrier(3)
+
+    def prepare_at_once() -> int:
+        mine = connections[wrapper.alias]
+        with transaction.atomic(wrapper.alias):
+            rows(mine)
+            together.wait(30)
+            found = pid(mine)
+        mine.close()
+        return found
+
+    before = set(in_threads([prepare_at_once] * 3))
     migrate(table)
     with pytest.raises(NotSupportedError), transaction.atomic(wrapper.alias):
         rows(wrapper)
     wrapper.close()
+    wait_until(lambda: not before & backends(table), "all are replaced")
+    for _ in range(3):
+        with transaction.atomic(wrapper.alias):
+            assert rows(wrapper) == [(1, 2)]
+        wrapper.close()
 
-    assert prepared(wrapper) == 0
-    assert pid(wrapper) == first
+    assert wrapper.pool.get_stats()["connections_num"] == 4
 
 
-def test_so_does_the_next_one_after_a_statement_that_was_sent_once_more(
-    wrapper: Any, table: Server
-) -> None:
-    prepare(wrapper)
-    first = pid(wrapper)
-    migrate(table)
-    rows(wrapper)
-    wrapper.close()
+def test_who_finds_out_later_has_those_replaced_no_second_time(table: Server, dsn: str) -> None:
+    def use(conn: Any) -> int:
+        conn.execute(QUERY, prepare=True)
+        conn.commit()
+        return int(conn.info.backend_pid)
 
-    assert prepared(wrapper) == 0
-    assert pid(wrapper) == first
+    with ConnectionPool[Any](dsn, min_size=0, max_size=2) as pool:
+        until_known(pool)  # else each session is cleaned of everything
+        late = pool.getconn()
+        use(late)
+        with pool.connection() as conn:
+            first = use(conn)
+        migrate(table)
+        with pytest.raises(psycopg.errors.FeatureNotSupported), pool.connection() as conn:
+            use(conn)
+        wait_until(lambda: first not in backends(table), "it is replaced")
+        with pool.connection() as conn:
+            new = use(conn)
+        with pytest.raises(psycopg.errors.FeatureNotSupported):
+            use(late)
+        inside.read_notes(pool)
+        with pool.connection() as conn:
+            assert use(conn) == new
+        pool.putconn(late)
 
 
 def test_what_a_function_runs_into_is_not_sent_again(wrapper: Any, table: Server) -> None:
@@ -196,21 +227,14 @@ def test_what_is_not_supported_for_another_reason_is_raised_as_ever(
         value(wrapper, "SELECT 1/0")
 
 
-def test_a_plain_pool_lends_a_session_that_is_well_again(table: Server, dsn: str) -> None:
-    with ConnectionPool[Any](dsn, min_size=1, max_size=1) as pool:
-        with pool.connection() as conn:
-            first = conn.info.backend_pid
+def test_in_a_plain_pool_the_loan_goes_on_with_new_plans(table: Server, dsn: str) -> None:
+    with ConnectionPool[Any](dsn, min_size=1, max_size=1) as pool, pool.connection() as conn:
+        conn.autocommit = True
+        for change in (migrate, migrate_back):
             for _ in range(2):
                 conn.execute(QUERY, prepare=True)
-        migrate(table)
-        with pytest.raises(psycopg.errors.FeatureNotSupported), pool.connection() as conn:
-            conn.execute(QUERY, prepare=True)
-        with pool.connection() as conn:
-            conn.autocommit = True
-            assert conn.execute(QUERY, prepare=True).fetchall() == [(1, 2)]
-            assert conn.info.backend_pid == first
-            migrate_back(table)
+            change(table)
             with pytest.raises(psycopg.errors.FeatureNotSupported):
                 conn.execute(QUERY, prepare=True)
             for _ in range(3):
-                assert conn.execute(QUERY, prepare=True).fetchall() == [(1,)]
+                conn.execute(QUERY, prepare=True)

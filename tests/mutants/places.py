@@ -509,9 +509,15 @@ MUTANTS = [
     ),
     Mutant(
         "session/plans.py",
-        "        known.dirt |= kind\n",
-        "",
-        "the server forgets what psycopg has forgotten",
+        "        slot.plans_are_stale()\n",
+        "        pass\n",
+        "a session with a stale plan is not lent again",
+    ),
+    Mutant(
+        "pool/slot.py",
+        "    if generation == core.generation:\n",
+        "    if True:\n",
+        "one stale plan has connections replaced once",
     ),
     Mutant(
         "backends/schema.py",
