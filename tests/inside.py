@@ -1300,3 +1300,8 @@ def after_a_look(listener: Any, act: Callable[[], None]) -> Iterator[None]:
 def ask_after(monkeypatch: Any, seconds: float) -> None:
     """Have a connection that listens be asked, and given up, after so long a silence."""
     monkeypatch.setattr(_module("session.channels"), "PATIENCE", seconds)
+
+
+def code_of_listening() -> set[str]:
+    """The files in which a listener's own thread is."""
+    return {str(_module(name).__file__) for name in ("listening", "switchboard")}

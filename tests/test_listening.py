@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import itertools
 import logging
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -23,6 +25,7 @@ from django_connpool.status import snapshot
 from tests import inside
 from tests.cluster import Cluster, Server
 from tests.databases import Databases, connected, in_threads, pid, value
+from tests.interrupter import Interrupter, is_safe
 from tests.proxy import Proxy
 from tests.testproject.processes import wait_until
 
@@ -423,6 +426,43 @@ def test_a_failing_connection_is_logged_without_a_secret(
 
     assert "connecting to listen failed" in caplog.text
     assert secret not in caplog.text
+
+
+# -- Interrupts -------------------------------------------------------------------------------
+
+
+@pytest.mark.e2e
+@pytest.mark.usefixtures("little_garbage")
+def test_an_interrupt_at_any_line_leaves_nobody_who_listens(
+    wrapper: Any, cluster: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inside.ask_after(monkeypatch, 1)
+    code = inside.code_of_listening()
+
+    def concerns(frame: FrameType) -> bool:
+        return frame.f_code.co_filename in code
+
+    def listen_once() -> None:
+        with listen(wrapper, "orders") as listener:
+            value(wrapper, "SELECT pg_notify('orders', '1')")
+            assert listener.get(SOON).payload == "1"
+
+    listen_once()
+    struck = 0
+    for n in itertools.count(1):
+        with (
+            suppress(KeyboardInterrupt),
+            Interrupter(n, KeyboardInterrupt, concerns, is_safe) as it,
+        ):
+            listen_once()
+        if not it.where:
+            break
+        struck += 1
+        gc.collect()
+        wait_until(lambda: seen(wrapper) is None and not inside.listening_sockets(), it.where)
+    listen_once()
+
+    assert struck > 50
 
 
 # -- asyncio ----------------------------------------------------------------------------------
