@@ -1287,3 +1287,63 @@ def end_bursts() -> None:
     """What was logged more than once is told of now."""
     bursts = _module("process.bursts").bursts
     bursts.run(max((burst.until for burst in bursts._bursts.values()), default=0.0))
+
+
+# -- Credentials --------------------------------------------------------------------------
+
+
+def credentials(ask: Callable[[dict[str, Any]], Any], ttl: float) -> Any:
+    """What a pool keeps of the answers of that callable."""
+    return _module("session.credentials").Credentials(ask, ttl)
+
+
+def credentials_live_by(monkeypatch: Any, clock: Callable[[], float]) -> None:
+    """Have answers grow old by that clock."""
+    monkeypatch.setattr(_module("session.credentials"), "monotonic", clock)
+
+
+def know_no_language(monkeypatch: Any) -> None:
+    """No text of a server's is understood."""
+    refusals = _module("session.refusals")
+    monkeypatch.setattr(refusals, "_CREDENTIALS", mock.Mock(search=lambda text: None))
+    monkeypatch.setattr(refusals, "_LASTING_TEXTS", ())
+
+
+# -- Listening ----------------------------------------------------------------------------
+
+
+def listening_sockets() -> list[Any]:
+    """The connections that listen in this process."""
+    hubs = list(_module("switchboard")._hubs.values())
+    return [hub for hub in hubs if hub._channels is not None]
+
+
+def keep_notifications(monkeypatch: Any, most: int) -> None:
+    """Have a listener keep no more than so many that nobody takes."""
+    monkeypatch.setattr(_module("listening"), "MOST_KEPT", most)
+
+
+@contextmanager
+def after_a_look(listener: Any, act: Callable[[], None]) -> Iterator[None]:
+    """Have this done once, when the listener has found nothing and is about to wait."""
+    look = listener._next
+
+    def looked() -> Any:
+        found = look()
+        if found is None:
+            listener._next = look
+            act()
+        return found
+
+    listener._next = looked
+    yield
+
+
+def ask_after(monkeypatch: Any, seconds: float) -> None:
+    """Have a connection that listens be asked, and given up, after so long a silence."""
+    monkeypatch.setattr(_module("session.channels"), "PATIENCE", seconds)
+
+
+def code_of_listening() -> set[str]:
+    """The files in which a listener's own thread is."""
+    return {str(_module(name).__file__) for name in ("listening", "switchboard")}

@@ -145,7 +145,10 @@ class PooledDatabaseWrapperMixin(Querying):
 
     def get_new_connection(self, conn_params: dict[str, Any]) -> Any:
         pool = self.pool
-        return super().get_new_connection(conn_params) if pool is None else pool.getconn()
+        if pool is not None:
+            return pool.getconn()
+        connect, credentials = super().get_new_connection, self.credentials_beside_pools()
+        return credentials.open_with(conn_params, connect) if credentials else connect(conn_params)
 
     @async_unsafe
     def close(self) -> None:

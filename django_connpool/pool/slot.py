@@ -52,6 +52,8 @@ class Keeper(Protocol):
 
     def write_was_refused(self, slot: Slot) -> None: ...
 
+    def put(self, *note: Any) -> None: ...
+
 
 class Loans(set["Slot"]):
     """What a thread has borrowed; or one loan, when it may outlive its thread."""
@@ -167,6 +169,11 @@ class Slot:
         if (core := self.core()) is not None:
             core.write_was_refused(self)
 
+    def plans_are_stale(self) -> None:
+        """What its session has prepared is no good any more; what its contemporaries have, too."""
+        if (core := self.core()) is not None:
+            core.put(_replace, self.generation)
+
     # -- What there is to say of it -------------------------------------------------------
 
     @property
@@ -240,3 +247,10 @@ class Slot:
 
     def __repr__(self) -> str:
         return f"<Slot {self.state}>"
+
+
+def _replace(core: Any, generation: int) -> None:
+    """Under the lock: replace every connection, unless that has been done since this generation."""
+    if generation == core.generation:
+        core.renew(DRAINED)
+        core.schedule(core.clock())

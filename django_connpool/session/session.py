@@ -44,6 +44,9 @@ class Keeper(Protocol):
     def write_was_refused(self) -> None:
         """A borrower could not write, for the server is read-only."""
 
+    def plans_are_stale(self) -> None:
+        """What psycopg has prepared in it is no good any more."""
+
 
 class Session:
     """A connection, what is known of it, and how to make it as it was when it was new.
