@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import cache
 from time import monotonic
 from types import FrameType
 from typing import Any
@@ -19,7 +20,7 @@ import psycopg
 import pytest
 from django.core.signals import request_finished, request_started
 from django.db import DatabaseError, InterfaceError, close_old_connections, connections, transaction
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpResponse
 from django.test import RequestFactory
 
 import django_connpool
@@ -107,16 +108,30 @@ def in_scope(work: Callable[[], Any]) -> None:
         work()
 
 
-def in_request(work: Callable[[], Any]) -> None:
-    def get_response(request: HttpRequest) -> HttpResponse:
-        work()
+@cache
+def middleware() -> ConnectionPoolMiddleware:
+    """Made once: it takes a lock of Django's, which an interrupt in there would leave taken."""
+
+    def get_response(request: Any) -> HttpResponse:
+        request.work()
         return HttpResponse()
 
-    ConnectionPoolMiddleware(get_response)(RequestFactory().get("/page/"))
+    return ConnectionPoolMiddleware(get_response)
+
+
+@pytest.fixture(autouse=True)
+def with_and_without_middleware() -> None:
+    middleware()
+    requests.connect()
+
+
+def in_request(work: Callable[[], Any]) -> None:
+    request: Any = RequestFactory().get("/page/")
+    request.work = work
+    middleware()(request)
 
 
 def in_request_without_middleware(work: Callable[[], Any]) -> None:
-    requests.connect()  # another test may have the middleware
     environ = RequestFactory()._base_environ(PATH_INFO="/page/")
     request_started.send(sender=None, environ=environ)
     try:
