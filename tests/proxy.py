@@ -67,6 +67,10 @@ class Proxy:
         if self._listener is None:
             self._listen()
 
+    def lead_to(self, server: Server) -> None:
+        """Forward new connections to another server, as a name does whose address changes."""
+        self._server = server
+
     def refuse(self) -> None:
         """Refuse new connections; those that exist go on."""
         if self._listener is not None:

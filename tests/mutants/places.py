@@ -463,4 +463,23 @@ MUTANTS = [
         "                burst.more += 1\n",
         "a thing is said once in a burst",
     ),
+    # Servers that change
+    Mutant(
+        "session/roles.py",
+        "role.wanted not in _READ_ONLY and _is_old(role)",
+        "role.wanted not in _READ_ONLY",
+        "what was opened on a read-only server just now is not opened again at once",
+    ),
+    Mutant(
+        "session/roles.py",
+        "role.wanted not in _READ_ONLY and _is_old(role)",
+        "_is_old(role)",
+        "who asked for a standby stays with it",
+    ),
+    Mutant(
+        "session/parameters.py",
+        "min(connect_timeout, CONNECT_TIMEOUT_EACH) if several else connect_timeout",
+        "connect_timeout",
+        "the second of several hosts is reached in time",
+    ),
 ]
