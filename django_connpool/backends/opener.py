@@ -7,7 +7,7 @@ from types import MethodType
 from typing import Any
 
 from django_connpool import conf, identity, signals
-from django_connpool.readers import FEWEST
+from django_connpool.readers import FEWEST, PGBOUNCER
 from django_connpool.session import cursors
 from django_connpool.session.closing import await_end, end_of, say_goodbye
 from django_connpool.session.foreign import Connection
@@ -67,7 +67,7 @@ class Opener:
         self.settings_dict = settings_dict
         self.alias = alias
         self.options = options
-        self.judge = Judge(options.reset_functions)
+        self.judge = Judge(options.reset_functions, shared=options.behind == PGBOUNCER)
         # The cached `timezone` and `timezone_name` of the wrapper the pool was made for. The
         # settings they come from may be others by now, and the pool goes by these.
         self.zone = zone
@@ -125,4 +125,5 @@ class Opener:
 
     def _parameters(self, wrapper: Any) -> dict[str, Any]:
         asked = wrapper.get_connection_params()
-        return completed("", asked, self.options.command_timeout, CONNECT_TIMEOUT)
+        limit = None if self.options.behind == PGBOUNCER else self.options.command_timeout
+        return completed("", asked, limit, CONNECT_TIMEOUT)

@@ -14,7 +14,7 @@ from psycopg.pq import TransactionStatus
 from django_connpool.process import bursts
 from django_connpool.redaction import named, one_line
 
-from . import changes, cursors, parameters, refusals, rest
+from . import changes, cursors, parameters, pooler, refusals, rest
 from .closing import await_end, end_of, say_goodbye
 from .objects import noticing
 from .policy import Policy
@@ -53,6 +53,7 @@ class Opening:
         self.policy.forget()
         self._lock = threading.Lock()  # guards the next; no other is taken inside
         self._sessions: WeakSet[Session] = WeakSet()
+        self._has_said = False  # that a pooler stands there
 
     def meaning(self, error: BaseException) -> tuple[str, bool]:
         """What kind of refusal an error of `open` is, and whether time may do away with it."""
@@ -75,6 +76,11 @@ class Opening:
             session = keeper.session = Session(conn, self.policy, keeper.connection_died)
             with self._lock:
                 self._sessions.add(session)
+            if pooler.is_likely(session.pgconn):
+                if session.changes.setup is not None:
+                    session.changes.setup[:0] = pooler.born_with(session.pgconn)
+                if self.policy.behind == pooler.AUTO:
+                    self._say_pooler()
             # Not by one that was made to open it; and by what was learned meanwhile.
             changes.judge_by(conn, self.policy.judge)
             if self.policy.restores and isinstance(conn, psycopg.Connection):
@@ -94,7 +100,24 @@ class Opening:
         kwargs = parameters.completed(
             conninfo, kwargs, self._command_timeout, parameters.CONNECT_TIMEOUT
         )
-        return noticing(self.connection_class).connect(conninfo, **kwargs)
+        if self.policy.judge.shared:  # where what one has prepared another may not find
+            kwargs.setdefault("prepare_threshold", None)
+        try:
+            return noticing(self.connection_class).connect(conninfo, **kwargs)
+        except psycopg.OperationalError as error:
+            raise pooler.explained(error) from error.__cause__
+
+    def _say_pooler(self) -> None:
+        """Say that a pooler seems to stand before the server; once."""
+        with self._lock:
+            is_news, self._has_said = not self._has_said, True
+        if is_news:
+            text = (
+                "%s: a pooler seems to stand before the server. If it lends a session for one "
+                'transaction, what is SET reaches strangers: set the pool option "behind" to '
+                '"pgbouncer"; else to "server"'
+            )
+            logger.warning(text, self.policy.name, extra={"pool": self.policy.name})
 
     def _set_up(self, conn: Any) -> None:
         """Have the user configure the session; ProgrammingError when that leaves a transaction."""
