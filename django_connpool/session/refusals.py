@@ -38,6 +38,16 @@ _LASTING_TEXTS = (
     "server does not support SSL",
     "certificate verify failed",
     "root certificate file",
+    "does not match host name",
+    "certificate present, but not private key",
+    "alert certificate required",  # the server's opinion of ours, as these
+    "alert unknown ca",
+    "alert bad certificate",
+    "alert certificate expired",
+    "alert decrypt error",
+    "GSSAPI encryption required",
+    "channel binding required",
+    "authentication method requirement",
     "invalid connection option",
 )
 # Of errors that have one, such as those of statements that set the session up: invalid
