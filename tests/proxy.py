@@ -73,6 +73,11 @@ class Proxy:
         with self._changed:
             return len(self._links)
 
+    @property
+    def pumps(self) -> int:
+        """How many threads still pass something on: none, once all have seen what `drop` did."""
+        return sum(thread.is_alive() for thread in self._threads[1:])
+
     def allow(self) -> None:
         """Listen and forward everything, at once; what a black hole held flows again."""
         self._set(PASS, 0.0)

@@ -14,7 +14,7 @@ from psycopg.pq import TransactionStatus
 from django_connpool.process import bursts
 from django_connpool.redaction import named, one_line
 
-from . import changes, cursors, parameters, pooler, refusals, rest
+from . import changes, cleaning, cursors, parameters, pooler, refusals, rest
 from .closing import await_end, end_of, say_goodbye
 from .objects import noticing
 from .policy import Policy
@@ -86,7 +86,10 @@ class Opening:
             if self.policy.restores and isinstance(conn, psycopg.Connection):
                 trust = self.policy.trust
                 trust.opened(session)
-                if trust.lost and not hurry:
+                policy, setup = self.policy, session.changes.setup
+                if policy.may_lack and policy.lacking is None and setup is not None:
+                    self._find_lacking(session)
+                elif trust.lost and not hurry:
                     session.ask()
             return session
         except BaseException:
@@ -106,6 +109,16 @@ class Opening:
             return noticing(self.connection_class).connect(conninfo, **kwargs)
         except psycopg.OperationalError as error:
             raise pooler.explained(error) from error.__cause__
+
+    def _find_lacking(self, session: Session) -> None:
+        """A clean-up was not understood: find out what this server does not know. Once."""
+        policy = self.policy
+        policy.lacking = found = cleaning.find_lacking(session.pgconn)
+        session.clean_anew()
+        if found:
+            said = ", ".join(sorted(each.decode() for each in found))
+            text = "%s: sessions are cleaned without what this server does not know: %s"
+            logger.warning(text, policy.name, said, extra={"pool": policy.name})
 
     def _say_pooler(self) -> None:
         """Say that a pooler seems to stand before the server; once."""

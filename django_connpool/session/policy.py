@@ -38,6 +38,10 @@ class Policy:
     def forget(self) -> None:
         """Know nothing of the server: when new, and in a forked child."""
         self.trust = Trust(self.judge)  # whether its functions that change a session are known
+        # Statements that clean, and that the server does not know: None until it has refused some
+        # clean-up, and that was looked into.
+        self.lacking: frozenset[bytes] | None = None
+        self.may_lack = False  # it has
         if self.restores:
             self.judge.defined = self.trust.defined
 

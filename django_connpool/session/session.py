@@ -281,6 +281,8 @@ class Session:
         if policy.judge.shared:  # only what is its own; the rest is a stranger's by now
             setup = pooler.restoring(self.pgconn, reported_by_name(self.original.reported))
             dirt, doubtful = (pooler.TRACKED if setup else 0), True
+        if policy.lacking and self.dirt() & cleaning.kinds_of(policy.lacking):
+            return UNCLEAN  # it may be there after all
         if not dirt and not question:
             return ""
         if not doubtful:
@@ -289,13 +291,21 @@ class Session:
         if last_use:
             self.cleaning = cleaning.begin(conn, 0, [], question)
         else:
-            self.cleaning = cleaning.begin(conn, dirt, setup, question)
+            lacking = policy.lacking or frozenset()
+            self.cleaning = cleaning.begin(conn, dirt, setup, question, lacking)
         if self.cleaning is None:
             return UNCLEAN
         if question:
             self.cleaning.is_last_use = last_use
             trust.asked(self, self.cleaning)
         return ""
+
+    def clean_anew(self) -> None:
+        """As it is new, but somebody has tried out on it what cleans: begin to clean it."""
+        setup, lacking = self.changes.setup, self._policy.lacking or frozenset()
+        self.cleaning = cleaning.begin(self.conn, ANYTHING, setup, lacking=lacking)
+        if self.cleaning is None:
+            raise OperationalError("the connection was lost as it was opened")
 
     def ask(self) -> None:
         """As it is new: ask the server for the functions that change a session, if need be."""
@@ -313,6 +323,9 @@ class Session:
             return True
         outcome = cleaning.outcome(patience)
         if not outcome:
+            if cleaning.is_unknown:
+                self._policy.may_lack = True
+                self._policy.trust.answered(cleaning)  # it may have been the question
             return outcome
         if self._policy.trust.lost:
             self._policy.trust.answered(cleaning)

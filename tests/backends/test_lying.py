@@ -1,4 +1,4 @@
-"""Answers that are lost or cut on the way to Django, where several statements went in one message."""
+"""Answers that are lost or cut on the way to Django, where BEGIN went with the first statement."""
 
 from __future__ import annotations
 
@@ -44,10 +44,14 @@ def cut_next(proxy: Proxy, length: int) -> None:
 def test_a_transaction_whose_first_answer_is_cut_is_not_begun_again(
     wrapper: Any, proxy: Proxy, cluster: Server, table: str, length: int
 ) -> None:
-    with pytest.raises(DatabaseError), transaction.atomic(wrapper.alias):
-        with transaction.atomic(wrapper.alias), wrapper.cursor() as cursor:
-            cut_next(proxy, length)
-            cursor.execute(f"INSERT INTO {table} VALUES (1)")
+    with (
+        pytest.raises(DatabaseError),
+        transaction.atomic(wrapper.alias),
+        transaction.atomic(wrapper.alias),
+        wrapper.cursor() as cursor,
+    ):
+        cut_next(proxy, length)
+        cursor.execute(f"INSERT INTO {table} VALUES (1)")
     wrapper.close()
     assert value(wrapper, "SELECT 7") == 7
     assert cluster.execute(f"SELECT count(*) FROM {table}") == [(0,)]
