@@ -7,7 +7,8 @@ After a second something happens to the primary.
   failed writes     of six threads
   longest           that a write has taken, whether it was written or not
   old one gone      seconds from the promotion to the end of the last connection to the old server;
-                    "never" is one that lasted until the end of the scene
+                    "never" is one that lasted until the end of the scene; nothing is said where
+                    the network swallows, for the old server cannot hear of it
   last read there   seconds from the promotion to the last read that the old server has answered
   hung              threads that had to be freed at the end, for nothing answered them any more
 
@@ -132,10 +133,17 @@ def play(name: str, key: str) -> list[float]:
     return [
         float(writers.failed),
         max(seconds for seconds, _ in writers.took),
-        float("inf") if gone > ended - 0.5 else max(0.0, gone - promoted),
+        _seconds(gone, promoted, ended, scene.cut),
         max(0.0, max(read_there, default=0.0) - promoted),
         float(hung),
     ]
+
+
+def _seconds(gone: float, promoted: float, ended: float, cut: bool) -> float:
+    """From the promotion to the end of the last connection: infinite when it was still there."""
+    if cut:  # which the old server cannot hear of
+        return float("nan")
+    return float("inf") if gone > ended - 0.5 else max(0.0, gone - promoted)
 
 
 @contextmanager
@@ -166,6 +174,8 @@ def words(values: list[float]) -> str:
     """A column of a subject: "never" where it did not end."""
     if all(value == float("inf") for value in values):
         return "never"
+    if values[0] != values[0]:
+        return "-"
     return spread(values).replace("inf", "never")
 
 

@@ -76,26 +76,29 @@ class Opening:
             session = keeper.session = Session(conn, self.policy, keeper.connection_died)
             with self._lock:
                 self._sessions.add(session)
-            if pooler.is_likely(session.pgconn):
-                if session.changes.setup is not None:
-                    session.changes.setup[:0] = pooler.born_with(session.pgconn)
-                if self.policy.behind == pooler.AUTO:
-                    self._say_pooler()
-            # Not by one that was made to open it; and by what was learned meanwhile.
-            changes.judge_by(conn, self.policy.judge)
-            if self.policy.restores and isinstance(conn, psycopg.Connection):
-                trust = self.policy.trust
-                trust.opened(session)
-                policy, setup = self.policy, session.changes.setup
-                if policy.may_lack and policy.lacking is None and setup is not None:
-                    self._find_lacking(session)
-                elif trust.lost and not hurry:
-                    session.ask()
+            self._get_to_know(session, hurry)
             return session
         except BaseException:
             end = end_of(conn.pgconn)
             await_end(end, interrupt=say_goodbye(conn, conn.pgconn))
             raise
+
+    def _get_to_know(self, session: Session, hurry: bool) -> None:
+        """Look at what stands at the other end, and ask it what has to be known of it."""
+        policy, setup = self.policy, session.changes.setup
+        if pooler.is_likely(session.pgconn):
+            if setup is not None:
+                setup[:0] = pooler.born_with(session.pgconn)
+            if policy.behind == pooler.AUTO:
+                self._say_pooler()
+        # Not by one that was made to open it; and by what was learned meanwhile.
+        changes.judge_by(session.conn, policy.judge)
+        if policy.restores and isinstance(session.conn, psycopg.Connection):
+            policy.trust.opened(session)
+            if policy.may_lack and policy.lacking is None and setup is not None:
+                self._find_lacking(session)
+            elif policy.trust.lost and not hurry:
+                session.ask()
 
     def _connect(self) -> Any:
         conninfo = self.conninfo() if callable(self.conninfo) else self.conninfo
