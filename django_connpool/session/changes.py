@@ -104,7 +104,7 @@ class Changes:
     def weigh(self, bits: int, conn: Any) -> None:
         """What a statement that is about to begin may do to the session."""
         if self.judge.shared and bits & pooler.LASTING:
-            pooler.refuse_lasting(self.last, bits, conn)
+            pooler.refuse_lasting(self.last, conn)
         if bits & READS_SEQUENCES and self._wrote_in != self.loan:
             self._forget_sequences(conn)
         if bits & WRITES:

@@ -20,7 +20,17 @@ from psycopg import NotSupportedError, OperationalError
 from psycopg.pq import Escaping, ExecStatus
 
 from .liveness import PING_TIMEOUT, Answer, ready
-from .statements import ANYTHING, CHANNELS, CURSORS, FOREVER, LOCKS, PREPARED, SETTINGS, TEMP
+from .statements import (
+    ANYTHING,
+    CHANNELS,
+    CURSORS,
+    FOREVER,
+    LOCKS,
+    PREPARED,
+    SETTINGS,
+    TEMP,
+    Judge,
+)
 
 # What the option `behind` says of what stands at the other end of a connection.
 AUTO = "auto"  # to be recognised
@@ -57,6 +67,12 @@ _TEMPORARY = re.compile(
 _DROPPED = re.compile(r"\bon\s+commit\s+drop\b", re.IGNORECASE | re.ASCII)
 _WITH_HOLD = re.compile(r"\bwith\s+hold\b", re.IGNORECASE | re.ASCII)
 
+# Comments, and texts in quotes.
+_LITERAL = re.compile(
+    r"--[^\n\r]*|/\*.*?\*/|(?P<tag>\$\w*\$).*?(?P=tag)|'(?:[^']|'')*'", re.DOTALL | re.ASCII
+)
+_by_text = Judge()  # which knows nothing of functions: a name of theirs may be that of a column
+
 LASTING = SETTINGS | CHANNELS | LOCKS | PREPARED | TEMP | CURSORS | FOREVER
 
 # What to do instead.
@@ -71,17 +87,24 @@ _INSTEAD = {
 }
 
 
-def refuse_lasting(query: Any, bits: int, conn: Any) -> None:
+def refuse_lasting(query: Any, conn: Any) -> None:
     """Raise NotSupportedError for a statement that certainly leaves something in its session.
 
-    What may, or may not, passes: a DO block, a procedure, a function that cannot be read.
+    What may, or may not, passes: a DO block, a procedure, a function that does so inside. And what
+    only stands in a literal, such as the body of a function that is made.
     """
+    text = _text(query, conn)
+    bare = _LITERAL.sub(_emptied, text)
+    bits = _by_text.judge(bare)
     if bits & ANYTHING == ANYTHING:
         return
-    text = _text(query, conn)
     for kind, instead in _INSTEAD.items():
-        if bits & kind and _is_certain(kind, text):
+        if bits & kind and _is_certain(kind, text, bare):
             raise NotSupportedError(_refusal(instead))
+
+
+def _emptied(literal: re.Match[str]) -> str:
+    return " " if literal[0][:2] in ("--", "/*") else "''"
 
 
 def refuse_held() -> None:
@@ -96,14 +119,15 @@ def _refusal(instead: str) -> str:
     )
 
 
-def _is_certain(kind: int, text: str) -> bool:
+def _is_certain(kind: int, text: str, bare: str) -> bool:
+    """Whether a text leaves such a thing behind; `bare`: without its literals."""
     if kind == SETTINGS:
         alone = ";" not in text.rstrip("; \t\r\n") and len(_SET_CONFIG.findall(text)) < 2
         return not (alone and _SETS_TRACKED.match(text))
     if kind == TEMP:
-        return _TEMPORARY.search(text) is not None and _DROPPED.search(text) is None
+        return _TEMPORARY.search(bare) is not None and _DROPPED.search(bare) is None
     if kind == CURSORS:
-        return _WITH_HOLD.search(text) is not None
+        return _WITH_HOLD.search(bare) is not None
     return True
 
 

@@ -51,6 +51,15 @@ PASSING = [
     "SET application_name = 'somebody'",
     "DO $$ BEGIN END $$",
     "CREATE TABLE IF NOT EXISTS lasting (id int)",
+    "SELECT 'a; set search_path = x', 1 -- pg_advisory_lock",
+    "SELECT $a$; LISTEN somebody; $a$ /* set_config('a', 'b', false) */",
+    "CREATE OR REPLACE FUNCTION locks() RETURNS void LANGUAGE plpgsql AS"
+    " $$ BEGIN PERFORM pg_advisory_lock(1); PERFORM set_config('a.b', 'c', false);"
+    " CREATE TEMP TABLE passing (id int); END $$",
+    "EXPLAIN SELECT 1",
+    "ALTER TABLE IF EXISTS nowhere ADD COLUMN id int",
+    "SET TRANSACTION ISOLATION LEVEL SERIALIZABLE",
+    "SET CONSTRAINTS ALL IMMEDIATE",
 ]
 
 
