@@ -15,14 +15,15 @@ from tests.cluster import Server
 from tests.proxy import Proxy
 
 _SINGLE = (b"N", b"S", b"G")  # the answers to the question for TLS or GSS
-_QUERY, _PARSE, _KEY, _STATUS = b"Q", b"P", b"K", b"S"
+_QUERY, _PARSE, _STATUS = b"Q", b"P", b"S"
+_NEEDED = (b"client_encoding\0", b"server_version\0")
 
 
 class Engine(Proxy):
     """`unknown` are expressions of what it does not know, each with its refusal: SQLSTATE and text.
 
-    `untold` are names of messages that it does not send: "K" its process, "S" its settings. `asked`
-    counts the statements that came.
+    `untold` are names of messages that it does not send: "K" its process, "S" its settings but for
+    two, without which psycopg crashes. `asked` are the statements that came.
     """
 
     def __init__(
@@ -60,10 +61,11 @@ class Engine(Proxy):
     def _told(self, data: bytes) -> bytes:
         if data in _SINGLE or not self._untold:
             return data
-        return b"".join(each for each in _messages(data) if each[:1] not in self._parts())
+        return b"".join(each for each in _messages(data) if self._tells(each))
 
-    def _parts(self) -> list[bytes]:
-        return [self._untold[at : at + 1] for at in range(len(self._untold))]
+    def _tells(self, message: bytes) -> bool:
+        kind = message[:1]
+        return kind not in self._untold or (kind == _STATUS and message[5:].startswith(_NEEDED))
 
 
 def _message(kind: bytes, body: bytes) -> bytes:

@@ -85,7 +85,7 @@ def test_who_only_reads_leaves_the_old_primary_with_the_first_write_that_it_refu
 ) -> None:
     wrapper = over_both(databases, *pair, release=release)
     old = int(pair[0].params()["port"])
-    writers, readers = Writers(wrapper.alias, 2), Readers(wrapper.alias, 2)
+    writers, readers = Writers(wrapper.alias, 1), Readers(wrapper.alias, 6)
     try:
         wait_until(lambda: len(readers.answered) > 20, "they read")
         written_again(writers, demoted, *pair)
