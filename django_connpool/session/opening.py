@@ -95,7 +95,8 @@ class Opening:
         changes.judge_by(session.conn, policy.judge)
         if policy.restores and isinstance(session.conn, psycopg.Connection):
             policy.trust.opened(session)
-            if policy.may_lack and policy.lacking is None and setup is not None:
+            tries = policy.may_lack and policy.lacking is None and not policy.judge.shared
+            if tries and setup is not None:
                 self._find_lacking(session)
             elif policy.trust.lost and not hurry:
                 session.ask()

@@ -36,7 +36,7 @@ from .statements import (
 AUTO = "auto"  # to be recognised
 PGBOUNCER = "pgbouncer"  # a session is lent for a transaction
 
-# Of Linux. Others have smaller numbers.
+# Of Linux. Others have smaller numbers, but for AIX, which PostgreSQL has left.
 LARGEST_PID = 1 << 22
 
 _REFUSED = "unsupported startup parameter"

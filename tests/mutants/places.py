@@ -482,4 +482,34 @@ MUTANTS = [
         "connect_timeout",
         "the second of several hosts is reached in time",
     ),
+    Mutant(
+        "session/changes.py",
+        "            pooler.refuse_lasting(self.last, conn)\n",
+        "            pass\n",
+        "what strangers would get is refused behind a pooler",
+    ),
+    Mutant(
+        "session/session.py",
+        "dirt, doubtful = (pooler.TRACKED if setup else 0), True",
+        "doubtful = True",
+        "nothing is cleaned in strangers' sessions",
+    ),
+    Mutant(
+        "session/opening.py",
+        "                setup[:0] = pooler.born_with(session.pgconn)\n",
+        "                pass\n",
+        "a cleaned session behind a pooler is as its client has asked for",
+    ),
+    Mutant(
+        "session/cleaning.py",
+        "if each[1] not in lacking) if lacking else _UNDO",
+        ") if lacking else _UNDO",
+        "what a server does not know is left out of what cleans",
+    ),
+    Mutant(
+        "session/opening.py",
+        "        session.clean_anew()\n",
+        "",
+        "who is served a session on which that was tried out finds it as it was set up",
+    ),
 ]
