@@ -116,8 +116,10 @@ class Cleaning(Answer):
     def _take(self, result: Any) -> None:
         if not self._asks:
             super()._take(result)
-            if result.error_field(DiagnosticField.SQLSTATE) in _UNKNOWN_STATES:
-                self.is_unknown, self.refusal = True, result.get_error_message(self.encoding)
+            state = result.error_field(DiagnosticField.SQLSTATE) or b""
+            if state in _UNKNOWN_STATES:
+                # Not its text: it may quote what the session was set up with.
+                self.is_unknown, self.refusal = True, f"refused with {state.decode()}"
             self._asks = result.fname(0) == _MARK
         elif result.status == ExecStatus.FATAL_ERROR:
             self.refusal = result.get_error_message(self.encoding)

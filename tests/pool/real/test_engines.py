@@ -111,7 +111,7 @@ def test_an_engine_that_does_not_tell_of_its_functions_is_worked_with(
 ) -> None:
     pool = make_pool(engine(NO_CATALOG | NO_LOCKS).dsn(), kwargs=AUTOCOMMIT, max_size=1)
     learned(pool, logged)
-    until(lambda: served(pool) and logged("does not tell which"))
+    until(lambda: served(pool) and logged("refused with 42883"))
     kept = pids_of(pool, 1)
     for _ in range(5):
         assert pids_of(pool, 1) == kept
