@@ -182,6 +182,12 @@ def words(values: list[float]) -> str:
 # -- Balance over replicas ------------------------------------------------------------------
 
 
+class SlowReaders(Readers):
+    """They read for so long that each needs a connection of its own."""
+
+    query = "SELECT inet_server_port() FROM pg_sleep(0.05)"
+
+
 def balance(name: str, lifetime: float = 2.0) -> list[object]:
     """Eight threads read from two replicas; one goes and comes back. How many stand at which."""
     from django.db import connections
@@ -201,10 +207,11 @@ def balance(name: str, lifetime: float = 2.0) -> list[object]:
         else:
             max_age = {"CONN_MAX_AGE": lifetime}
         entry = {**settings.DATABASES["default"], **place, "ENGINE": subject["ENGINE"], **max_age}
-        connections.settings["balance"] = connections.configure_settings(
-            {"default": {}, "balance": entry}
-        )["balance"]
-        readers = Readers("balance", 8)
+        alias = f"balance-{one.params()['port']}"  # Django keeps pools by their aliases
+        connections.settings[alias] = connections.configure_settings({"default": {}, alias: entry})[
+            alias
+        ]
+        readers = SlowReaders(alias, 8)
         seen: list[str] = []
 
         def look() -> None:
@@ -222,8 +229,8 @@ def balance(name: str, lifetime: float = 2.0) -> list[object]:
             look()
         finally:
             readers.stop()
-            if getattr(connections["balance"], "pool", None) is not None:
-                connections["balance"].close_pool()
+            if getattr(connections[alias], "pool", None) is not None:
+                connections[alias].close_pool()
     return [name, *seen, readers.failed]
 
 
@@ -240,7 +247,7 @@ def main() -> None:
     django.setup()
     for key in options.only:
         if key == "balance":
-            rows = [balance(name) for name in options.subjects]
+            rows = [balance(name) for name in options.subjects for _ in range(options.rounds)]
             heads = ["", "at first", "one away", "a lifetime later", "failed reads"]
             table("Connections at two replicas, load_balance_hosts=random:", heads, rows)
             continue
