@@ -80,6 +80,7 @@ class PoolOptions:
     strict: bool = False
     release: str = AUTO
     round_trips: str = FEWEST
+    behind: str = AUTO
     leak_after: float = 0.0
     max_hold_idle: float = 0.0
     reconnect_timeout: float = 300.0

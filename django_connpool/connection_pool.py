@@ -32,6 +32,7 @@ from .process.background import NEVER, background
 from .session.liveness import ping
 from .session.opening import Opening
 from .session.policy import Policy
+from .session.pooler import AUTO, PGBOUNCER
 from .session.returning import returning
 
 PING_AFTER = 30.0  # seconds of idleness after which the socket's silence is not believed
@@ -91,6 +92,8 @@ class ConnectionPool(Pool, Generic[CT]):
     `keep_min`: False opens `min_size` only once `warm` is called.
     `describe`: called at each borrow; what it returns tells in reports, by its str(), what
     the loan is for.
+    `behind`: "pgbouncer" for a pooler before the server that lends a session for one transaction;
+    "server" for none; "auto" looks and says so in the log. See session/pooler.py.
     `events`: who hears of waits, leaks, closings and outages: see pool/protocols.py.
 
     `locked_after`: how long nothing moves before it is looked whether all of those for whom
@@ -151,6 +154,7 @@ class ConnectionPool(Pool, Generic[CT]):
         has_offers: bool = False,
         describe: Callable[[], object] | None = None,
         events: Events | None = None,
+        behind: str = AUTO,
     ) -> None:
         name = name or f"pool-{next(_numbers)}"
         self.close_returns = close_returns
@@ -179,12 +183,12 @@ class ConnectionPool(Pool, Generic[CT]):
         )
         self._check = check  # Django's own tests look at it, for psycopg_pool has it
         self._opening = Opening(
-            Policy(name, check, reset, reset_functions),
+            Policy(name, check, reset, reset_functions, behind),
             conninfo,
             kwargs,
             returning(connection_class) if close_returns else connection_class,
             configure,
-            command_timeout,
+            None if behind == PGBOUNCER else command_timeout,  # which refuses startup options
         )
         core = Core(name, limits, self._opening, _ERRORS, monotonic, keep_min, describe)
         core.news.events = events

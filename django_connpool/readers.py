@@ -19,6 +19,9 @@ RELEASES = (AUTO, REQUEST, TRANSACTION) = ("auto", "request", "transaction")
 # Whether BEGIN goes to the server with the first statement of its transaction, or alone.
 ROUND_TRIPS = (FEWEST, AS_DJANGO) = ("fewest", "as django")
 
+# What stands at the other end of a connection; see session/pooler.py.
+BEHIND = (AUTO, SERVER, PGBOUNCER) = ("auto", "server", "pgbouncer")
+
 ON_WORDS = frozenset({"true", "yes", "on", "1"})
 OFF_WORDS = frozenset({"false", "no", "off", "0"})
 
@@ -180,6 +183,13 @@ def _round_trips(value: Any) -> str:
     return said
 
 
+def _behind(value: Any) -> str:
+    said = AUTO if value is None else word(value)
+    if said not in BEHIND:
+        raise ValueError('It must be "auto", "server" or "pgbouncer".')
+    return said
+
+
 def _or_none(reader: Reader) -> Reader:
     def read(value: Any) -> Any:
         return None if value is None or word(value) == "none" else reader(value)
@@ -207,6 +217,7 @@ READERS: dict[str, Reader] = {
     "strict": _switch,
     "release": _release,
     "round_trips": _round_trips,
+    "behind": _behind,
     "leak_after": _seconds,
     "max_hold_idle": _seconds,
     "reconnect_timeout": _seconds,

@@ -14,6 +14,7 @@ from django.db import connections
 
 from django_connpool import conf, deployment
 from django_connpool.conf import PoolOptions
+from django_connpool.readers import AUTO, PGBOUNCER
 
 APP = "django_connpool"
 STREAMING = "StreamingHttpResponse"
@@ -40,6 +41,8 @@ def of_settings(entries: Entries) -> Iterator[CheckMessage]:
             continue
         yield from _check_health_checks(_name(alias), entry, options)
         yield from _check_timeout(_name(alias), options, limit)
+        if options.behind == PGBOUNCER:
+            yield from _check_behind_pooler(_name(alias), entry, options)
     yield from _check_streaming(entries)
     yield from _check_thresholds()
     yield from _check_token()
@@ -73,6 +76,9 @@ def of_servers(entries: Entries, databases: Sequence[str]) -> Iterator[CheckMess
             continue
         here = {name: entry for name, entry in entries.items() if _place(entry) == place}
         yield from _check_room(here, found["max_connections"] - found["reserved"])
+        options = _options(entries[alias])
+        if options is not None and options.behind == AUTO:
+            yield from _check_pooler(alias)
 
 
 def _check_room(here: Entries, admitted: int) -> Iterator[CheckMessage]:
@@ -90,6 +96,75 @@ def _check_room(here: Entries, admitted: int) -> Iterator[CheckMessage]:
             "max_connections. CONNPOOL_PROCESSES in the settings tells the number of processes.",
             obj=", ".join(_name(alias) for alias in here),
             id="django_connpool.W011",
+        )
+
+
+def _check_behind_pooler(
+    obj: str, entry: Mapping[str, Any], options: PoolOptions
+) -> Iterator[CheckMessage]:
+    """What does not go with a pooler that lends a session for one transaction."""
+    given = entry.get("OPTIONS") or {}
+    why = "with the pool option 'behind' set to 'pgbouncer'"
+    if given.get("assume_role"):
+        yield Error(
+            f"'assume_role' cannot be had {why}: the role would be that of strangers' sessions.",
+            hint="Connect as that role, or past the pooler.",
+            obj=obj,
+            id="django_connpool.E030",
+        )
+    if options.command_timeout:
+        yield Warning(
+            f"The server is not told of 'command_timeout' {why}: PgBouncer refuses it. Only a "
+            "server that answers nobody is given up in time.",
+            hint=f"ALTER ROLE ... SET statement_timeout = '{options.command_timeout:g}s'",
+            obj=obj,
+            id="django_connpool.W030",
+        )
+    if not entry.get("DISABLE_SERVER_SIDE_CURSORS"):
+        yield Warning(
+            f"iterator() outside of a transaction raises NotSupportedError {why}.",
+            hint="Set DISABLE_SERVER_SIDE_CURSORS to True.",
+            obj=obj,
+            id="django_connpool.W031",
+        )
+    if given.get("prepare_threshold") is not None:
+        yield Warning(
+            f"'prepare_threshold' {why} needs PgBouncer 1.21 or later, with "
+            "max_prepared_statements above 0, and libpq 17 or later.",
+            hint="Leave it out unless that is so.",
+            obj=obj,
+            id="django_connpool.W032",
+        )
+    if given.get("options"):
+        yield Warning(
+            f"OPTIONS['options'] {why}: PgBouncer refuses it, or leaves it out "
+            "(ignore_startup_parameters).",
+            hint="Give them to the role on the server: ALTER ROLE ... SET ...",
+            obj=obj,
+            id="django_connpool.W033",
+        )
+
+
+def _check_pooler(alias: str) -> Iterator[CheckMessage]:
+    """Whether strangers get the sessions of this database, as far as two connections tell."""
+    from django_connpool.session import pooler
+
+    pool = getattr(connections[alias], "pool", None)
+    if pool is None or pool.max_size < 2:
+        return
+    try:
+        with pool.connection() as one, pool.connection() as other:
+            likely = all(pooler.is_likely(conn.pgconn) for conn in (one, other))
+            processes = {pooler.process_behind(conn.pgconn) for conn in (one, other)} - {0}
+    except Exception:  # of which whoever asked for this check hears otherwise
+        return
+    if likely and len(processes) == 1:
+        yield Warning(
+            "A pooler before the server lends a session for one transaction: what is SET is found "
+            "by strangers, and what cleans a session reaches another one.",
+            hint="Set the pool option 'behind' to 'pgbouncer'.",
+            obj=_name(alias),
+            id="django_connpool.W034",
         )
 
 

@@ -181,7 +181,7 @@ class Cluster(Server):
             self._pg_ctl("start", "-o", f"-p {self._params['port']}")
             return
         for attempt in range(1, START_ATTEMPTS + 1):
-            port = _free_port()
+            port = free_port()
             try:
                 self._pg_ctl("start", "-o", f"-p {port}")
             except RuntimeError:
@@ -310,7 +310,7 @@ def run_program(command: list[str], cwd: Path) -> None:
             raise RuntimeError(f"{command[0]} failed ({done.returncode}):\n{output.read()}")
 
 
-def _free_port() -> int:
+def free_port() -> int:
     """Return a port on loopback that nobody listens on."""
     # Below the range that outgoing connections are given: the port must still be free when the
     # server is started again.

@@ -418,6 +418,11 @@ def tell_of_no_role(monkeypatch: Any) -> None:
     monkeypatch.setattr(roles, "_reported", lambda pgconn: (None, None))
 
 
+def names_may_lead_elsewhere_after(monkeypatch: Any, seconds: float) -> None:
+    """Have a session that was read-only from its birth be believed for so long."""
+    monkeypatch.setattr(roles, "LOOK_AGAIN", seconds)
+
+
 def undo_by_this_too(monkeypatch: Any, statement: bytes) -> None:
     """Have every clean-up run this as well."""
     undo = (*cleaning._UNDO, (cleaning.ANYTHING, statement))

@@ -17,14 +17,26 @@ PASS, BLACKHOLE = "pass", "blackhole"
 RESET = struct.pack("ii", 1, 0)
 
 
+class Cut(OSError):
+    """What `answer` raises to have the connection end after some last bytes."""
+
+    def __init__(self, last: bytes = b"") -> None:
+        self.last = last
+
+
 class Proxy:
     """Forwards a loopback port to a server until told otherwise; use it as a context manager.
 
     `latency` is added on the way to the server, in seconds. `accepted` counts connections since
-    the start. `rewrite` is given what a client sends, and returns what the server gets.
+    the start. `rewrite` is given what a client sends, and returns what the server gets; `answer`
+    what the server sends, and returns what the client gets. It may take its time, or raise `Cut`.
+    `pace` are seconds between two bytes of an answer.
     """
 
+    pace = 0.0
+
     rewrite: Callable[[bytes], bytes] = staticmethod(bytes)
+    answer: Callable[[bytes], bytes] = staticmethod(bytes)
 
     def __init__(self, server: Server) -> None:
         self.accepted = 0
@@ -61,11 +73,20 @@ class Proxy:
         with self._changed:
             return len(self._links)
 
+    @property
+    def pumps(self) -> int:
+        """How many threads still pass something on: none, once all have seen what `drop` did."""
+        return sum(thread.is_alive() for thread in self._threads[1:])
+
     def allow(self) -> None:
         """Listen and forward everything, at once; what a black hole held flows again."""
         self._set(PASS, 0.0)
         if self._listener is None:
             self._listen()
+
+    def lead_to(self, server: Server) -> None:
+        """Forward new connections to another server, as a name does whose address changes."""
+        self._server = server
 
     def refuse(self) -> None:
         """Refuse new connections; those that exist go on."""
@@ -175,8 +196,20 @@ class Proxy:
                     if self.latency:
                         self._stopped.wait(self.latency)
                     data = self.rewrite(data)
+                else:
+                    data = self._answer(data, target)
+                    while data and self.pace and not self._stopped.wait(self.pace):
+                        target.sendall(data[:1])
+                        data = data[1:]
                 target.sendall(data)
         self._finish(client, target if source is client else source)
+
+    def _answer(self, data: bytes, client: socket.socket) -> bytes:
+        try:
+            return self.answer(data)
+        except Cut as cut:
+            client.sendall(cut.last)
+            raise
 
     def _finish(self, client: socket.socket, server: socket.socket) -> None:
         with self._changed:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 import threading
 import time
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from django.db import connections
@@ -19,10 +23,35 @@ class Primary(Cluster):
     """A throwaway server that can be copied; `standby()` returns one that follows it."""
 
     def __init__(self, **settings: Any) -> None:
-        super().__init__(wal_level="replica", max_wal_senders=4, full_page_writes="on", **settings)
+        # In its own folder: one that is killed leaves its shared memory behind.
+        kept = {"wal_level": "replica", "max_wal_senders": 4, "full_page_writes": "on"}
+        super().__init__(dynamic_shared_memory_type="mmap", **kept, **settings)
 
     def standby(self) -> Standby:
         return Standby(self)
+
+    def kill(self) -> None:
+        """Kill it as a crash of its host would: nobody says goodbye, nothing is put in order."""
+        pid_file = self._data / "postmaster.pid"
+        pid = int(pid_file.read_text().split()[0])
+        for child in _children(pid):
+            with suppress(ProcessLookupError):
+                os.kill(child, signal.SIGKILL)
+        os.kill(pid, signal.SIGKILL)
+        while _is_alive(pid):
+            time.sleep(0.005)
+        pid_file.unlink()
+
+    def follow(self, other: Primary) -> None:
+        """Be the standby of another, which was its own: after a shutdown, and a promotion there."""
+        place = f"host={other.socket_dir} port={other.params()['port']} user=postgres"
+        with (self._data / "postgresql.conf").open("a") as conf:
+            conf.write(f"primary_conninfo = '{place}'\n")
+        signal_file = self._data / "standby.signal"
+        signal_file.touch()
+        owner = (self._data / "PG_VERSION").stat()
+        os.chown(signal_file, owner.st_uid, owner.st_gid)
+        self.start()
 
     def _configure(self) -> None:
         super()._configure()
@@ -60,6 +89,22 @@ class Standby(Primary):
         shutil.rmtree(self.folder)
 
 
+def _children(pid: int) -> list[int]:
+    """The processes of a server, where the system tells."""
+    with suppress(OSError):
+        told = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+        return [int(each) for each in told.split()]
+    return []
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state != "Z"
+
+
 def killed(primary: Primary, standby: Standby) -> None:
     """A crash, and a promotion after a second."""
     primary.stop("immediate")
@@ -80,6 +125,20 @@ def demoted(primary: Primary, standby: Standby) -> None:
     primary.execute("SELECT pg_reload_conf()")
     time.sleep(1.0)
     standby.promote()
+
+
+def killed_hard(primary: Primary, standby: Standby) -> None:
+    """Killed with SIGKILL, and a promotion after a second."""
+    primary.kill()
+    time.sleep(1.0)
+    standby.promote()
+
+
+def swapped(primary: Primary, standby: Standby) -> None:
+    """The primary is shut down, its standby promoted, and the old one comes back as a standby."""
+    primary.stop("fast")
+    standby.promote()
+    primary.follow(standby)
 
 
 def either(primary: Cluster, standby: Cluster) -> dict[str, Any]:
@@ -103,10 +162,15 @@ def make_table(primary: Primary, standby: Standby) -> None:
 class Writers:
     """Threads that write, each time as a request of its own, until `stop`."""
 
+    query = "INSERT INTO written DEFAULT VALUES RETURNING inet_server_port()"
+
     def __init__(self, alias: str, count: int) -> None:
         self.alias = alias
         self.took: list[tuple[float, bool]] = []  # seconds, and whether it was written
         self.errors: dict[str, int] = {}  # what was said how often
+        # From when to when each took that succeeded, and at which port of a server.
+        self.answered: list[tuple[float, float, int]] = []
+        self.failed_at: list[float] = []
         self._over = threading.Event()
         self._threads = [threading.Thread(target=self.run_program) for _ in range(count)]
         for thread in self._threads:
@@ -123,16 +187,32 @@ class Writers:
             connection.close_if_unusable_or_obsolete()
             try:
                 with django_connpool.scope("write"), connection.cursor() as cursor:
-                    cursor.execute("INSERT INTO written DEFAULT VALUES")
+                    cursor.execute(self.query)
+                    self.answered.append((began, time.monotonic(), cursor.fetchone()[0]))
                 written = True
             except Exception as error:
+                self.failed_at.append(time.monotonic())
                 said = str(error).split("\n")[0]
                 self.errors[said] = self.errors.get(said, 0) + 1
             connection.close_if_unusable_or_obsolete()
             self.took.append((time.monotonic() - began, written))
         connection.close()
 
+    def ask_to_stop(self, seconds: float) -> int:
+        """Tell them to stop; return how many have not after so many seconds."""
+        self._over.set()
+        deadline = time.monotonic() + seconds
+        for thread in self._threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+        return sum(thread.is_alive() for thread in self._threads)
+
     def stop(self) -> None:
         self._over.set()
         for thread in self._threads:
             thread.join()
+
+
+class Readers(Writers):
+    """Threads that read, each time as a request of its own, until `stop`."""
+
+    query = "SELECT inet_server_port()"

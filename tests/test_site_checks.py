@@ -272,6 +272,44 @@ def test_what_is_computed_is_not_known(base: Path, text: str) -> None:
     assert known() is None
 
 
+# E030, W030 to W033: behind a pooler
+
+
+@pytest.mark.parametrize(
+    ("options", "settings_of_it", "told"),
+    [
+        ({}, {"DISABLE_SERVER_SIDE_CURSORS": True}, set()),
+        ({}, {}, {"W031"}),
+        ({"command_timeout": 5}, {"DISABLE_SERVER_SIDE_CURSORS": True}, {"W030"}),
+    ],
+)
+def test_what_does_not_go_with_a_pooler_is_told(
+    options: dict[str, Any], settings_of_it: dict[str, Any], told: set[str]
+) -> None:
+    assert of_settings(default=entry({**options, "behind": "auto"}, **settings_of_it)) == {}
+    found = of_settings(default=entry({**options, "behind": "pgbouncer"}, **settings_of_it))
+    assert found.keys() == told
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "told"),
+    [
+        ("assume_role", "shop", {"E030"}),
+        ("prepare_threshold", 0, {"W032"}),
+        ("prepare_threshold", None, set()),
+        ("options", "-c work_mem=1MB", {"W033"}),
+    ],
+)
+def test_what_a_pooler_refuses_or_gives_to_strangers_is_told(
+    option: str, value: Any, told: set[str]
+) -> None:
+    given = entry({"behind": "pgbouncer"}, DISABLE_SERVER_SIDE_CURSORS=True)
+    given["OPTIONS"][option] = value
+    assert of_settings(default=given).keys() == told
+    given["OPTIONS"]["pool"] = {"behind": "server"}
+    assert of_settings(default=given) == {}
+
+
 # W020 to W022, E005: the page
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from psycopg import OperationalError
 
 from django_connpool import conf, identity, signals
-from django_connpool.readers import FEWEST
+from django_connpool.readers import FEWEST, PGBOUNCER
 from django_connpool.session import cursors
 from django_connpool.session.closing import await_end, end_of, say_goodbye
 from django_connpool.session.credentials import Credentials
@@ -76,7 +76,7 @@ class Opener:
         self.settings_dict = settings_dict
         self.alias = alias
         self.options = options
-        self.judge = Judge(options.reset_functions)
+        self.judge = Judge(options.reset_functions, shared=options.behind == PGBOUNCER)
         # The cached `timezone` and `timezone_name` of the wrapper the pool was made for. The
         # settings they come from may be others by now, and the pool goes by these.
         self.zone = zone
@@ -146,5 +146,6 @@ class Opener:
 
     def _parameters(self, wrapper: Any) -> dict[str, Any]:
         asked = wrapper.get_connection_params()
-        limits = self.options.servers_limits()
+        is_behind = self.options.behind == PGBOUNCER  # which refuses them
+        limits = {} if is_behind else self.options.servers_limits()
         return completed("", asked, connect_timeout=CONNECT_TIMEOUT, limits=limits)

@@ -377,7 +377,7 @@ class Core:
         slot.retire_at = AT_ONCE
         if others and slot.generation == self.generation and not self.closed:
             self.renew(CONDEMNED)
-            text = "%s: the server has turned read-only: replacing every connection"
+            text = "%s: the server is read-only: replacing every connection"
             self.warn_later(sessions_logger, text)
 
     def renew(self, reason: str) -> None:

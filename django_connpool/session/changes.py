@@ -11,7 +11,7 @@ from psycopg.pq import TransactionStatus
 
 from django_connpool.redaction import without_values
 
-from . import private
+from . import pooler, private
 from .foreign import ClientCursor
 from .statements import (
     ANYTHING,
@@ -103,6 +103,8 @@ class Changes:
 
     def weigh(self, bits: int, conn: Any) -> None:
         """What a statement that is about to begin may do to the session."""
+        if self.judge.shared and bits & pooler.LASTING:
+            pooler.refuse_lasting(self.last, conn)
         if bits & READS_SEQUENCES and self._wrote_in != self.loan:
             self._forget_sequences(conn)
         if bits & WRITES:

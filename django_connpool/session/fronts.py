@@ -15,7 +15,7 @@ from psycopg import Error, InterfaceError, OperationalError
 from psycopg.adapt import AdaptersMap, Transformer
 from psycopg.pq import DiagnosticField, Format
 
-from . import plans, roles
+from . import plans, pooler, roles
 from .changes import SANE, Changes
 from .foreign import BaseCursor, Cursor, RawCursor, is_class
 from .riding import rides, send_deferred
@@ -174,6 +174,7 @@ class WatchedNamed(Watched):
     """In front of a psycopg server-side cursor class."""
 
     _name: str
+    withhold: bool
 
     def _make_declare_statement(self, query: Any) -> Any:
         # The query itself, not the DECLARE around it, which has a new name each time.
@@ -182,6 +183,8 @@ class WatchedNamed(Watched):
 
     def _start_query(self, query: Any = None) -> Any:
         changes = self._check()
+        if changes.judge.shared and self.withhold:
+            pooler.refuse_held()
         changes.cursor_opens(self._name)
         changes.announced = not self._closed
         started = super(Watched, self)._start_query(query)  # type: ignore[misc]

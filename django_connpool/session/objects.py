@@ -42,6 +42,11 @@ def reported(pgconn: Any) -> list[bytes | None]:
     return [*map(pgconn.parameter_status, _REPORTED)]
 
 
+def reported_by_name(values: list[bytes | None]) -> dict[bytes, bytes | None]:
+    """What `reported` has returned, by the names of the settings."""
+    return dict(zip(_REPORTED, values, strict=False))
+
+
 class Touch:
     """Whether somebody may have changed the connection object since its loan began.
 

@@ -14,7 +14,7 @@ from psycopg.pq import TransactionStatus
 from django_connpool.process import bursts
 from django_connpool.redaction import named, one_line
 
-from . import changes, cursors, parameters, refusals, rest
+from . import changes, cleaning, cursors, parameters, pooler, refusals, rest
 from .closing import await_end, end_of, say_goodbye
 from .objects import noticing
 from .policy import Policy
@@ -53,6 +53,7 @@ class Opening:
         self.policy.forget()
         self._lock = threading.Lock()  # guards the next; no other is taken inside
         self._sessions: WeakSet[Session] = WeakSet()
+        self._has_said = False  # that a pooler stands there
 
     def meaning(self, error: BaseException) -> tuple[str, bool]:
         """What kind of refusal an error of `open` is, and whether time may do away with it."""
@@ -75,18 +76,30 @@ class Opening:
             session = keeper.session = Session(conn, self.policy, keeper.connection_died)
             with self._lock:
                 self._sessions.add(session)
-            # Not by one that was made to open it; and by what was learned meanwhile.
-            changes.judge_by(conn, self.policy.judge)
-            if self.policy.restores and isinstance(conn, psycopg.Connection):
-                trust = self.policy.trust
-                trust.opened(session)
-                if trust.lost and not hurry:
-                    session.ask()
+            self._get_to_know(session, hurry)
             return session
         except BaseException:
             end = end_of(conn.pgconn)
             await_end(end, interrupt=say_goodbye(conn, conn.pgconn))
             raise
+
+    def _get_to_know(self, session: Session, hurry: bool) -> None:
+        """Look at what stands at the other end, and ask it what has to be known of it."""
+        policy, setup = self.policy, session.changes.setup
+        if pooler.is_likely(session.pgconn):
+            if setup is not None:
+                setup[:0] = pooler.born_with(session.pgconn)
+            if policy.behind == pooler.AUTO:
+                self._say_pooler()
+        # Not by one that was made to open it; and by what was learned meanwhile.
+        changes.judge_by(session.conn, policy.judge)
+        if policy.restores and isinstance(session.conn, psycopg.Connection):
+            policy.trust.opened(session)
+            tries = policy.may_lack and policy.lacking is None and not policy.judge.shared
+            if tries and setup is not None:
+                self._find_lacking(session)
+            elif policy.trust.lost and not hurry:
+                session.ask()
 
     def _connect(self) -> Any:
         conninfo = self.conninfo() if callable(self.conninfo) else self.conninfo
@@ -94,7 +107,34 @@ class Opening:
         kwargs = parameters.completed(
             conninfo, kwargs, self._command_timeout, parameters.CONNECT_TIMEOUT
         )
-        return noticing(self.connection_class).connect(conninfo, **kwargs)
+        if self.policy.judge.shared:  # where what one has prepared another may not find
+            kwargs.setdefault("prepare_threshold", None)
+        try:
+            return noticing(self.connection_class).connect(conninfo, **kwargs)
+        except psycopg.OperationalError as error:
+            raise pooler.explained(error) from error.__cause__
+
+    def _find_lacking(self, session: Session) -> None:
+        """A clean-up was not understood: find out what this server does not know. Once."""
+        policy = self.policy
+        policy.lacking = found = cleaning.find_lacking(session.pgconn)
+        session.clean_anew()
+        if found:
+            said = ", ".join(sorted(each.decode() for each in found))
+            text = "%s: sessions are cleaned without what this server does not know: %s"
+            logger.warning(text, policy.name, said, extra={"pool": policy.name})
+
+    def _say_pooler(self) -> None:
+        """Say that a pooler seems to stand before the server; once."""
+        with self._lock:
+            is_news, self._has_said = not self._has_said, True
+        if is_news:
+            text = (
+                "%s: a pooler seems to stand before the server. If it lends a session for one "
+                'transaction, what is SET reaches strangers: set the pool option "behind" to '
+                '"pgbouncer"; else to "server"'
+            )
+            logger.warning(text, self.policy.name, extra={"pool": self.policy.name})
 
     def _set_up(self, conn: Any) -> None:
         """Have the user configure the session; ProgrammingError when that leaves a transaction."""

@@ -21,6 +21,9 @@ KEEPALIVES = {
     "tcp_user_timeout": 20_000,  # milliseconds; on Linux it decides instead of the count
 }
 CONNECT_TIMEOUT = 10  # seconds, where the user has set none
+# For each of several hosts, which libpq tries one after the other: who waits for a connection, and
+# for `timeout` at the most, is to reach the second when the first has vanished.
+CONNECT_TIMEOUT_EACH = 3
 
 
 def completed(
@@ -33,8 +36,9 @@ def completed(
     """Return `kwargs` with TCP keepalives, where the user has set none, and the time limits.
 
     `command_timeout` (seconds) becomes the server's `statement_timeout` at connect, so that
-    RESET and DISCARD ALL return to it. `connect_timeout` (seconds) is for who has set none.
-    `limits` (seconds) are more of the server's limits, by their names there.
+    RESET and DISCARD ALL return to it. `connect_timeout` (seconds) is for who has set none, and
+    less where there are several hosts. `limits` (seconds) are more of the server's limits, by
+    their names there.
     """
     given: dict[str, Any] = {}
     with suppress(ProgrammingError):  # connecting will say it better
@@ -46,7 +50,10 @@ def completed(
         if any(name.startswith("keepalives") for name in asked):
             del defaults["tcp_user_timeout"]  # who has patience with a network is not overruled
         if connect_timeout and "PGCONNECT_TIMEOUT" not in os.environ:
-            defaults["connect_timeout"] = connect_timeout
+            several = any("," in str(asked.get(name) or "") for name in ("host", "hostaddr"))
+            defaults["connect_timeout"] = (
+                min(connect_timeout, CONNECT_TIMEOUT_EACH) if several else connect_timeout
+            )
         completed.update((name, value) for name, value in defaults.items() if name not in asked)
     limits = {
         **({"statement_timeout": command_timeout} if command_timeout else {}),

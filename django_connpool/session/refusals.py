@@ -40,6 +40,16 @@ _LASTING_TEXTS = (
     "server does not support SSL",
     "certificate verify failed",
     "root certificate file",
+    "does not match host name",
+    "certificate present, but not private key",
+    "alert certificate required",  # the server's opinion of ours, as these
+    "alert unknown ca",
+    "alert bad certificate",
+    "alert certificate expired",
+    "alert decrypt error",
+    "GSSAPI encryption required",
+    "channel binding required",
+    "authentication method requirement",
     "invalid connection option",
 )
 # Of those, what another user or password may do away with: SQLSTATE 28P01 and 28000.

@@ -6,11 +6,16 @@ Servers from PostgreSQL 14 on tell of both by themselves, with the answer to wha
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from .statements import SETTINGS
 
 READ_ONLY = b"25006"  # what a write in a read-only transaction fails with
+
+# Seconds after which the name of a server may lead to another one than when the session began.
+# Until then a session that was read-only from its birth is no reason to connect once more.
+LOOK_AGAIN = 5.0
 
 # What `target_session_attrs` asks for.
 _WRITABLE = (b"read-write", b"primary")
@@ -20,9 +25,10 @@ _READ_ONLY = (b"read-only", b"standby")
 class Role:
     """What the server was for a session when that began."""
 
-    __slots__ = ("read_only", "standby", "wanted")
+    __slots__ = ("began", "read_only", "standby", "wanted")
 
     def __init__(self, pgconn: Any) -> None:
+        self.began = time.monotonic()
         self.read_only, self.standby = _reported(pgconn)
         self.wanted = _wanted(pgconn)
 
@@ -54,12 +60,20 @@ def after_refused_write(role: Role, pgconn: Any, dirt: int) -> tuple[bool, bool]
 
     Return whether this connection is to be replaced, and whether every other of its time is.
     A borrower who has asked for a read-only transaction has himself to blame, and one who has
-    changed settings may have.
+    changed settings may have. A server that was read-only when the session began may have been
+    the old primary after a switch-over: its name leads elsewhere by now, or will.
     """
-    if None in _reported(pgconn):  # an older server, or a pooler that does not pass it on
+    now = _reported(pgconn)
+    if None in now:  # an older server, or a pooler that does not pass it on
         return True, role.wanted in _WRITABLE
-    turned = has_turned(role, pgconn)
+    turned = has_turned(role, pgconn) or (
+        b"on" in now and role.wanted not in _READ_ONLY and _is_old(role)
+    )
     return turned, turned and not dirt & SETTINGS
+
+
+def _is_old(role: Role) -> bool:
+    return time.monotonic() >= role.began + LOOK_AGAIN
 
 
 def note_error(conn: Any, state: bytes | None) -> None:

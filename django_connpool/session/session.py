@@ -12,9 +12,9 @@ from psycopg.pq import ConnStatus, TransactionStatus
 from django_connpool.process import bursts
 from django_connpool.redaction import named, one_line
 
-from . import changes, cleaning, foreign, liveness, rest, roles, vanished
+from . import changes, cleaning, foreign, liveness, pooler, rest, roles, vanished
 from .closing import Interrupt, await_end, bury, end_of, interrupt_of, say_goodbye
-from .objects import Original, reported
+from .objects import Original, reported, reported_by_name
 from .statements import ANYTHING, CHANNELS, RENAMED, ROLES, SETTINGS
 
 if TYPE_CHECKING:
@@ -294,25 +294,40 @@ class Session:
 
     def _clean(self, conn: Any) -> str:
         """Send what undoes the changes; why that is not possible, or nothing."""
-        trust = self._policy.trust
+        policy = self._policy
+        trust = policy.trust
         doubtful = trust.lost and trust.ends(self)
-        dirt = self.dirt() | (ANYTHING if self._policy.cleans_each or doubtful else 0)
+        dirt = self.dirt() | (ANYTHING if policy.cleans_each or doubtful else 0)
         question = trust.question(self) if trust.lost else b""
+        setup = self.changes.setup
+        if policy.judge.shared:  # only what is its own; the rest is a stranger's by now
+            setup = pooler.restoring(self.pgconn, reported_by_name(self.original.reported))
+            dirt, doubtful = (pooler.TRACKED if setup else 0), True
+        if policy.lacking and self.dirt() & cleaning.kinds_of(policy.lacking):
+            return UNCLEAN  # it may be there after all
         if not dirt and not question:
             return ""
         if not doubtful:
             self.changes.decide()
-        last_use = bool(question) and not cleaning.is_possible(dirt, self.changes.setup)
+        last_use = bool(question) and not cleaning.is_possible(dirt, setup)
         if last_use:
             self.cleaning = cleaning.begin(conn, 0, [], question)
         else:
-            self.cleaning = cleaning.begin(conn, dirt, self.changes.setup, question)
+            lacking = policy.lacking or frozenset()
+            self.cleaning = cleaning.begin(conn, dirt, setup, question, lacking)
         if self.cleaning is None:
             return UNCLEAN
         if question:
             self.cleaning.is_last_use = last_use
             trust.asked(self, self.cleaning)
         return ""
+
+    def clean_anew(self) -> None:
+        """As it is new, but somebody has tried out on it what cleans: begin to clean it."""
+        setup, lacking = self.changes.setup, self._policy.lacking or frozenset()
+        self.cleaning = cleaning.begin(self.conn, ANYTHING, setup, lacking=lacking)
+        if self.cleaning is None:
+            raise OperationalError("the connection was lost as it was opened")
 
     def ask(self) -> None:
         """As it is new: ask the server for the functions that change a session, if need be."""
@@ -330,6 +345,9 @@ class Session:
             return True
         outcome = cleaning.outcome(patience)
         if not outcome:
+            if cleaning.is_unknown:
+                self._policy.may_lack = True
+                self._policy.trust.answered(cleaning)  # it may have been the question
             return outcome
         if self._policy.trust.lost:
             self._policy.trust.answered(cleaning)

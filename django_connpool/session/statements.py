@@ -187,7 +187,7 @@ class Judge:
     state to the session and cannot be recognized.
     """
 
-    def __init__(self, functions: Iterable[str] = ()) -> None:
+    def __init__(self, functions: Iterable[str] = (), shared: bool = False) -> None:
         names = [bare(name) for name in functions]
         self._stems = [_letters(stem) for stem in (*_STEMS, *names)]
         named = [re.escape(name) for name in names]
@@ -202,6 +202,7 @@ class Judge:
         self.hidden: Known | None = None  # what else changes a session, on the server's side
         self.defined: Callable[[Any], None] | None = None  # to be told whose changes DEFINE
         self.rides = True  # until a server has not understood what riding.py sends
+        self.shared = shared  # sessions are lent for a transaction by a pooler: pooler.py
 
     def learn(self, hidden: Known | None) -> None:
         """Judge from now on also by what was found on the server.

@@ -593,4 +593,53 @@ MUTANTS = [
         "",
         "who listens to a database does not keep it from being dropped",
     ),
+    # Servers that change
+    Mutant(
+        "session/roles.py",
+        "role.wanted not in _READ_ONLY and _is_old(role)",
+        "role.wanted not in _READ_ONLY",
+        "what was opened on a read-only server just now is not opened again at once",
+    ),
+    Mutant(
+        "session/roles.py",
+        "role.wanted not in _READ_ONLY and _is_old(role)",
+        "_is_old(role)",
+        "who asked for a standby stays with it",
+    ),
+    Mutant(
+        "session/parameters.py",
+        "min(connect_timeout, CONNECT_TIMEOUT_EACH) if several else connect_timeout",
+        "connect_timeout",
+        "the second of several hosts is reached in time",
+    ),
+    Mutant(
+        "session/changes.py",
+        "            pooler.refuse_lasting(self.last, conn)\n",
+        "            pass\n",
+        "what strangers would get is refused behind a pooler",
+    ),
+    Mutant(
+        "session/session.py",
+        "dirt, doubtful = (pooler.TRACKED if setup else 0), True",
+        "doubtful = True",
+        "nothing is cleaned in strangers' sessions",
+    ),
+    Mutant(
+        "session/opening.py",
+        "                setup[:0] = pooler.born_with(session.pgconn)\n",
+        "                pass\n",
+        "a cleaned session behind a pooler is as its client has asked for",
+    ),
+    Mutant(
+        "session/cleaning.py",
+        "if each[1] not in lacking) if lacking else _UNDO",
+        ") if lacking else _UNDO",
+        "what a server does not know is left out of what cleans",
+    ),
+    Mutant(
+        "session/opening.py",
+        "        session.clean_anew()\n",
+        "",
+        "who is served a session on which that was tried out finds it as it was set up",
+    ),
 ]

@@ -39,6 +39,15 @@ def test_connecting_is_limited_where_the_user_has_set_no_limit(
     assert "connect_timeout" not in completed("", {}, None, 10)
 
 
+def test_each_of_several_hosts_gets_less_time_than_one_alone() -> None:
+    alone = completed("", {"host": "one"}, None, 10)["connect_timeout"]
+    each = completed("", {"host": "one,other"}, None, 10)["connect_timeout"]
+    assert each < alone / 2
+    assert completed("hostaddr=127.0.0.1,127.0.0.2", {}, None, 10)["connect_timeout"] == each
+    assert completed("", {"host": "one,other"}, None, 1)["connect_timeout"] == 1
+    assert "connect_timeout" not in completed("host=a,b connect_timeout=9", {}, None, 10)
+
+
 def test_a_service_file_is_not_overruled(monkeypatch: pytest.MonkeyPatch) -> None:
     assert completed("service=shop", {}) == {}
     monkeypatch.setenv("PGSERVICE", "shop")

@@ -134,6 +134,26 @@ def test_a_session_that_is_pinged_is_found_to_have_turned(
     assert pids_of(pool, 1) == after
 
 
+@pytest.mark.parametrize("wanted", ["any", "read-only"])
+@pytest.mark.parametrize("is_old", [True, False])
+def test_a_server_that_was_read_only_from_the_first_is_asked_for_again_some_time_later(
+    make_pool: MakePool,
+    server: Cluster,
+    turn: Callable[[], None],
+    monkeypatch: pytest.MonkeyPatch,
+    wanted: str,
+    is_old: bool,
+) -> None:
+    inside.names_may_lead_elsewhere_after(monkeypatch, 0.0 if is_old else 600.0)
+    turn()
+    pool = make_pool(server.dsn(target_session_attrs=wanted), max_size=3)
+    before = pids_of(pool, 3)
+    with pool.connection() as conn:
+        write_in_vain(conn)
+    stay = len(set(before) & set(pids_of(pool, 3)))
+    assert stay == (0 if is_old and wanted == "any" else 3)
+
+
 @pytest.mark.stress
 @pytest.mark.parametrize(("wanted", "stays"), [("standby", False), ("any", True)])
 def test_a_standby_that_was_promoted_is_left_by_who_asked_for_a_standby(

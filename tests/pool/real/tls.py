@@ -26,14 +26,53 @@ def make_certificate(folder: Path) -> Path:
     return path
 
 
-class TLSFront:
-    """Takes connections with TLS and passes them on without. Use it as a context manager."""
+def openssl(folder: Path, *arguments: str) -> None:
+    command = ["openssl", *arguments]
+    subprocess.run(command, cwd=folder, check=True, capture_output=True, timeout=60)
 
-    def __init__(self, server: Server, certificate: Path) -> None:
+
+class Authority:
+    """An authority that signs certificates, in a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir()
+        self.folder = folder
+        self.root = folder / "root.pem"
+        names = ("-keyout", "root.key", "-out", "root.pem", "-subj", f"/CN={folder.name}")
+        openssl(folder, "req", "-x509", "-nodes", "-newkey", "rsa:2048", "-days", "2", *names)
+
+    def sign(self, name: str, *more: str) -> tuple[Path, Path]:
+        """Return the files of a certificate for a name and of its key; `more` is for openssl."""
+        key, asked, path = (self.folder / f"{name}.{end}" for end in ("key", "csr", "pem"))
+        names = ("-keyout", str(key), "-out", str(asked), "-subj", f"/CN={name}")
+        openssl(self.folder, "req", "-nodes", "-newkey", "rsa:2048", *names)
+        signer = ("-CA", "root.pem", "-CAkey", "root.key", "-CAcreateserial")
+        days = more or ("-days", "2")
+        openssl(self.folder, "x509", "-req", "-in", str(asked), *signer, "-out", str(path), *days)
+        key.chmod(0o600)
+        return path, key
+
+
+class TLSFront:
+    """Takes connections with TLS and passes them on without. Use it as a context manager.
+
+    With `authority`, the file of its certificate, only from those that have one of its.
+    """
+
+    def __init__(
+        self,
+        server: Server,
+        certificate: Path,
+        key: Path | None = None,
+        authority: Path | None = None,
+    ) -> None:
         params = server.params()
         self._server = (params["host"], int(params["port"]))
         self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        self._context.load_cert_chain(certificate)
+        self._context.load_cert_chain(certificate, key)
+        if authority is not None:
+            self._context.load_verify_locations(authority)
+            self._context.verify_mode = ssl.CERT_REQUIRED
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._threads: list[threading.Thread] = []
         self._stopped = threading.Event()
