@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from django.core.exceptions import ImproperlyConfigured
@@ -66,12 +66,13 @@ class Bound(_Base):
         zone = {"timezone": self.timezone, "timezone_name": self.timezone_name}
         return Opener(type(self), settings_dict, self.alias, options, zone)
 
-    def credentials_beside_pools(self) -> Credentials | None:
-        """For a connection that is no pool's, as those by which databases are made and dropped."""
-        if self.is_opener:
-            return None
-        options = conf.parse(self.settings_dict)
-        return None if options is None else Credentials.of(options)
+    def open_beside_pools(
+        self, parameters: dict[str, Any], connect: Callable[[dict[str, Any]], Any]
+    ) -> Any:
+        """Open a connection that is no pool's, as those by which databases are made and dropped."""
+        options = None if self.is_opener else conf.parse(self.settings_dict)
+        credentials = None if options is None else Credentials.of(options)
+        return credentials.open_with(parameters, connect) if credentials else connect(parameters)
 
 
 def _require_psycopg(driver: Any) -> None:

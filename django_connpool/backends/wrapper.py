@@ -145,10 +145,8 @@ class PooledDatabaseWrapperMixin(Querying):
 
     def get_new_connection(self, conn_params: dict[str, Any]) -> Any:
         pool = self.pool
-        if pool is not None:
-            return pool.getconn()
-        connect, credentials = super().get_new_connection, self.credentials_beside_pools()
-        return credentials.open_with(conn_params, connect) if credentials else connect(conn_params)
+        connect = super().get_new_connection
+        return self.open_beside_pools(conn_params, connect) if pool is None else pool.getconn()
 
     @async_unsafe
     def close(self) -> None:
@@ -207,7 +205,9 @@ class PooledDatabaseWrapperMixin(Querying):
             return
         if self.in_atomic_block:
             self.end_lost_block()
-        if self.in_hand is not None or self.offer is not None:
+        if self.in_hand is not None and getattr(self.in_hand, "_pool", None) is None:
+            self._above_django().close_if_unusable_or_obsolete()
+        elif self.in_hand is not None or self.offer is not None:
             is_here = self._thread_ident == get_ident() and running_loop() is None
             (self.end_work if is_here else self._end_work)()
 
@@ -226,12 +226,7 @@ class PooledDatabaseWrapperMixin(Querying):
 
     def _end_work(self) -> None:
         was_offered = self.offer is not None and self.stop_resuming()
-        connection = self.in_hand
-        if connection is None:
-            return
-        if getattr(connection, "_pool", None) is None:
-            self._above_django().close_if_unusable_or_obsolete()
-        elif not self.in_atomic_block and (was_offered or not self.kept):
+        if self.in_hand is not None and not self.in_atomic_block and (was_offered or not self.kept):
             self.give_back()
             self.left_at = monotonic()
 

@@ -7,15 +7,16 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
 from psycopg import OperationalError
-from psycopg.pq import ConnStatus, TransactionStatus
+from psycopg.pq import TransactionStatus
 
 from django_connpool.process import bursts
 from django_connpool.redaction import named, one_line
 
-from . import changes, cleaning, foreign, liveness, pooler, rest, roles, vanished
-from .closing import Interrupt, await_end, bury, end_of, interrupt_of, say_goodbye
+from . import changes, cleaning, foreign, liveness, pooler, rest, roles
+from .closing import Interrupt, await_end, bury, say_goodbye
 from .objects import Original, reported, reported_by_name
 from .statements import ANYTHING, CHANNELS, RENAMED, ROLES, SETTINGS
+from .wire import Wire
 
 if TYPE_CHECKING:
     from .policy import Policy
@@ -27,10 +28,6 @@ UNUSABLE = "unusable"
 UNCLEAN = "unclean"
 
 _REPORTED = SETTINGS | ROLES  # what the server reports is of these kinds
-
-
-def _nothing() -> None:
-    """What a pool that does not check reads from its sockets."""
 
 
 class Keeper(Protocol):
@@ -48,7 +45,7 @@ class Keeper(Protocol):
         """What psycopg has prepared in it is no good any more."""
 
 
-class Session:
+class Session(Wire):
     """A connection, what is known of it, and how to make it as it was when it was new.
 
     While it is lent, `conn` is None: the borrower's reference is the only strong one, so that
@@ -61,18 +58,12 @@ class Session:
 
     __slots__ = (
         "__weakref__",
-        "_consume_input",
-        "_end",
-        "_get_result",
-        "_last_words",
         "_over",
         "_policy",
-        "backend_pid",
         "changes",
         "cleaning",
         "conn",
         "original",
-        "pgconn",
         "ref",
         "role",
     )
@@ -88,17 +79,12 @@ class Session:
         self.conn = conn
         self.cleaning = None
         self._over = False
-        self.pgconn = pgconn = conn.pgconn
-        self._end = end_of(pgconn)
-        self.backend_pid: int = pgconn.backend_pid
-        self._consume_input = pgconn.consume_input if policy.looks else _nothing
-        self._get_result = pgconn.get_result if policy.looks else _nothing
-        self._last_words = pgconn.notice_handler = liveness.LastWords(pgconn.notice_handler)
+        super().__init__(conn.pgconn, policy.looks)
         # Not to a proxy of an agent's: cursors know only what is behind it.
         self.ref: weakref.ref[Any] | None = weakref.ref(foreign.behind(conn), lost)
         self.changes = changes.of(conn) or changes.Changes(policy.judge)
         self.original = Original(conn, self.changes.listens)
-        self.role = roles.Role(pgconn)
+        self.role = roles.Role(self.pgconn)
 
     # -- Lending --------------------------------------------------------------------------
 
@@ -125,22 +111,6 @@ class Session:
 
     # -- Does it live? --------------------------------------------------------------------
 
-    def is_alive(self) -> bool:
-        """Read what is waiting on an idle connection; False when it was the end of it.
-
-        Two calls that never block. Chosen because psycopg does not let go of the interpreter's
-        lock in them, as it does in is_busy() and notifies(), and Python in poll() and select():
-        with busy threads around, getting that back costs more than the whole loan.
-        """
-        try:
-            self._consume_input()
-            # Has libpq look at what it read. A result that nobody asked for is a session out of
-            # step.
-            unasked = self._get_result()
-        except OperationalError:
-            return False
-        return unasked is None and not self._last_words.heard
-
     def answers(self, patience: float = liveness.PING_TIMEOUT) -> bool:
         """Whether the server answers within so many seconds, and is what it was."""
         return liveness.ping(self.pgconn, patience) and not roles.has_turned(self.role, self.pgconn)
@@ -150,26 +120,6 @@ class Session:
         self._policy.check(self.conn)
         if not rest.leave_transaction(self.conn):
             raise OperationalError("the check has left the connection unusable")
-
-    def is_busy(self) -> bool:
-        """Whether a statement is under way, as far as can be seen from another thread."""
-        return vanished.is_busy(self.pgconn)
-
-    def interrupt(self) -> Interrupt | None:
-        """How to have the server end the statement under way; None when there is none."""
-        return interrupt_of(self.pgconn) if self.is_busy() else None
-
-    def silence(self) -> float:
-        """For how many seconds nothing was sent nor came; 0 where the system does not tell."""
-        return vanished.silence(self._end)
-
-    def has_vanished(self) -> bool:
-        """Whether its server answers nobody any more. Takes seconds."""
-        return not vanished.answers(self.pgconn)
-
-    def give_up(self) -> None:
-        """End the connection on our side, so that who waits for its answer gets an error."""
-        vanished.give_up(self._end)
 
     # -- Is it as it was? -----------------------------------------------------------------
 
@@ -363,11 +313,6 @@ class Session:
         return self.cleaning is None or self.cleaning.outcome() is not None
 
     # -- Its end --------------------------------------------------------------------------
-
-    @property
-    def is_lost(self) -> bool:
-        """Whether libpq knows that the connection is gone."""
-        return bool(self.pgconn.status == ConnStatus.BAD)
 
     @property
     def is_broken(self) -> bool:
