@@ -114,9 +114,9 @@ class Hub:
         return frozenset().union(*(listener.channels for listener in self._living()))
 
     def _tell_ready(self) -> None:
-        told = frozenset() if self._channels is None else self._channels.told
+        firm = frozenset() if self._channels is None else self._channels.firm
         for listener in self._living():
-            if not listener.is_ready and listener.channels <= told:
+            if not listener.is_ready and listener.channels <= firm:
                 listener.is_ready = True
                 behind, listener.is_behind = listener.is_behind, False
                 if behind:

@@ -1352,3 +1352,9 @@ def ask_after(monkeypatch: Any, seconds: float) -> None:
 def code_of_listening() -> set[str]:
     """The files in which a listener's own thread is."""
     return {str(_module(name).__file__) for name in ("listening", "switchboard")}
+
+
+def is_leaving_channels() -> bool:
+    """Whether a connection waits for the answer to an UNLISTEN."""
+    held = [hub._channels for hub in listening_sockets()]
+    return any(one._asked not in (None, one.told) for one in held)

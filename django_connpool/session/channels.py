@@ -51,6 +51,11 @@ class Channels:
         self.is_sending = False  # not all could be sent at once: come again soon
         self._since = monotonic()  # when something was last sent or heard
 
+    @property
+    def firm(self) -> frozenset[str]:
+        """What is listened to, and will be when the server has answered to what is under way."""
+        return self.told if self._asked is None else self.told & self._asked
+
     def want(self, channels: frozenset[str]) -> None:
         """Have exactly these listened to. Raises psycopg's errors.
 

@@ -576,6 +576,12 @@ MUTANTS = [
         "a child leaves the connection that its parent listens on alone",
     ),
     Mutant(
+        "session/channels.py",
+        "return self.told if self._asked is None else self.told & self._asked",
+        "return self.told",
+        "a channel that is just being left is not listened to",
+    ),
+    Mutant(
         "listening.py",
         "            items = (GAP,)\n",
         "",
