@@ -29,7 +29,7 @@ from django.urls import path
 from bench.asking import ask, ask_async
 from bench.measure import quantile, spread, table
 from bench.peers import quiet
-from django_connpool import registry
+from django_connpool import registry, requests
 from tests.cluster import Cluster
 
 STOCK = "django.db.backends.postgresql"
@@ -126,6 +126,7 @@ class World:
         self._outside: dict[str, Any] = {}
         self._connections: Any = connections
         installs = entry["ENGINE"] == OURS and name != BARE
+        self._listens = name == BARE  # only this world has receivers of ours, as its site would
         middleware = [MIDDLEWARE] if installs else []
         with self, override_settings(MIDDLEWARE=middleware):
             self._wsgi = WSGIHandler()
@@ -140,6 +141,7 @@ class World:
         present = vars(self._connections)
         self._outside = {name: present.get(name) for name in self._inside}
         present.update(self._inside)
+        (requests.connect if self._listens else requests.disconnect)()
         return self
 
     def __exit__(self, *exc_info: object) -> None:

@@ -6,6 +6,7 @@ Set `ENGINE` to "django_connpool.backends.postgresql". What can be called from P
 `ConnectionPool`: the pool as such, usable without Django, and what it raises: `PoolClosed`,
 `PoolTimeout`, `TooManyRequests`.
 `hold()`: a block with another value of the option `release`.
+`listen()`: what is told by NOTIFY, on one connection for all listeners of the process.
 `pinned()`: a block that keeps one connection.
 `release()`: give this thread's connections back now.
 `released()`: a block without a connection.
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from .borrowing import hold, pinned, release, released, scope, warm
     from .connection_pool import ConnectionPool
     from .errors import PoolClosed, PoolTimeout, TooManyRequests
+    from .listening import listen
     from .registry import pools
 
 _OF_BORROWING = ("hold", "pinned", "release", "released", "scope", "warm")
@@ -32,6 +34,7 @@ __all__ = [
     "PoolTimeout",
     "TooManyRequests",
     "hold",
+    "listen",
     "pinned",
     "pools",
     "release",
@@ -53,6 +56,10 @@ def __getattr__(name: str) -> Any:
         from . import connection_pool
 
         return getattr(connection_pool, name)
+    if name == "listen":
+        from .listening import listen
+
+        return listen
     if name == "pools":
         from .registry import pools
 

@@ -13,7 +13,7 @@ from django.db import connections
 from django.db.transaction import TransactionManagementError
 
 from . import holders
-from .backends import wrapper as wrappers
+from .backends.work import holds_outside_of
 from .connection_pool import ConnectionPool
 from .process import forks, uwsgi
 from .readers import RELEASES
@@ -57,7 +57,8 @@ def before_work() -> None:
 async def before_work_in_its_thread() -> None:
     """As `before_work`, in the thread in which Django runs the queries of async code."""
     # Asked here first, because the way to that thread and back costs more than a query.
-    if wrappers.holds_outside_of_work(current.get()):
+    outer = current.get()
+    if any(holds_outside_of(wrapper, outer) for wrapper in holders.anywhere()):
         await sync_to_async(before_work, thread_sensitive=True)()
 
 
@@ -78,7 +79,7 @@ def release_loans(work: Scope) -> None:
         if wrapper.is_of_this_thread or (
             wrapper.allow_thread_sharing and wrapper in connections.all(initialized_only=True)
         ):
-            wrapper.end_loan()
+            wrapper.end_work()
         else:
             wrapper.resumes = None
             wrapper.surrender()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -32,6 +32,15 @@ __all__ = [
 KEY = "pool"
 PREFIX = "pool_"
 DEFAULT_MAX_SIZE = 10
+HIDDEN = {"credentials"}  # in their place, by mistake, a password may stand
+
+# Limits that the server keeps: the option, and the server's parameter.
+SERVERS_LIMITS = {
+    "command_timeout": "statement_timeout",
+    "idle_in_transaction_timeout": "idle_in_transaction_session_timeout",
+    "lock_timeout": "lock_timeout",
+    "transaction_timeout": "transaction_timeout",  # from PostgreSQL 17 on
+}
 
 # What psycopg_pool takes and this pool does without, and what stands in for it.
 WITHOUT_MEANING = {
@@ -60,6 +69,9 @@ class PoolOptions:
     max_lifetime: float = 3600.0
     max_uses: int = 0
     command_timeout: float | None = None
+    transaction_timeout: float | None = None
+    idle_in_transaction_timeout: float | None = None
+    lock_timeout: float | None = None
     max_connecting: int = 8
     outage_patience: float = 3.0
     check: CheckParam = "auto"
@@ -75,13 +87,21 @@ class PoolOptions:
     jitter: float = 0.1
     configure: ConnectionCB | None = None
     reconnect_failed: ConnectionCB | None = None
+    credentials: Callable[[dict[str, Any]], Any] | None = None
+    credentials_ttl: float = 600.0
     name: str | None = None
 
     def pool_kwargs(self) -> dict[str, Any]:
         """Return the keyword arguments of ``ConnectionPool``: all but what the backend does."""
-        backend_only = {"command_timeout", "max_hold_idle", "release", "round_trips"}
+        backend_only = {"credentials", "credentials_ttl", "max_hold_idle", "release", "round_trips"}
+        backend_only |= SERVERS_LIMITS.keys()
         names = [field.name for field in fields(self) if field.name not in backend_only]
         return {name: getattr(self, name) for name in names}
+
+    def servers_limits(self) -> dict[str, float]:
+        """The limits of time that the server is to keep, in seconds, by its own names."""
+        found = {name: getattr(self, option) for option, name in SERVERS_LIMITS.items()}
+        return {name: seconds for name, seconds in found.items() if seconds}
 
 
 class PoolOptionError(ImproperlyConfigured):
@@ -201,8 +221,8 @@ def _take(given: _Given, values: dict[str, Any]) -> None:
     except ValueError as error:
         raise _impossible(given, str(error)) from error
     if values.setdefault(given.option, value) != value:
-        other = values[given.option]
-        raise _impossible(given, f'OPTIONS["pool"] says {other!r}: give it only once.')
+        other = "something else" if given.option in HIDDEN else repr(values[given.option])
+        raise _impossible(given, f'OPTIONS["pool"] says {other}: give it only once.')
 
 
 def _unknown(given: _Given) -> UnknownOption:
@@ -215,7 +235,8 @@ def _unknown(given: _Given) -> UnknownOption:
 
 
 def _impossible(given: _Given, hint: str) -> ImpossibleValue:
-    message = f"Pool option {given.key!r} in {given.place} cannot be {given.value!r}."
+    value = "what it is" if given.option in HIDDEN else repr(given.value)
+    message = f"Pool option {given.key!r} in {given.place} cannot be {value}."
     return ImpossibleValue(message, hint)
 
 

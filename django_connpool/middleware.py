@@ -12,7 +12,7 @@ from django.core.handlers.exception import response_for_exception
 from django.http import FileResponse, HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 
-from . import overload, scopes
+from . import overload, requests, scopes
 from .borrowing import (
     before_work,
     before_work_in_its_thread,
@@ -55,6 +55,7 @@ class ConnectionPoolMiddleware:
             markcoroutinefunction(self)
         self.serves = False
         self.retry_after = overload.retry_after()
+        requests.disconnect()
         settle()
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase | Awaitable[HttpResponseBase]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from django.utils.module_loading import import_string
@@ -104,6 +106,28 @@ def _callable(value: Any) -> Callable[..., Any]:
     return function
 
 
+def _credentials(value: Any) -> Callable[..., Any]:
+    """Read `credentials`. What is wrong with it is said without it: it may be a password."""
+    if isinstance(value, str):
+        try:
+            value = import_string(value)
+        except Exception as error:
+            raise ValueError(
+                f"It must be a callable or the dotted path of one, and cannot be imported "
+                f"({type(error).__name__})."
+            ) from None
+    if not callable(value):
+        raise ValueError("It must be a callable, the dotted path of one, or None.")
+    function: Callable[..., Any] = value
+    while isinstance(value, partial):
+        value = value.func
+    if any(map(inspect.iscoroutinefunction, (value, type(value).__call__))):
+        raise ValueError(
+            "It must not be async: connections are opened in threads, where no event loop runs."
+        )
+    return function
+
+
 def _imported(path: str) -> Any:
     try:
         return import_string(path)
@@ -182,6 +206,9 @@ READERS: dict[str, Reader] = {
     "max_lifetime": _seconds_above_0,
     "max_uses": _count(0),
     "command_timeout": _or_none(_command_timeout),
+    "transaction_timeout": _or_none(_command_timeout),
+    "idle_in_transaction_timeout": _or_none(_command_timeout),
+    "lock_timeout": _or_none(_command_timeout),
     "max_connecting": _count(1),
     "outage_patience": _seconds,
     "check": _policy,
@@ -197,5 +224,7 @@ READERS: dict[str, Reader] = {
     "jitter": _share,
     "configure": _or_none(_callable),
     "reconnect_failed": _or_none(_callable),
+    "credentials": _or_none(_credentials),
+    "credentials_ttl": _seconds,
     "name": _or_none(_text),
 }

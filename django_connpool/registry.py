@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from time import monotonic
 from typing import Any, cast
 from weakref import WeakSet
@@ -108,6 +108,9 @@ class Binding:
         )
 
 
+# Called with each pool that is closed here, and the seconds that this may take.
+at_closing: list[Callable[[ConnectionPool[Any], float], None]] = []
+
 _lock = threading.RLock()
 _bindings: dict[tuple[Any, ...], Binding] = {}
 
@@ -157,6 +160,8 @@ def close(binding: Binding, timeout: float = 5.0) -> None:
         if _bindings.get(binding.key) is binding:
             del _bindings[binding.key]
     binding.pool.close(timeout)
+    for end in at_closing:
+        end(binding.pool, timeout)
 
 
 def sweep() -> None:

@@ -903,6 +903,9 @@ TUNABLE: dict[str, tuple[str, ...]] = {
     "offer_often": ("pool.offers.OFTEN",),
     "offer_seldom": ("pool.offers.SELDOM",),
     "offer_first_look": ("pool.offers.FIRST_LOOK",),
+    # Between two works of a thread that parks its connection, and how long that stays parked.
+    "park_soon": ("backends.loans.SOON",),
+    "park_for": ("pool.parking.PARKED_FOR",),
 }
 
 
@@ -1055,6 +1058,45 @@ def code_of_releasing() -> set[str]:
 def offered(wrapper: Any) -> Any:
     """The connection that the wrapper has on offer; None when it has none, or it was taken."""
     return wrapper.offer[0] if wrapper.offer else None
+
+
+def parked(wrapper: Any) -> Any:
+    """The connection that this thread has parked; None when it has none, or it was taken."""
+    offer = wrapper.leaving.offer
+    return offer[0] if wrapper.parked and offer and offer.parked_at else None
+
+
+def park(pool: Any, offer: Any) -> bool:
+    """End a loan on offer as a wrapper does, and leave its connection there; False if not."""
+    # As if changes of the connection object were noticed, which is so of psycopg's own only.
+    offer.slot.session.original.touch.touched = False
+    return bool(pool.parking.begin(offer))
+
+
+def go_on_with_parked(pool: Any, offer: Any) -> Any:
+    """The connection for the next loan of the same borrower; None when it has to borrow."""
+    conn = offer.take_up()
+    if conn is not None and not pool.parking.end(offer, conn):
+        pool.putconn(conn)
+        return None
+    return conn
+
+
+@contextmanager
+def counting_borrows(monkeypatch: Any) -> Iterator[list[Any]]:
+    """A block in which each borrow from a pool, and what is given back, is noted."""
+    found: list[Any] = []
+    with monkeypatch.context() as patch:
+        for name in ("getconn", "putconn"):
+            whole = getattr(pool_module.Pool, name)
+            patch.setattr(
+                pool_module.Pool,
+                name,
+                lambda *args, whole=whole, **kwargs: (found.append(whole), whole(*args, **kwargs))[
+                    1
+                ],
+            )
+        yield found
 
 
 def take_all(pool: Any) -> None:
@@ -1250,3 +1292,63 @@ def end_bursts() -> None:
     """What was logged more than once is told of now."""
     bursts = _module("process.bursts").bursts
     bursts.run(max((burst.until for burst in bursts._bursts.values()), default=0.0))
+
+
+# -- Credentials --------------------------------------------------------------------------
+
+
+def credentials(ask: Callable[[dict[str, Any]], Any], ttl: float) -> Any:
+    """What a pool keeps of the answers of that callable."""
+    return _module("session.credentials").Credentials(ask, ttl)
+
+
+def credentials_live_by(monkeypatch: Any, clock: Callable[[], float]) -> None:
+    """Have answers grow old by that clock."""
+    monkeypatch.setattr(_module("session.credentials"), "monotonic", clock)
+
+
+def know_no_language(monkeypatch: Any) -> None:
+    """No text of a server's is understood."""
+    refusals = _module("session.refusals")
+    monkeypatch.setattr(refusals, "_CREDENTIALS", mock.Mock(search=lambda text: None))
+    monkeypatch.setattr(refusals, "_LASTING_TEXTS", ())
+
+
+# -- Listening ----------------------------------------------------------------------------
+
+
+def listening_sockets() -> list[Any]:
+    """The connections that listen in this process."""
+    hubs = list(_module("switchboard")._hubs.values())
+    return [hub for hub in hubs if hub._channels is not None]
+
+
+def keep_notifications(monkeypatch: Any, most: int) -> None:
+    """Have a listener keep no more than so many that nobody takes."""
+    monkeypatch.setattr(_module("listening"), "MOST_KEPT", most)
+
+
+@contextmanager
+def after_a_look(listener: Any, act: Callable[[], None]) -> Iterator[None]:
+    """Have this done once, when the listener has found nothing and is about to wait."""
+    look = listener._next
+
+    def looked() -> Any:
+        found = look()
+        if found is None:
+            listener._next = look
+            act()
+        return found
+
+    listener._next = looked
+    yield
+
+
+def ask_after(monkeypatch: Any, seconds: float) -> None:
+    """Have a connection that listens be asked, and given up, after so long a silence."""
+    monkeypatch.setattr(_module("session.channels"), "PATIENCE", seconds)
+
+
+def code_of_listening() -> set[str]:
+    """The files in which a listener's own thread is."""
+    return {str(_module(name).__file__) for name in ("listening", "switchboard")}

@@ -5,6 +5,7 @@ import inspect
 import math
 import os.path
 import sys
+from functools import partial
 from types import ModuleType
 from typing import Any
 
@@ -108,6 +109,9 @@ def test_defaults() -> None:
         "max_lifetime": 3600.0,
         "max_uses": 0,
         "command_timeout": None,
+        "transaction_timeout": None,
+        "idle_in_transaction_timeout": None,
+        "lock_timeout": None,
         "max_connecting": 8,
         "outage_patience": 3.0,
         "check": "auto",
@@ -123,6 +127,8 @@ def test_defaults() -> None:
         "jitter": 0.1,
         "configure": None,
         "reconnect_failed": None,
+        "credentials": None,
+        "credentials_ttl": 600.0,
         "name": None,
     }
 
@@ -146,9 +152,14 @@ def test_pool_kwargs_are_arguments_of_the_pool() -> None:
     assert kwargs.keys() <= inspect.signature(ConnectionPool).parameters.keys()
     assert conf.READERS.keys() - kwargs.keys() == {
         "command_timeout",
+        "credentials",
+        "credentials_ttl",
+        "idle_in_transaction_timeout",
+        "lock_timeout",
         "max_hold_idle",
         "release",
         "round_trips",
+        "transaction_timeout",
     }
 
 
@@ -288,6 +299,7 @@ WHOLE_0 = "It must be a whole number, 0 or more."
 WHOLE_1 = "It must be a whole number, 1 or more."
 SECONDS = "It must be a number of seconds, 0 or more."
 ABOVE_0 = "It must be a number of seconds above 0."
+LIMIT = "It must be a number of seconds, 0.001 or more, or None (or 0) for no limit."
 POLICY = 'It must be "auto", "always", False, a callable or the dotted path of a callable.'
 CALLABLE = "It must be a callable, the dotted path of one, or None."
 
@@ -307,11 +319,11 @@ CALLABLE = "It must be a callable, the dotted path of one, or None."
         ("outage_patience", SECONDS, [-1, None, "soon"]),
         ("max_idle", ABOVE_0, [0, -1, None, "nan"]),
         ("max_lifetime", ABOVE_0, [0, -1, None, "nan"]),
-        (
-            "command_timeout",
-            "It must be a number of seconds, 0.001 or more, or None (or 0) for no limit.",
-            [-1, 0.0004, "never", True],
-        ),
+        ("command_timeout", LIMIT, [-1, 0.0004, "never", True]),
+        ("transaction_timeout", LIMIT, [-1, 0.0004, "never", True]),
+        ("idle_in_transaction_timeout", LIMIT, [-1, 0.0004, "never", True]),
+        ("lock_timeout", LIMIT, [-1, 0.0004, "never", True]),
+        ("credentials_ttl", SECONDS, [-1, None, "soon"]),
         ("jitter", "It must be a number from 0 up to, not including, 1.", [-0.1, 1, 2, None]),
         ("check", POLICY, ["never", True, 2, "none", ""]),
         ("reset", POLICY, ["never", True, 2, "none", ""]),
@@ -338,6 +350,52 @@ def test_impossible_value_says_what_is_allowed(name: str, hint: str, values: lis
         assert repr(value) in caught.value.message
         assert caught.value.hint == hint
         assert str(caught.value) == f"{caught.value.message} {hint}"
+
+
+async def async_callback(parameters: Any) -> str:
+    """What `credentials` cannot be."""
+    return ""
+
+
+class AsyncCallback:
+    async def __call__(self, parameters: Any) -> str:
+        return ""
+
+
+SECRETS = [
+    "s3cret",
+    "s3.cret",
+    b"s3cret",
+    {"password": "s3cret"},
+    33333,
+    partial(async_callback, 33333),
+]
+
+
+@pytest.mark.parametrize("value", SECRETS, ids=lambda value: type(value).__name__)
+def test_what_stands_in_the_place_of_credentials_is_not_shown(value: Any) -> None:
+    """Somebody may have written the password there."""
+    with pytest.raises(ImpossibleValue) as caught:
+        parse(nested(credentials=value))
+    told = str(caught.value) + repr(caught.value.__cause__)
+    assert told.startswith(
+        "Pool option 'credentials' in OPTIONS[\"pool\"] cannot be what it is. It "
+    )
+    assert "cret" not in told
+    assert "333" not in told
+
+
+def test_two_credentials_are_an_error_that_shows_neither() -> None:
+    both = {"pool": {"credentials": partial(callback, 33333)}, "pool_credentials": callback}
+    with pytest.raises(ImpossibleValue) as caught:
+        parse({"OPTIONS": both})
+    assert "333" not in str(caught.value)
+
+
+@pytest.mark.parametrize("value", [async_callback, partial(async_callback, 1), AsyncCallback()])
+def test_async_credentials_are_refused(value: Any) -> None:
+    with pytest.raises(ImpossibleValue, match="must not be async: connections are opened in thr"):
+        parse(nested(credentials=value))
 
 
 def test_max_size_below_min_size() -> None:
@@ -415,6 +473,13 @@ def test_sizes(given: dict[str, Any], expected: tuple[int, int]) -> None:
         ("command_timeout", 0.001, 0.001),
         ("command_timeout", "30", 30.0),
         ("command_timeout", 10**9, conf.LONGEST),
+        ("transaction_timeout", "2.5", 2.5),
+        ("idle_in_transaction_timeout", 0, None),
+        ("lock_timeout", "none", None),
+        ("credentials", callback, callback),
+        ("credentials", "os.path.join", os.path.join),
+        ("credentials", "none", None),
+        ("credentials_ttl", 0, 0.0),
         ("jitter", 0, 0.0),
         ("jitter", "0.25", 0.25),
         ("max_uses", "500", 500),

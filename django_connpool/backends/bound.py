@@ -10,6 +10,7 @@ from django.db.backends.base.base import NO_DB_ALIAS
 
 from django_connpool import conf, identity, registry
 from django_connpool.connection_pool import ConnectionPool
+from django_connpool.session.credentials import Credentials
 
 from .opener import Opener
 
@@ -64,6 +65,13 @@ class Bound(_Base):
         """Return what opens the physical connections of a pool made for this wrapper."""
         zone = {"timezone": self.timezone, "timezone_name": self.timezone_name}
         return Opener(type(self), settings_dict, self.alias, options, zone)
+
+    def credentials_beside_pools(self) -> Credentials | None:
+        """For a connection that is no pool's, as those by which databases are made and dropped."""
+        if self.is_opener:
+            return None
+        options = conf.parse(self.settings_dict)
+        return None if options is None else Credentials.of(options)
 
 
 def _require_psycopg(driver: Any) -> None:

@@ -8,8 +8,10 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, cast
 
 from psycopg import ClientCursor, Cursor, InterfaceError, ServerCursor
+from psycopg.errors import FeatureNotSupported
 
 from django_connpool.session import cursors as session_cursors
+from django_connpool.session import plans
 from django_connpool.session.foreign import BaseCursor, behind
 from django_connpool.session.fronts import drop_connection, take_over, with_front
 
@@ -40,6 +42,10 @@ class Rebinding:
         if wrapper.at_savepoint is not None and wrapper.at_savepoint(query, self):
             return self
         try:
+            return super().execute(query, params, **kwargs)  # type: ignore[misc]
+        except FeatureNotSupported as error:
+            if not plans.may_be_sent_again(error, wrapper.in_hand):
+                raise
             return super().execute(query, params, **kwargs)  # type: ignore[misc]
         finally:
             wrapper.release_if_free()

@@ -62,6 +62,8 @@ class Holding(Bound):
                    The connection is in the offer, unless somebody has taken it, or it was given
                    back at once. Whoever begins a statement takes it up again, or borrows another
 
+    With none, this thread may have `parked` what its last work had: see pool/parking.py.
+
     In hand it stays as long as one of these is true: `in_atomic_block` (Django's), `kept`,
     `_thread_sharing_count` (Django's), somebody else has it too, or the session has a tie.
     """
@@ -80,6 +82,9 @@ class Holding(Bound):
     has_deferred = False  # a savepoint may wait for the next statement
     # The binding from whose pool it goes on, between two statements, until the work ends.
     resumes: registry.Binding | None = None
+    parked = False  # what `leaving.offer` has is of no work; somebody else may have taken it
+    comes_soon = False  # the last two works of this wrapper followed each other at once
+    left_at = 0.0  # when the last one ended, in monotonic seconds
     release: str | None = None  # how long it is kept; see conf.py
     mode: str | None = None  # the same, as a block of `hold()` wants it
     terms: tuple[float, float]  # on which it is offered: see `Offer`
@@ -95,6 +100,7 @@ class Holding(Bound):
     is_taken = True  # or what is borrowed now is not in hand yet,
     is_set_up = True  # or not as its settings say
 
+    leaving: loans.Leaving  # has what is on offer, whatever `offer` says
     noted: set[ref[Any]]  # those of its thread that may hold something: see holders.py
     me: ref[Any]  # what it is noted by
 
@@ -105,6 +111,8 @@ class Holding(Bound):
 
     def _borrow(self, binding: registry.Binding) -> None:
         """Take a connection of that pool's in hand. Raises what the pool does."""
+        if self.parked:
+            self.unpark()
         work = scopes.current.get()
         connection = None
         self.is_taken = False
@@ -175,6 +183,7 @@ class Holding(Bound):
             self.autocommit = True
         else:
             self._keep_during(self.set_autocommit, autocommit)
+        self.comes_soon = loans.since(connection) - self.left_at < loans.SOON
         if self.has_foreign_hooks and "init_connection_state" in self.overridden:
             self.is_set_up = False
             self._keep_during(self._run_foreign_init, connection)
@@ -265,6 +274,18 @@ class Holding(Bound):
                 with suppress(ValueError):
                     pool.putconn(connection)
             raise
+
+    def surrender(self) -> None:
+        """Give back what is on offer. In any thread: its owner then borrows another."""
+        offer = self.leaving.offer
+        connection = None if offer is None else offer.take()
+        if connection is not None:
+            connection._pool.putconn(connection)
+
+    def unpark(self) -> None:
+        """Give back what this thread has parked, if it is still there."""
+        self.parked = False
+        self.surrender()
 
     def _pin(self, why: str) -> None:
         """Note for the status why this loan lasts longer than it should."""

@@ -12,6 +12,7 @@ from django_connpool.pool.offers import GIVEN_BACK as GIVEN_BACK
 from django_connpool.pool.offers import SETTLED as SETTLED
 from django_connpool.pool.offers import Leaving as Leaving
 from django_connpool.pool.offers import Offer as Offer
+from django_connpool.pool.parking import SOON as SOON
 from django_connpool.session import ties as session_ties
 
 # Where no call of Python's is to be paid for, these are C's.

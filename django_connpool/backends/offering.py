@@ -15,6 +15,7 @@ from typing import Any
 from weakref import ref
 
 from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.backends.signals import connection_created
 from django.utils.asyncio import async_unsafe
 
 from django_connpool import holders, scopes
@@ -54,6 +55,8 @@ class Offering(Holding):
     def connect_for_a_statement(self) -> None:
         """Have a connection in hand: the one on offer, or another."""
         if self.in_hand is not None or (self.offer is not None and self._take_up()):
+            return
+        if self.parked and self._go_on_with_parked():
             return
         binding = self.resumes  # looked at once: another thread may end the work
         resumes = binding is not None and not self.in_atomic_block
@@ -102,6 +105,45 @@ class Offering(Holding):
             return True
         self._let_go(connection)
         return False
+
+    def _go_on_with_parked(self) -> bool:
+        """Begin a loan with what this thread has parked, if it is there and fit."""
+        offer, binding = self.leaving.offer, self._binding
+        if not offer or binding is None or not binding.suits(self) or running_loop() is not None:
+            return False
+        self.noted.add(self.me)
+        try:
+            connection = self.in_hand = offer.pop()
+        except IndexError:
+            return False
+        self.parked = False
+        slot, ended = offer.slot, offer.parked_at
+        if (
+            connection.connpool_receivers != connection_created.receivers
+            or not binding.pool.parking.end(offer, connection)
+        ):
+            self._hand_back(connection)
+            return False
+        self.comes_soon = slot.since - ended < loans.SOON
+        self.turn += 1
+        self.offer, self.resumes = offer, binding
+        work = scopes.current.get()
+        if work is not None:
+            work.borrowers.add(self)
+            self.life = work.life
+        return True
+
+    def end_offered(self, offer: loans.Offer) -> None:
+        """Work ends with its connection on offer: leave it there as parked, or give it back."""
+        binding = self.resumes
+        if binding is not None and self.comes_soon and binding.pool.parking.begin(offer):
+            self.parked = True
+        else:
+            self.surrender()
+            self.left_at = monotonic()
+        self.offer = self.resumes = self.life = None
+        self.run_on_commit = []
+        self.noted.discard(self.me)
 
     def _resume(self, binding: Binding) -> None:
         """Borrow again in the middle of some work, as if the connection had been held.
@@ -219,13 +261,6 @@ class Offering(Holding):
         if work is not None:
             work.borrowers.add(self)
 
-    def surrender(self) -> None:
-        """Give back what is on offer. In any thread: its owner then borrows another."""
-        offer = self.leaving.offer
-        connection = None if offer is None else offer.take()
-        if connection is not None:
-            connection._pool.putconn(connection)
-
     @property
     def is_of_this_thread(self) -> bool:
         """Whether it was made in this thread, which alone may use it, if it is not shared."""
@@ -243,6 +278,7 @@ class Offering(Holding):
         thread.
         """
         self.resumes = None
+        self.parked = False
         offer = self.leaving.offer  # there it is, whatever an interrupt has kept from this wrapper
         was_offered = False
         if offer is not None and self.in_hand is None:

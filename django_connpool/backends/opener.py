@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from types import MethodType
 from typing import Any
+
+from psycopg import OperationalError
 
 from django_connpool import conf, identity, signals
 from django_connpool.readers import FEWEST, PGBOUNCER
 from django_connpool.session import cursors
 from django_connpool.session.closing import await_end, end_of, say_goodbye
+from django_connpool.session.credentials import Credentials
 from django_connpool.session.foreign import Connection
 from django_connpool.session.objects import noticing
 from django_connpool.session.parameters import CONNECT_TIMEOUT, completed
@@ -18,6 +22,11 @@ from django_connpool.session.setup import recording
 from django_connpool.session.statements import Judge
 
 from .cursors import be_ready
+
+_NO_TRANSACTION_TIMEOUT = (
+    "unrecognized configuration parameter: servers before PostgreSQL 17 know no "
+    "transaction_timeout. Remove it from the pool's options"
+)
 
 
 def _connected() -> None:
@@ -71,6 +80,7 @@ class Opener:
         # The cached `timezone` and `timezone_name` of the wrapper the pool was made for. The
         # settings they come from may be others by now, and the pool goes by these.
         self.zone = zone
+        self.credentials = Credentials.of(options)
 
     def connect(self, conninfo: str = "", **kwargs: Any) -> Any:
         """Return a connection in autocommit mode, with time zone, role and adapters set.
@@ -80,9 +90,19 @@ class Opener:
         signals.connecting.send(sender=type(self), alias=self.alias)
         wrapper = self._wrapper()
         parameters = self._parameters(wrapper)
+        try:
+            if self.credentials is None:
+                return self._open(wrapper, parameters)
+            return self.credentials.open_with(parameters, partial(self._open, wrapper))
+        except OperationalError as error:
+            if "transaction_timeout" in str(error):
+                raise OperationalError(_NO_TRANSACTION_TIMEOUT) from error
+            raise
+
+    def _open(self, wrapper: Any, parameters: dict[str, Any]) -> Any:
         factory = parameters.get("cursor_factory")
         if factory is not None:
-            parameters["cursor_factory"] = cursors.telling(factory)
+            parameters = {**parameters, "cursor_factory": cursors.telling(factory)}
         driver: Any = wrapper.Database
         try:
             connection = wrapper.get_new_connection(parameters)
@@ -98,6 +118,7 @@ class Opener:
             for made in driver.made:  # also what an override has not returned
                 end = end_of(made.pgconn)
                 await_end(end, interrupt=say_goodbye(made, made.pgconn))
+            driver.made.clear()
             raise
         driver.made.clear()
         # For the first borrower's wrapper, which stands for this one from then on.
@@ -125,5 +146,6 @@ class Opener:
 
     def _parameters(self, wrapper: Any) -> dict[str, Any]:
         asked = wrapper.get_connection_params()
-        limit = None if self.options.behind == PGBOUNCER else self.options.command_timeout
-        return completed("", asked, limit, CONNECT_TIMEOUT)
+        # PgBouncer refuses them.
+        limits = {} if self.options.behind == PGBOUNCER else self.options.servers_limits()
+        return completed("", asked, connect_timeout=CONNECT_TIMEOUT, limits=limits)

@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+import re
+import sys
 from contextlib import suppress
 from functools import lru_cache
 from typing import Any
 
 from django_connpool.errors import PoolClosed
 
+_NEW_TYPES = re.compile(r"\b(?:create|alter|drop)\s+(?:extension|type|domain)\b", re.IGNORECASE)
+
 
 class PooledSchemaEditorMixin:
-    """Has a pool's connections replaced once an extension is there.
+    """Has a pool's connections replaced once an extension or a type is there.
 
     Django registers an extension's types (hstore, citext) on the connection that created it
-    and on each that is opened later. Without a pool that is enough.
+    and on each that is opened later. Without a pool that is enough. So do receivers of
+    `connection_created` with types of their own.
     """
 
     connection: Any
 
     def execute(self, sql: Any, params: Any = ()) -> Any:
         result = super().execute(sql, params)  # type: ignore[misc]
-        if str(sql).startswith("CREATE EXTENSION"):
+        if _NEW_TYPES.search(str(sql)):
             if self.connection.in_atomic_block:
                 self.connection.on_commit(self._replace_connections)
             else:
@@ -28,10 +33,18 @@ class PooledSchemaEditorMixin:
         return result
 
     def _replace_connections(self) -> None:
+        _forget_oids()
         pool = self.connection.pool
         if pool is not None:
             with suppress(PoolClosed):  # then there is nothing left to replace
                 pool.drain()
+
+
+def _forget_oids() -> None:
+    """Have django.contrib.postgres look anew which types there are, as its own operations do."""
+    if (signals := sys.modules.get("django.contrib.postgres.signals")) is not None:
+        signals.get_hstore_oids.cache_clear()
+        signals.get_citext_oids.cache_clear()
 
 
 def pooled(editor: Any) -> Any:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from threading import get_ident
+from time import monotonic
 from typing import Any
 from weakref import WeakSet
 
 from django.db.utils import DatabaseError, ProgrammingError
 from django.utils.asyncio import async_unsafe
 
-from django_connpool import conf, holders, registry, requests, runners, scopes
+from django_connpool import conf, registry, requests, runners
 from django_connpool.errors import PoolClosed
 from django_connpool.process import forks
 from django_connpool.process.cpython import running_loop
@@ -20,7 +21,6 @@ from django_connpool.session.changes import rolling_back
 
 from . import creation, djangos, operations, schema, stacked
 from .querying import Querying
-from .work import holds_outside_of
 
 _BY_ATOMIC = "force_begin_transaction_with_broken_autocommit"  # nobody else says so
 
@@ -145,7 +145,10 @@ class PooledDatabaseWrapperMixin(Querying):
 
     def get_new_connection(self, conn_params: dict[str, Any]) -> Any:
         pool = self.pool
-        return super().get_new_connection(conn_params) if pool is None else pool.getconn()
+        if pool is not None:
+            return pool.getconn()
+        connect, credentials = super().get_new_connection, self.credentials_beside_pools()
+        return credentials.open_with(conn_params, connect) if credentials else connect(conn_params)
 
     @async_unsafe
     def close(self) -> None:
@@ -198,15 +201,30 @@ class PooledDatabaseWrapperMixin(Querying):
             super().close_if_health_check_failed()
 
     def close_if_unusable_or_obsolete(self) -> None:
-        """Give back at the end of a request, as Django closes when CONN_MAX_AGE is 0.
-
-        Not inside an atomic block, which a request handled inside a test is in.
-        """
+        """A request ends: give back, unless inside an atomic block, as that of a test case."""
         if self.floor is not None and self.on_floor != "close_if_unusable_or_obsolete":
             super().close_if_unusable_or_obsolete()
             return
         if self.in_atomic_block:
             self.end_lost_block()
+        if self.in_hand is not None or self.offer is not None:
+            is_here = self._thread_ident == get_ident() and running_loop() is None
+            (self.end_work if is_here else self._end_work)()
+
+    def end_work(self) -> None:
+        """The work that it was for ends: give back, unless in use."""
+        if (
+            self.offer
+            and not self.has_foreign_hooks
+            and type(self).close is PooledDatabaseWrapperMixin.close
+            and type(self)._close is PooledDatabaseWrapperMixin._close
+            and "close" not in vars(self)  # an override is not passed by
+        ):
+            self.end_offered(self.offer)
+        else:
+            self._end_work()
+
+    def _end_work(self) -> None:
         was_offered = self.offer is not None and self.stop_resuming()
         connection = self.in_hand
         if connection is None:
@@ -215,18 +233,19 @@ class PooledDatabaseWrapperMixin(Querying):
             self._above_django().close_if_unusable_or_obsolete()
         elif not self.in_atomic_block and (was_offered or not self.kept):
             self.give_back()
+            self.left_at = monotonic()
 
     def end_loan(self) -> None:
-        """The work that it was for ends, or its author says so: give back, unless in use."""
-        was_offered = self.offer is not None and self.stop_resuming()
-        if self.in_hand is not None and not self.in_atomic_block and (was_offered or not self.kept):
-            self.give_back()
+        """As `end_work`, because its author says so: nothing is parked."""
+        if self.parked:
+            self.unpark()
+        self._end_work()
 
     def give_back(self) -> None:
         """Close: at once where Django's own `close` would find nothing to object to.
 
-        That asks whether this is the right thread and no event loop, by two decorators'
-        worth of calls, and it is what every request ends with. An override is not passed by.
+        That asks whether this is the right thread and no event loop, and it is what every request
+        ends with. An override is not passed by.
         """
         if (
             self._thread_ident != get_ident()
@@ -367,16 +386,12 @@ _wrappers: WeakSet[PooledDatabaseWrapperMixin] = WeakSet()
 requests.connect()
 
 
-def holds_outside_of_work(outer: scopes.Scope | None) -> bool:
-    """Whether a thread may have something to do before some work begins; `outer` goes on."""
-    return any(holds_outside_of(wrapper, outer) for wrapper in holders.anywhere())
-
-
 def _forget_loans() -> None:
     """In a forked child: its parent's connections are not its own."""
     for wrapper in list(_wrappers):
         wrapper._binding = wrapper.resumes = None  # bound again, the child's pool is announced
         wrapper.offer = None
+        wrapper.parked = False
         if wrapper.is_lent:
             wrapper.connection = None
             wrapper.by_hand = False

@@ -150,6 +150,7 @@ class Control:
         """
         core = self._core
         with core.lock:
+            core.bring_in()
             used = core.stats.mean_hold() is not None or core.slots.on_loan() or core.line
             if used or not core.warmed or core.slots.opening:
                 return
@@ -162,6 +163,7 @@ class Control:
         core = self._core
         core.winding_up = True
         with core.lock:
+            core.bring_in()
             core.slots.retire_all(POOL_CLOSED)
         self._crew.close_all(0.0)
         # For threads that nobody waits for: they will not come to do it.
@@ -191,6 +193,7 @@ class Control:
         """The counters, and sizes now; with `anew` counting starts anew."""
         core = self._core
         with core.lock:
+            core.bring_in()
             stats = core.stats
             if anew:
                 core.stats = stats.anew()
@@ -198,16 +201,19 @@ class Control:
 
     def durations(self) -> dict[str, list[float]]:
         with self._core.lock:
+            self._core.bring_in()
             return self._core.stats.kept()
 
     def numbers(self) -> dict[str, Any]:
         core = self._core
         with core.lock:
+            core.bring_in()
             return view.numbers(core, core.clock()) | core.stats.in_detail()
 
     def snapshot(self) -> dict[str, Any]:
         core = self._core
         with core.lock:
+            core.bring_in()
             seen = view.snapshot(core) | core.stats.in_detail()
             now = core.clock()
             seen["history"] = core.history.moments(now)
@@ -221,6 +227,7 @@ class Control:
         """What a snapshot tells, but for all that takes time to find out."""
         core = self._core
         with core.lock:
+            core.bring_in()
             seen = view.snapshot(core)
         for loan in seen["loans"]:
             loan["at"] = loan["statement"] = None
@@ -230,6 +237,7 @@ class Control:
 def _close(core: Core) -> None:
     core.closed = core.winding_up = True
     core.serving = core.suspended = False
+    core.bring_in()
     text = f"pool {core.name!r} was closed while waiting"
     core.refuse_all(lambda: core.errors.closed(text))
     end_waits(core)
@@ -249,6 +257,7 @@ def _close_idle(core: Core) -> None:
 
 def _shrink(core: Core, size: int) -> None:
     """Close idle connections, the longest idle first, until there are no more than so many."""
+    core.bring_in()
     excess = core.slots.staying() - size
     for slot in core.slots.idle[: max(0, excess)]:
         core.slots.retire(slot, SURPLUS)
@@ -257,6 +266,7 @@ def _shrink(core: Core, size: int) -> None:
 
 def _doubt(core: Core) -> None:
     """Have each idle connection be asked before it is lent."""
+    core.bring_in()
     for slot in core.slots.idle:
         slot.vet_at = AT_ONCE
 
@@ -264,6 +274,7 @@ def _doubt(core: Core) -> None:
 def _suspend(core: Core) -> None:
     if not core.closed:  # since it was asked for
         core.suspended, core.serving = True, False
+        core.bring_in()
 
 
 def _resume(core: Core) -> None:

@@ -23,6 +23,7 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Callable
+from operator import attrgetter
 from typing import Any
 
 from django_connpool.process import bursts, ending
@@ -48,7 +49,6 @@ from .slot import (
     RECLAIMED,
     RETURNING,
     SURPLUS,
-    TAKEN,
     Loans,
     Slot,
 )
@@ -71,8 +71,8 @@ class Core:
         *("__weakref__", "clock", "closed", "deadline", "describe", "errors", "full", "generation"),
         *("grew_at", "history", "inbox", "is_inside", "keep_min", "last_error", "limits", "line"),
         *("line_since", "lock", "mean_connect", "moved_at", "name", "news", "opened", "opener"),
-        *("outage", "paused_until", "ref", "serving", "slots", "stats", "suspended", "ticket"),
-        *("warmed", "warnings", "winding_up"),
+        *("outage", "parked", "paused_until", "ref", "serving", "slots", "stats", "suspended"),
+        *("ticket", "warmed", "warnings", "winding_up"),
     )
 
     ticket: Ticket  # of the background thread
@@ -112,6 +112,7 @@ class Core:
         self.line_since = 0.0  # when the line was last empty
         self.moved_at = 0.0  # when somebody in it last got a connection given back
         self.grew_at = 0.0  # when an attempt to connect was last started for it
+        self.parked = False  # a thread may have parked something since; written without the lock
         self.serving = False  # open and not suspended: idle connections may be lent
         self.closed = True
         self.suspended = False
@@ -148,8 +149,7 @@ class Core:
 
     def orphaned(self, slot: Slot, loans: Loans | None) -> None:
         """A loan's connection (`loans` None) or thread died. For finalizers."""
-        self.inbox.append((Core.reclaim, slot, loans))
-        self.ticket.now()
+        self.put(Core.reclaim, slot, loans)
 
     def dropped(self, slot: Slot, conn: Any) -> None:
         """A borrower is gone that did not use its connection. For finalizers."""
@@ -173,8 +173,8 @@ class Core:
 
     def numbers(self, **more: object) -> dict[str, Any]:
         """What a log record says beside its text."""
-        numbers = {"in_use": self.slots.on_loan(), "waiting": len(self.line)}
-        return {"pool": self.name, **numbers, **more}
+        in_use = self.slots.on_loan()
+        return {"pool": self.name, "in_use": in_use, "waiting": len(self.line), **more}
 
     def schedule(self, at: float) -> None:
         """Under the lock: have the background thread come at that moment, or earlier."""
@@ -269,12 +269,25 @@ class Core:
             del idle[-1]
             self.hand_over(slot, waiter, self.clock())
 
+    def bring_in(self) -> None:
+        """Under the lock: what threads have parked is idle from here on; see parking.py."""
+        self.parked = False  # first: who parks meanwhile says so again
+        self.stats.count_again(self.slots.all)
+        found = [slot.offer for slot in self.slots.all if slot.is_parked]
+        for offer in sorted(found, key=attrgetter("parked_at")):
+            conn = offer.take_up()
+            if conn is not None:
+                offer.slot.state = RETURNING
+                conn.__dict__["_pool"] = None  # as it was when it was new
+                self._settle_if_clean(offer.slot, conn, offer.parked_at)
+
     def condemn(self) -> None:
         """Under the lock: close the idle connections without trying them on a borrower.
 
         What killed one (a restart, a failover, a firewall) killed its contemporaries.
         Loans prove themselves by being used.
         """
+        self.bring_in()
         self.slots.retire_all(CONDEMNED)
 
     def refuse_all(self, error: Callable[[], BaseException]) -> None:
@@ -308,12 +321,12 @@ class Core:
                 self._settle_if_clean(slot, slot.session.reachable())
         self.dismiss_if_done()
 
-    def _settle_if_clean(self, slot: Slot, conn: Any) -> None:
+    def _settle_if_clean(self, slot: Slot, conn: Any, ended: float | None = None) -> None:
         """Under the lock, where nothing may be sent: keep a session only if it is clean."""
         is_clean = conn is not None and slot.session.is_clean(conn)
         if is_clean:
             slot.session.rest()
-        self.settle(slot, conn, self.clock(), "" if is_clean else RECLAIMED)
+        self.settle(slot, conn, ended or self.clock(), "" if is_clean else RECLAIMED)
 
     def take_back(self, slot: Slot, conn: Any, loan: int | None) -> None:
         """Under the lock: a loan was given back inside the lock, or its end was interrupted.
@@ -339,7 +352,7 @@ class Core:
             self._settle_if_clean(slot, unused)
             return
         conn = slot.session.reachable()
-        if not self._is_orphan(slot, loans, conn):
+        if slot not in self.slots.all or not slot.is_orphan(loans, conn):
             return
         slot.retire_at = AT_ONCE  # somebody may still know the connection
         slot.state = RETURNING
@@ -356,14 +369,6 @@ class Core:
             )
         self.settle(slot, conn, self.clock(), RECLAIMED)
 
-    def _is_orphan(self, slot: Slot, loans: Loans | None, conn: Any) -> bool:
-        if slot not in self.slots.all or slot.session.conn is not None:
-            return False
-        if loans is None:
-            return conn is None
-        # Or it was given back meanwhile, or another thread works with it, or will give it back.
-        return slot.loans is loans and not slot.session.in_use() and slot.pinned is not TAKEN
-
     def replace_read_only(self, slot: Slot, others: bool) -> None:
         """Under the lock: replace the connections to a server that has turned read-only.
 
@@ -377,12 +382,11 @@ class Core:
 
     def renew(self, reason: str) -> None:
         """Under the lock: replace every connection, idle ones now, loans as they come back."""
+        self.bring_in()
         self.generation += 1
         for slot in self.slots.all:
             slot.retire_at = AT_ONCE
         self.slots.retire_all(reason)
-
-    # -- Small things ---------------------------------------------------------------------
 
     def dismiss_if_done(self) -> None:
         """Under the lock: a closed pool that is empty needs nobody any more."""

@@ -137,6 +137,7 @@ class Crew:
     def check_idle(self) -> None:
         """Ask the server behind each idle connection; replace those that do not answer."""
         with self.core.lock:
+            self.core.bring_in()
             unseen = list(self.core.slots.idle)
         self.work(lambda job: self._take_idle(job, unseen))
 
@@ -359,6 +360,7 @@ class Crew:
         core = self.core
         with core.lock:
             core.slots.forget(slot)
+            core.stats.count_again((slot,))
             core.stats.closed_for(slot.reason)
             core.news.note(CLOSED, reason=slot.reason)
             if core.outage is not None:

@@ -35,6 +35,8 @@ class Limits:
     has_offers: bool  # borrowers let others take what they do not use; see offers.py
 
     def __post_init__(self) -> None:
+        # Whether there is nothing to do between two loans of a connection: see parking.py.
+        self.parks = not (self.max_uses or self.asks_each or self.has_reset)
         self.check_sizes(self.min_size, self.max_size)
         for name in (
             *("max_waiting", "max_uses", "leak_after", "reconnect_timeout", "outage_patience"),

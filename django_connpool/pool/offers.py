@@ -35,7 +35,7 @@ SELDOM = 0.008
 class Offer(list[Any]):
     """Holds a connection while its borrower can do without it. One for each loan."""
 
-    __slots__ = ("slot",)
+    __slots__ = ("parked_at", "slot")
 
     def __init__(self, slot: Slot, patience: float, idle_limit: float) -> None:
         """For the borrower of the loan that the slot is on.
@@ -44,6 +44,7 @@ class Offer(list[Any]):
         it is taken although nobody waits.
         """
         self.slot = slot
+        self.parked_at = 0.0  # when the borrower's work ended that it is left from; see parking.py
         slot.patience, slot.idle_limit = patience, idle_limit
         slot.offer = self
 
@@ -77,6 +78,7 @@ class _GivenBack(Offer):
 
     def __init__(self) -> None:
         self.slot: Any = None
+        self.parked_at = 0.0
 
     def agree(self, patience: float, idle_limit: float) -> None:
         pass
@@ -146,6 +148,8 @@ class Watch:
         """Take what others do not use for those in line, and so many more who are about to be."""
         core = self._core
         with core.lock:
+            if core.parked:
+                core.bring_in()
             ripe = for_those_who_wait(core, core.clock(), more)
         self._give_back(ripe)
 
@@ -170,6 +174,8 @@ class Watch:
         """Give back what may be taken, and return when to look again."""
         core = self._core
         with core.lock:
+            if core.parked:
+                core.bring_in()
             wanted = len(core.line)
             ripe = too_long(core, now) + for_those_who_wait(core, now, 0)
         taken = self._give_back(ripe)

@@ -18,17 +18,9 @@ from .news import TIMED_OUT, WAITED
 from .offers import Watch
 from .outage import again
 from .owners import this_thread
+from .parking import Parking
 from .prospects import gave_up, waiting_cannot_help
-from .slot import (
-    CLOSING,
-    GONE,
-    HANDED,
-    IDLE,
-    LOAN,
-    RETURNING,
-    Loans,
-    Slot,
-)
+from .slot import CLOSING, GONE, HANDED, IDLE, LOAN, RETURNING, Loans, Slot
 from .upkeep import Upkeep
 
 logger = bursts.logger("loans")
@@ -52,6 +44,7 @@ class Pool:
         self._upkeep = upkeep
         self._watch = watch
         self._checking = Checking(core, crew, upkeep)
+        self.parking = Parking(core, upkeep, watch)
 
     # -- Borrowing ------------------------------------------------------------------------
 
@@ -140,7 +133,8 @@ class Pool:
         has_queued = False
         try:
             while True:
-                if core.limits.has_offers:
+                # Whoever stands in line already has looked, and is looked after.
+                if core.limits.has_offers and not core.line:
                     self._watch.serve(1)
                 lock = core.lock
                 try:  # see the class
@@ -172,7 +166,7 @@ class Pool:
                 is_fresh = queued and session.cleaning is None and now < slot.idle_since + FRESH
                 fits = is_fresh and not core.limits.asks_each and session.is_alive()
                 if fits or self._checking.is_fit(slot, now, began + seconds - now):
-                    if has_queued:
+                    if has_queued and core.news.is_heard(WAITED):
                         slot.waited = slot.loan, now - began
                     return slot
                 waiter = waiter.again()
@@ -217,8 +211,9 @@ class Pool:
         core, slots, line = self._core, self._core.slots, self._core.line
         if core.inbox:  # where somebody may have asked to close it
             core.catch_up()
-        if core.closed:
-            core.check_open()
+        core.check_open()
+        if core.parked:
+            core.bring_in()
         if slots.idle and slots.idle[-1].state is not IDLE:
             core.audit()
         if core.serving and slots.idle:
@@ -257,6 +252,8 @@ class Pool:
             core.stats.requests_num += 1
             waiter.tries = 1
             line.append(waiter)
+            if core.parked:  # meanwhile
+                core.bring_in()
             core.history.lines_up(len(line))
         if slots.on_loan() + len(line) > core.stats.peak:  # whom offers are looked at for
             core.stats.peak = max(core.stats.peak, slots.in_use() + len(line))
@@ -297,6 +294,7 @@ class Pool:
             return
         complaint = unfit = ""
         try:
+            conn.__dict__["_pool"] = None  # as it was when it was new
             if not session.comes_back_fit(conn):
                 complaint = self._complaint(slot)
                 unfit = session.make_fit(conn)

@@ -28,6 +28,12 @@ class Session(Protocol):
     def check(self) -> None:
         """Have the user's own check look at it; raises what that raises."""
 
+    def can_stay(self) -> bool:
+        """Whether it is as it was, of one that its borrower does not use at the moment."""
+
+    def goes_on(self) -> bool:
+        """End a loan of which that was so, and begin another; False when it has to be cleaned."""
+
     def comes_back_fit(self, conn: Any) -> bool:
         """End a loan, if others may get what comes back as it is; else do nothing."""
 

@@ -52,6 +52,8 @@ class Keeper(Protocol):
 
     def write_was_refused(self, slot: Slot) -> None: ...
 
+    def put(self, *note: Any) -> None: ...
+
 
 class Loans(set["Slot"]):
     """What a thread has borrowed; or one loan, when it may outlive its thread."""
@@ -84,8 +86,10 @@ class Slot:
 
     __slots__ = (
         "__weakref__",
+        "again",
         "code",
         "core",
+        "counted",
         "generation",
         "idle_limit",
         "idle_since",
@@ -128,6 +132,8 @@ class Slot:
         self.job: Job | None = None  # of the worker that opens or closes it
         self.waiter: Waiter | None = None  # the one it is being handed to
         self.loan = 0  # its number: another for each
+        # Loans that began with what was parked: written by the borrower, counted under the lock.
+        self.again = self.counted = 0
         # The loan:
         self.since = 0.0
         # Until that is told: for how many seconds it was waited, and for which loan of the session.
@@ -163,6 +169,11 @@ class Slot:
         if (core := self.core()) is not None:
             core.write_was_refused(self)
 
+    def plans_are_stale(self) -> None:
+        """What its session has prepared is no good any more; what its contemporaries have, too."""
+        if (core := self.core()) is not None:
+            core.put(_replace, self.generation)
+
     # -- What there is to say of it -------------------------------------------------------
 
     @property
@@ -195,6 +206,20 @@ class Slot:
         return self.is_unused and self.patience < NEVER
 
     @property
+    def is_parked(self) -> bool:
+        """Whether its loan is over, but for where the connection is; see parking.py."""
+        return self.is_unused and self.offer.parked_at > 0
+
+    def is_orphan(self, loans: Loans | None, conn: Any) -> bool:
+        """Under the lock: whether nobody will give it back. `loans`: of a thread that has ended."""
+        if self.session.conn is not None:
+            return False
+        if loans is None:
+            return conn is None
+        # Or it was given back meanwhile, or another thread works with it, or will give it back.
+        return self.loans is loans and not self.session.in_use() and self.pinned is not TAKEN
+
+    @property
     def is_left_behind(self) -> bool:
         """Whether the thread whose loan it is has ended."""
         loans = self.loans
@@ -222,3 +247,10 @@ class Slot:
 
     def __repr__(self) -> str:
         return f"<Slot {self.state}>"
+
+
+def _replace(core: Any, generation: int) -> None:
+    """Under the lock: replace every connection, unless that has been done since this generation."""
+    if generation == core.generation:
+        core.renew(DRAINED)
+        core.schedule(core.clock())

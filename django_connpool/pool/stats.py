@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import deque
+from collections.abc import Iterable
 from typing import Any
+
+from .slot import Slot
 
 # Upper bounds of the histograms' buckets, in seconds; the last bucket has no bound.
 BOUNDS = (0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0)
@@ -117,6 +120,13 @@ class Stats:
 
     def _histograms(self) -> tuple[Histogram, ...]:
         return (self.wait, self.hold, self.connect)
+
+    def count_again(self, slots: Iterable[Slot]) -> None:
+        """Count loans that borrowers have begun without the lock."""
+        for slot in slots:
+            again = slot.again
+            self.requests_num += again - slot.counted
+            slot.counted = again
 
     def count(self) -> None:
         """Count what was only noted so far."""

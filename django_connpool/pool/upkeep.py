@@ -46,6 +46,7 @@ class Upkeep:
             core.deadline = NEVER
             core.catch_up()
             core.audit()
+            core.bring_in()
             self._retire_idle(now)
             self._report_leaks(now)
             hung = self._look_for_hung(now)
@@ -220,8 +221,10 @@ class Upkeep:
 
     def expect_lock(self, since: float) -> None:
         """See that somebody looks whether all wait for each other; see locking.py."""
-        if self._core.describe is not None and self._is_all_lent():
-            self.come_by(since + self._core.limits.locked_after)
+        core = self._core
+        at = since + core.limits.locked_after
+        if at < core.deadline and core.describe is not None and self._is_all_lent():
+            self.come_by(at)
 
     def _is_all_lent(self) -> bool:
         return self._core.slots.on_loan() >= self._core.limits.max_size

@@ -15,7 +15,7 @@ from psycopg import Error, InterfaceError, OperationalError
 from psycopg.adapt import AdaptersMap, Transformer
 from psycopg.pq import DiagnosticField, Format
 
-from . import pooler, roles
+from . import plans, pooler, roles
 from .changes import SANE, Changes
 from .foreign import BaseCursor, Cursor, RawCursor, is_class
 from .riding import rides, send_deferred
@@ -85,7 +85,9 @@ class Watched:
 
     def _raise_for_result(self, result: Any) -> Any:
         # Where psycopg comes by with each error, and with nothing else.
-        roles.note_error(self._conn, result.error_field(DiagnosticField.SQLSTATE))
+        state = result.error_field(DiagnosticField.SQLSTATE)
+        roles.note_error(self._conn, state)
+        plans.note_error(self._conn, state, result)
         return super()._raise_for_result(result)  # type: ignore[misc]
 
     def _start_copy_gen(self, statement: Any, *args: Any, **kwargs: Any) -> Any:

@@ -31,12 +31,14 @@ def completed(
     kwargs: Mapping[str, Any],
     command_timeout: float | None = None,
     connect_timeout: int | None = None,
+    limits: Mapping[str, float] | None = None,
 ) -> dict[str, Any]:
     """Return `kwargs` with TCP keepalives, where the user has set none, and the time limits.
 
     `command_timeout` (seconds) becomes the server's `statement_timeout` at connect, so that
     RESET and DISCARD ALL return to it. `connect_timeout` (seconds) is for who has set none, and
-    less where there are several hosts.
+    less where there are several hosts. `limits` (seconds) are more of the server's limits, by
+    their names there.
     """
     given: dict[str, Any] = {}
     with suppress(ProgrammingError):  # connecting will say it better
@@ -53,7 +55,11 @@ def completed(
                 min(connect_timeout, CONNECT_TIMEOUT_EACH) if several else connect_timeout
             )
         completed.update((name, value) for name, value in defaults.items() if name not in asked)
-    if command_timeout:
-        limit = f"-c statement_timeout={max(1, round(command_timeout * 1000))}"
-        completed["options"] = f"{asked.get('options') or ''} {limit}".strip()
+    limits = {
+        **({"statement_timeout": command_timeout} if command_timeout else {}),
+        **(limits or {}),
+    }
+    if limits:
+        told = [f"-c {name}={max(1, round(limit * 1000))}" for name, limit in limits.items()]
+        completed["options"] = " ".join([asked.get("options") or "", *told]).strip()
     return completed

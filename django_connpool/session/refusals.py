@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from psycopg import OperationalError
 
 # libpq gives a refused connection no SQLSTATE (PQerrorMessage is all there is), so the
@@ -50,6 +52,11 @@ _LASTING_TEXTS = (
     "authentication method requirement",
     "invalid connection option",
 )
+# Of those, what another user or password may do away with: SQLSTATE 28P01 and 28000.
+_CREDENTIALS = re.compile(
+    r"authentication failed|no password supplied|no pg_hba\.conf entry|pg_hba\.conf rejects"
+    r'|role ".*" does not exist|no such user|is not permitted to log in'
+)
 # Of errors that have one, such as those of statements that set the session up: invalid
 # authorization, no such database or schema, syntax error or access rule violation.
 _LASTING_STATES = ("28", "3D", "3F", "42")
@@ -79,3 +86,16 @@ def heals(error: BaseException) -> bool:
         return False
     text, state = str(error), getattr(error, "sqlstate", None) or ""
     return not (state.startswith(_LASTING_STATES) or any(lasts in text for lasts in _LASTING_TEXTS))
+
+
+def refuses_credentials(error: BaseException) -> bool:
+    """Whether the server has refused who wants to log in, or with what."""
+    if (getattr(error, "sqlstate", None) or "").startswith("28"):
+        return True
+    if not isinstance(error, OperationalError):
+        return False
+    if _CREDENTIALS.search(str(error)):
+        return True
+    # In a language that is not known: a password was asked for, and given.
+    asked = getattr(error.pgconn, "used_password", False) is True
+    return asked and kind_of(error) == REFUSED and heals(error)

@@ -12,10 +12,10 @@ from psycopg.pq import ConnStatus, TransactionStatus
 from django_connpool.process import bursts
 from django_connpool.redaction import named, one_line
 
-from . import changes, cleaning, foreign, liveness, pooler, rest, roles, vanished
+from . import changes, cleaning, foreign, liveness, rest, roles, tidying, vanished
 from .closing import Interrupt, await_end, bury, end_of, interrupt_of, say_goodbye
-from .objects import Original, reported, reported_by_name
-from .statements import ANYTHING, CHANNELS, RENAMED, ROLES, SETTINGS
+from .objects import Original, reported
+from .statements import CHANNELS, RENAMED, ROLES, SETTINGS
 
 if TYPE_CHECKING:
     from .policy import Policy
@@ -43,6 +43,9 @@ class Keeper(Protocol):
 
     def write_was_refused(self) -> None:
         """A borrower could not write, for the server is read-only."""
+
+    def plans_are_stale(self) -> None:
+        """What psycopg has prepared in it is no good any more."""
 
 
 class Session:
@@ -182,7 +185,6 @@ class Session:
 
         Every loan's end comes by here, so this calls nothing that it can do itself.
         """
-        conn.__dict__["_pool"] = None  # as it was when it was new
         pgconn, policy = self.pgconn, self._policy
         if pgconn.transaction_status or pgconn.pipeline_status:  # IDLE is 0
             return False
@@ -202,6 +204,26 @@ class Session:
             known.forget()
             original.loan_begins()
         return True
+
+    def can_stay(self) -> bool:
+        """Whether it is as it was, of a session on offer. It calls nothing, as `comes_back_fit`."""
+        known, policy, touch = self.changes, self._policy, self.original.touch
+        return not (
+            self.pgconn.transaction_status
+            or known.dirt
+            or known.called
+            or touch.touched
+            or touch.switched
+            or policy.cleans_each
+            or policy.trust.lost
+        )
+
+    def goes_on(self) -> bool:
+        """End a loan of which that was so, and begin another; False when it has to be cleaned."""
+        known = self.changes
+        known.loan += 1  # as `rest`
+        known.last, known.deferred = None, ()
+        return not self._policy.trust.lost
 
     def is_clean(self, conn: Any) -> bool:
         """Whether it may be lent as it is. For under the lock, where nothing may be sent."""
@@ -256,7 +278,7 @@ class Session:
                 touch = self.original.touch
                 if touch.touched or touch.switched or self.changes.dirt & CHANNELS:
                     self.original.restore(conn)
-                return self._clean(conn)
+                return "" if tidying.clean(self, conn, policy) else UNCLEAN
             if policy.reset is not None:
                 policy.reset(conn)
                 if conn.pgconn.transaction_status != rest.IDLE:
@@ -269,52 +291,6 @@ class Session:
             logger.warning(text, policy.name, one_line(error), extra=extra)
             return UNCLEAN
         return ""
-
-    def _clean(self, conn: Any) -> str:
-        """Send what undoes the changes; why that is not possible, or nothing."""
-        policy = self._policy
-        trust = policy.trust
-        doubtful = trust.lost and trust.ends(self)
-        dirt = self.dirt() | (ANYTHING if policy.cleans_each or doubtful else 0)
-        question = trust.question(self) if trust.lost else b""
-        setup = self.changes.setup
-        if policy.judge.shared:  # only what is its own; the rest is a stranger's by now
-            setup = pooler.restoring(self.pgconn, reported_by_name(self.original.reported))
-            dirt, doubtful = (pooler.TRACKED if setup else 0), True
-        if policy.lacking and self.dirt() & cleaning.kinds_of(policy.lacking):
-            return UNCLEAN  # it may be there after all
-        if not dirt and not question:
-            return ""
-        if not doubtful:
-            self.changes.decide()
-        last_use = bool(question) and not cleaning.is_possible(dirt, setup)
-        if last_use:
-            self.cleaning = cleaning.begin(conn, 0, [], question)
-        else:
-            lacking = policy.lacking or frozenset()
-            self.cleaning = cleaning.begin(conn, dirt, setup, question, lacking)
-        if self.cleaning is None:
-            return UNCLEAN
-        if question:
-            self.cleaning.is_last_use = last_use
-            trust.asked(self, self.cleaning)
-        return ""
-
-    def clean_anew(self) -> None:
-        """As it is new, but somebody has tried out on it what cleans: begin to clean it."""
-        setup, lacking = self.changes.setup, self._policy.lacking or frozenset()
-        self.cleaning = cleaning.begin(self.conn, ANYTHING, setup, lacking=lacking)
-        if self.cleaning is None:
-            raise OperationalError("the connection was lost as it was opened")
-
-    def ask(self) -> None:
-        """As it is new: ask the server for the functions that change a session, if need be."""
-        trust = self._policy.trust
-        if question := trust.question(self):
-            self.cleaning = cleaning.begin(self.conn, 0, [], question)
-            if self.cleaning is None:
-                raise OperationalError("the connection was lost as it was opened")
-            trust.asked(self, self.cleaning)
 
     def cleaned(self, patience: float = 0.0) -> bool | None:
         """Take the outcome of the clean-up, a proof of life; None when it takes longer."""

@@ -88,6 +88,16 @@ class Event(TypedDict):
     text: str
 
 
+class Listening(TypedDict):
+    """Who listens beside a pool, on a connection that is none of its."""
+
+    channels: list[str]
+    listeners: int
+    backend_pid: int | None  # None while there is no connection
+    lost: float | None  # seconds since it was lost, until there is another
+    error: str | None  # what keeps it from being there
+
+
 class _LaterPool(TypedDict, total=False):
     """What earlier versions do not tell of a pool."""
 
@@ -96,6 +106,7 @@ class _LaterPool(TypedDict, total=False):
     outage: Outage | None
     history: list[list[float]]  # see `MOMENT`
     events: list[Event]
+    listening: Listening  # left out where nobody does
 
 
 class Pool(_LaterPool):

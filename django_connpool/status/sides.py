@@ -33,7 +33,10 @@ def split(report: Report, aliases: Sequence[str], found: Activity) -> Sides:
         for pool in process["pools"]
         if set(pool["aliases"]) & set(aliases)
         # Earlier versions tell of their loans only.
-        for pid in pool.get("backends", [loan["backend_pid"] for loan in pool["loans"]])
+        for pid in (
+            *pool.get("backends", [loan["backend_pid"] for loan in pool["loans"]]),
+            *([pool["listening"]["backend_pid"]] if "listening" in pool else ()),
+        )
     }
     sessions = found["sessions"]
     return (

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Any, cast
 
-from django_connpool import registry
+from django_connpool import registry, switchboard
 from django_connpool.connection_pool import ConnectionPool
 from django_connpool.status import origin
 from django_connpool.status.document import VERSION, Pool, Process
@@ -61,4 +61,7 @@ def _with_aliases(
     aliases: tuple[str, ...], pool: ConnectionPool[Any], found: dict[str, Any]
 ) -> Pool:
     alias = aliases[0] if aliases else pool.name
-    return cast("Pool", {"alias": alias, "aliases": list(aliases), **found})
+    found = {"alias": alias, "aliases": list(aliases), **found}
+    if (listening := switchboard.of(pool)) is not None:
+        found["listening"] = listening
+    return cast("Pool", found)

@@ -78,6 +78,61 @@ def with_threads() -> dict[str, Any]:
     return {**found, "threads": results}
 
 
+def with_credentials() -> dict[str, Any]:
+    """A thread of the parent's waits for its credentials, and has the lock."""
+    from tests import inside
+
+    asked, go_on, told = threading.Event(), threading.Event(), []
+
+    def ask(parameters: dict[str, Any]) -> str:
+        if os.getpid() != parent:
+            return "of the child"
+        asked.set()
+        go_on.wait(30)
+        return "of the parent"
+
+    def login() -> str:
+        return str(credentials.open_with({}, lambda parameters: parameters["password"]))
+
+    parent = os.getpid()
+    credentials = inside.credentials(ask, 60)
+    thread = threading.Thread(target=lambda: told.append(login()))
+    thread.start()
+    asked.wait(30)
+    found = _both(login)
+    go_on.set()
+    thread.join()
+    return {**found, "parent": told[0]}
+
+
+def listening() -> dict[str, Any]:
+    """Parent and child use the listener that the parent has made."""
+    import django_connpool
+
+    def tell(payload: str) -> None:
+        from django.db import connection
+
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT pg_notify('forks', %s)", [payload])
+
+    def in_child() -> Any:
+        first = listener.get(30)
+        tell("for the child")
+        then = listener.get(30)
+        return {
+            "first": "gap" if first.missed else first.payload,
+            "then": then.payload,
+            "pid_is_another": then.pid == _pid(),
+        }
+
+    with django_connpool.listen("default", "forks") as listener:
+        found = _both(in_child)
+        heard = [listener.get(30).payload for _ in range(1)]
+        tell("after")
+        heard.append(listener.get(30).payload)
+    return {**found, "parent": heard}
+
+
 def announced() -> dict[str, Any]:
     """Whether `pool_created` is sent in the child, for its pool."""
     from django_connpool import registry, signals
@@ -145,7 +200,16 @@ def _ask(query: str) -> int:
 
 
 SCRIPTS: dict[str, Callable[[], dict[str, Any]]] = {
-    script.__name__: script for script in (idle, in_atomic, out_of_atomic, with_threads, announced)
+    script.__name__: script
+    for script in (
+        idle,
+        in_atomic,
+        out_of_atomic,
+        with_threads,
+        with_credentials,
+        listening,
+        announced,
+    )
 }
 
 if __name__ == "__main__":

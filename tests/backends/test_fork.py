@@ -10,7 +10,7 @@ from tests.testproject.processes import wait_until
 
 def forked(name: str, server: Server, application_name: str) -> Any:
     """What the script `name` of forks.py found. With threads around, Python warns of forking."""
-    ignored = [] if name != "with_threads" else ["-W", "ignore::DeprecationWarning"]
+    ignored = [] if not name.startswith("with_") else ["-W", "ignore::DeprecationWarning"]
     arguments = ["-W", "error", *ignored, "-m", "tests.backends.forks", name]
     url = server.url(application_name=application_name)
     done = processes.run(processes.ROOT, *arguments, DATABASE_URL=url)

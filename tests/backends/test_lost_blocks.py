@@ -23,6 +23,7 @@ from django.http import HttpRequest, HttpResponse
 from django.test import RequestFactory
 
 import django_connpool
+from django_connpool import requests
 from django_connpool.middleware import ConnectionPoolMiddleware
 from tests import inside
 from tests.databases import DEADLINE, Databases, on_loan
@@ -115,6 +116,7 @@ def in_request(work: Callable[[], Any]) -> None:
 
 
 def in_request_without_middleware(work: Callable[[], Any]) -> None:
+    requests.connect()  # another test may have the middleware
     environ = RequestFactory()._base_environ(PATH_INFO="/page/")
     request_started.send(sender=None, environ=environ)
     try:

@@ -13,6 +13,7 @@ from django.contrib.postgres.signals import get_hstore_oids, register_type_handl
 from django.core.exceptions import SynchronousOnlyOperation
 from django.db import DataError, OperationalError, connections, transaction
 from django.db.backends.signals import connection_created
+from django.db.migrations.operations import RunSQL
 from django.db.migrations.state import ProjectState
 from django.test import override_settings
 from psycopg.types.enum import EnumInfo, register_enum
@@ -339,6 +340,42 @@ def test_every_connection_reads_hstore_once_a_migration_has_created_the_extensio
     assert in_thread(read) == {"a": "1"}
     wrapper.close()
     assert value(wrapper, "SELECT 'a=>1'::hstore") == {"a": "1"}
+
+
+@pytest.mark.parametrize("atomic", [True, False])
+def test_so_it_is_when_a_migration_creates_it_by_sql_of_its_own(
+    databases: Databases, extensions: Server, atomic: bool
+) -> None:
+    wrapper = databases.add(server=extensions, pool={"max_size": 2})
+    pid(wrapper)  # from here on Django believes that there is none
+    with wrapper.schema_editor(atomic=atomic) as editor:
+        RunSQL("\n -- types\n create  extension hstore").database_forwards(
+            "shop", editor, ProjectState(), ProjectState()
+        )
+    wrapper.close()
+
+    assert value(wrapper, "SELECT 'a=>1'::hstore") == {"a": "1"}
+
+
+def test_a_type_that_a_migration_creates_is_known_to_receivers_of_each_connection(
+    databases: Databases, cluster: Server
+) -> None:
+    def register(connection: Any, **kwargs: Any) -> None:
+        if info := EnumInfo.fetch(connection.connection, "connpool_mood"):
+            register_enum(info, connection.connection)
+
+    connection_created.connect(register)
+    try:
+        wrapper = databases.add(pool={"max_size": 1})
+        until_known(wrapper.pool)  # else the session is cleaned, which this one cannot be
+        pid(wrapper)
+        with wrapper.schema_editor() as editor:
+            editor.execute("CREATE TYPE connpool_mood AS ENUM ('glad', 'sad')")
+        wrapper.close()
+        assert value(wrapper, "SELECT 'sad'::connpool_mood").name == "sad"
+    finally:
+        connection_created.disconnect(register)
+        cluster.execute("DROP TYPE IF EXISTS connpool_mood")
 
 
 def in_threads_at_once(wrapper: Any, number: int) -> None:

@@ -133,10 +133,41 @@ MUTANTS = [
         "in an outage there is one attempt at a time",
     ),
     Mutant(
-        "pool/core.py",
-        "not slot.session.in_use() and ",
+        "pool/slot.py",
+        "not self.session.in_use() and ",
         "",
         "a dead thread's loan that another thread uses is left to it",
+    ),
+    # What stays with its thread
+    Mutant(
+        "pool/parking.py",
+        "if core.line or not core.serving:  # last",
+        "if not core.serving:  # last",
+        "who gets in line while another parks is seen",
+    ),
+    Mutant(
+        "pool/pool.py",
+        "            if core.parked:  # meanwhile\n                core.bring_in()\n",
+        "",
+        "what another parks while one gets in line is seen",
+    ),
+    Mutant(
+        "pool/parking.py",
+        " or not offer.slot.session.can_stay()",
+        "",
+        "a session that was changed is not gone on with",
+    ),
+    Mutant(
+        "pool/parking.py",
+        "            or not slot.session.is_alive()\n",
+        "",
+        "the next request does not get a connection that has died",
+    ),
+    Mutant(
+        "pool/parking.py",
+        "            or now >= slot.retire_at\n",
+        "",
+        "nor one that is too old",
     ),
     # What a session goes back to
     Mutant("session/cleaning.py", '    (SETTINGS, b"RESET ALL"),\n', "", "settings go back"),
@@ -463,6 +494,105 @@ MUTANTS = [
         "                burst.more += 1\n",
         "a thing is said once in a burst",
     ),
+    # Credentials
+    Mutant(
+        "session/credentials.py",
+        "            if not refuses_credentials(error):\n                raise\n",
+        "            raise\n",
+        "a refused login is tried with new credentials",
+    ),
+    Mutant(
+        "session/credentials.py",
+        "            if renewed.found == answer.found:  #",
+        "            if False:  #",
+        "the same credentials are not tried twice",
+    ),
+    Mutant(
+        "session/credentials.py",
+        "self.at >= came or (self.error is None and",
+        "(self.error is None and",
+        "who waits for credentials gets the answer that is given meanwhile",
+    ),
+    Mutant(
+        "session/credentials.py",
+        "forks.in_child(_in_child, forks.Floor.POOLS)\n",
+        "",
+        "a child asks for credentials itself",
+    ),
+    Mutant(
+        "conf.py",
+        'HIDDEN = {"credentials"}',
+        "HIDDEN: set[str] = set()",
+        "what stands in the place of credentials is not shown",
+    ),
+    # Plans and types
+    Mutant(
+        "session/fronts.py",
+        "        plans.note_error(self._conn, state, result)\n",
+        "",
+        "a stale plan is forgotten",
+    ),
+    Mutant(
+        "session/plans.py",
+        "        and diag.context is None\n",
+        "",
+        "what a function runs into is not sent again",
+    ),
+    Mutant(
+        "session/plans.py",
+        "        slot.plans_are_stale()\n",
+        "        pass\n",
+        "a session with a stale plan is not lent again",
+    ),
+    Mutant(
+        "pool/slot.py",
+        "    if generation == core.generation:\n",
+        "    if True:\n",
+        "one stale plan has connections replaced once",
+    ),
+    Mutant(
+        "backends/schema.py",
+        "        _forget_oids()\n",
+        "",
+        "types that a migration makes by SQL of its own are learned",
+    ),
+    # Who listens
+    Mutant(
+        "switchboard.py",
+        "            listener.is_behind = listener.is_behind or listener.is_ready\n",
+        "",
+        "who listens is told of a gap",
+    ),
+    Mutant(
+        "switchboard.py",
+        "            if not self._forget(listener):  #",
+        "            if self._forget(listener) and False:  #",
+        "who begins to listen is not told of errors of earlier times",
+    ),
+    Mutant(
+        "switchboard.py",
+        "            channels.bury(grave)\n",
+        "            pass\n",
+        "a child leaves the connection that its parent listens on alone",
+    ),
+    Mutant(
+        "listening.py",
+        "            items = (GAP,)\n",
+        "",
+        "who does not keep up is told so",
+    ),
+    Mutant(
+        "listening.py",
+        "                event.clear()\n                found = look()  # after",
+        "                found = look()\n                event.clear()  # after",
+        "what comes between a look and the wait is heard",
+    ),
+    Mutant(
+        "registry.py",
+        "    for end in at_closing:\n        end(binding.pool, timeout)\n",
+        "",
+        "who listens to a database does not keep it from being dropped",
+    ),
     # Servers that change
     Mutant(
         "session/roles.py",
@@ -489,7 +619,7 @@ MUTANTS = [
         "what strangers would get is refused behind a pooler",
     ),
     Mutant(
-        "session/session.py",
+        "session/tidying.py",
         "dirt, doubtful = (pooler.TRACKED if setup else 0), True",
         "doubtful = True",
         "nothing is cleaned in strangers' sessions",
@@ -508,7 +638,7 @@ MUTANTS = [
     ),
     Mutant(
         "session/opening.py",
-        "        session.clean_anew()\n",
+        "        tidying.clean_anew(session, policy)\n",
         "",
         "who is served a session on which that was tried out finds it as it was set up",
     ),

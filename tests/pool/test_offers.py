@@ -129,6 +129,28 @@ class Machine(RuleBasedStateMachine):
         if not had:
             self.owners.remove(owner)
 
+    @precondition(lambda self: any(owner.offer for owner in self.owners))
+    @rule(data=st.data(), then=st.sampled_from(["goes on", "is looked at", "others borrow"]))
+    def park(self, data: Any, then: str) -> None:
+        """Its loan ends, and another thread, or its own next work, gets the connection."""
+        owner = self._some(data, [owner for owner in self.owners if owner.offer])
+        conn = owner.offer[0]
+        assert inside.park(self.pool, owner.offer)
+        if then == "goes on":
+            owner.conn = inside.go_on_with_parked(self.pool, owner.offer)
+            assert owner.conn is conn and not owner.offer
+            owner.offered_at = NEVER
+            return
+        self.owners.remove(owner)
+        if then == "is looked at":
+            assert self.pool.snapshot()["idle"] == SIZE - len(self.holding())
+            assert inside.go_on_with_parked(self.pool, owner.offer) is None
+        else:
+            others = [self.pool.getconn(timeout=0) for _ in range(SIZE - len(self.holding()))]
+            assert conn in others and inside.go_on_with_parked(self.pool, owner.offer) is None
+            for other in others:
+                self.pool.putconn(other)
+
     @precondition(lambda self: any(owner.conn is not None for owner in self.owners))
     @rule(data=st.data())
     def give_back(self, data: Any) -> None:
@@ -290,3 +312,153 @@ def test_agreeing_on_a_loan_that_is_over_changes_nothing(pool: ConnectionPool[An
     owner.agree(0.0)
     assert inside.slot_of(other.conn).patience == 7.0
     pool.putconn(other.conn)
+
+
+# -- Parked: the loan is over, and the connection still where its borrower was -----------------
+
+
+def parked(pool: ConnectionPool[Any]) -> Owner:
+    owner = owner_of(pool)
+    owner.rests()
+    assert inside.park(pool, owner.offer)
+    return owner
+
+
+def test_who_finds_nothing_else_takes_what_is_parked(pool: ConnectionPool[Any]) -> None:
+    owner = parked(pool)
+    conn = pool.getconn(timeout=0)
+    assert inside.go_on_with_parked(pool, owner.offer) is None
+    pool.putconn(conn)
+    assert pool.get_stats()["connections_num"] == 1
+
+
+def test_what_is_parked_counts_as_idle_and_its_loans_are_counted(
+    pool: ConnectionPool[Any],
+) -> None:
+    before = pool.snapshot()
+    owner = owner_of(pool)
+    with inside.maintenance_asleep():
+        for _ in range(3):
+            owner.rests()
+            assert inside.park(pool, owner.offer)
+            owner.conn = inside.go_on_with_parked(pool, owner.offer)
+        owner.rests()
+        assert inside.park(pool, owner.offer)
+        seen = pool.snapshot()
+    assert (seen["in_use"], seen["offered"], seen["idle"], seen["loans"]) == (0, 0, 1, [])
+    assert seen["stats"]["requests_num"] == before["stats"]["requests_num"] + 4
+    holds = [one["histograms"]["hold"]["count"] for one in (before, seen)]
+    assert holds[1] == holds[0] + 4
+
+
+def test_nothing_is_parked_while_somebody_stands_in_line(pool: ConnectionPool[Any]) -> None:
+    owner = owner_of(pool, patience=NEVER)
+    got: list[Any] = []
+    thread = waiting(pool, got)
+    until_waiting(pool, 1)
+    owner.rests()
+    assert not inside.park(pool, owner.offer)
+    assert owner.goes_on()
+    pool.putconn(owner.conn)
+    thread.join(DEADLINE)
+    pool.putconn(got.pop())
+
+
+def test_who_gets_in_line_while_another_parks_is_seen(pool: ConnectionPool[Any]) -> None:
+    """Between its two looks at the line."""
+    owner = owner_of(pool, patience=NEVER)
+    owner.rests()
+    got: list[Any] = []
+    threads: list[threading.Thread] = []
+    clock = inside.clock(pool)
+
+    def arrive() -> float:
+        inside.set_clock(pool, clock)
+        threads.append(waiting(pool, got))
+        until_waiting(pool, 1)
+        return clock()
+
+    inside.set_clock(pool, arrive)
+    assert not inside.park(pool, owner.offer)
+    assert owner.goes_on()
+    pool.putconn(owner.conn)
+    threads[0].join(DEADLINE)
+    pool.putconn(got.pop())
+
+
+def test_what_another_parks_while_one_gets_in_line_is_seen(pool: ConnectionPool[Any]) -> None:
+    """After its look for it, and before the other can see it in line."""
+    inside.let_nobody_offer(pool)  # who waits for offers looks again after a moment
+    owner = owner_of(pool, patience=NEVER)
+    owner.rests()
+    clock = inside.clock(pool)
+
+    def park() -> float:
+        if inside.is_locked(pool):  # the line is looked at by whoever gets in it
+            inside.set_clock(pool, clock)
+            assert inside.park(pool, owner.offer)
+        return clock()
+
+    inside.set_clock(pool, park)
+    conn = pool.getconn(timeout=0.2)  # it is served before it waits, or not before a tick
+    assert not owner.offer and inside.clock(pool) is clock
+    pool.putconn(conn)
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        lambda pool: pool.drain(),
+        lambda pool: pool.close(0),
+        lambda pool: pool.close_idle(),
+        lambda pool: pool.suspend(),
+        lambda pool: pool.resize(0, 2),
+        lambda pool: pool.check(),
+        lambda pool: inside.tick(pool),
+        lambda pool: inside.watch_of(pool).run(inside.clock(pool)()),
+    ],
+)
+def test_whatever_is_done_to_idle_connections_is_done_to_parked_ones(
+    pool: ConnectionPool[Any], act: Any
+) -> None:
+    owner = parked(pool)
+    act(pool)
+    assert inside.go_on_with_parked(pool, owner.offer) is None
+    until(lambda: pool.snapshot()["in_use"] == 0)
+    inside.assert_states(pool)
+
+
+def test_a_parked_connection_comes_back_when_its_thread_or_borrower_is_gone(
+    pool: ConnectionPool[Any],
+) -> None:
+    owner = parked(pool)
+    inside.end_thread_of(owner.offer[0])
+    inside.tick(pool)
+    assert not owner.offer
+    del owner
+    owner = parked(pool)
+    del owner
+    gc.collect()
+    inside.tick(pool)
+    inside.assert_all_idle(pool)
+    assert pool.get_stats()["loans_reclaimed"] == 0
+
+
+@pytest.mark.parametrize("limits", [{"max_uses": 5}, {"check": "always"}, {"reset": "always"}])
+def test_where_something_is_to_be_done_between_two_loans_nothing_is_parked(
+    limits: dict[str, Any],
+) -> None:
+    with working_pool(FakeServer(), max_size=1, has_offers=True, **limits) as pool:
+        owner = owner_of(pool)
+        owner.rests()
+        is_parked = inside.park(pool, owner.offer)
+        assert not is_parked or inside.go_on_with_parked(pool, owner.offer) is None
+        pool.take_offers()
+        inside.assert_all_idle(pool)
+
+
+def test_what_has_lived_for_long_enough_is_not_gone_on_with(pool: ConnectionPool[Any]) -> None:
+    owner = parked(pool)
+    inside.expire(owner.offer.slot)
+    assert inside.go_on_with_parked(pool, owner.offer) is None
+    until(lambda: pool.snapshot()["closed_for"] == {"expired": 1})

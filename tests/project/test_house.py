@@ -30,8 +30,8 @@ FLOORS = (
     {"readers"},
     {"conf", "identity", "functions", "scopes", "holders"},
     {"registry"},
-    {"requests"},
-    {"status"},
+    {"requests", "switchboard"},
+    {"status", "listening"},
     {"site_checks"},
     {"checks"},
     {"backends"},
@@ -57,7 +57,7 @@ FOREIGN: dict[str, set[str]] = {
 FOREIGN_ELSEWHERE = {"asgiref", "django", "psycopg"}
 
 LONGEST = 400  # lines of a file
-LINES = 18_550  # of all files
+LINES = 18_670
 LEEWAY = 300  # lines below that, from which on the number has to be lowered
 DOORS = 16  # what catches BaseException, and `finally` blocks that mend; 6 are meant to remain
 
@@ -91,6 +91,8 @@ ENDING: set[str] = {
     "borrowing.py: scope.__aexit__",
     "borrowing.py: scope.__exit__",
     "block.py: Loan.__exit__",
+    "listening.py: Listener._await",
+    "listening.py: Listener._wait",
     "middleware.py: ConnectionPoolMiddleware.__call__",
     "middleware.py: ConnectionPoolMiddleware._handle",
     "middleware.py: _each",
@@ -102,6 +104,7 @@ ENDING: set[str] = {
     "pool/pool.py: Pool.getconn",
     "pool/pool.py: Pool.putconn",
     "process/userline.py: _above",
+    "session/credentials.py: Credentials._ask_once",
     "session/setup.py: recording",
     "session/fronts.py: WatchedPlain.stream",
     "session/riding.py: _send_together",

@@ -49,6 +49,15 @@ def report(*processes: Any, **server: Any) -> Report:
     return Report(Collected(list(processes)), server)
 
 
+def test_the_connection_that_listens_is_ours() -> None:
+    mine = process(pools=[pool(backends=[11], listening={"backend_pid": 12})])
+    found = told(session(11), session(12), session(13))
+
+    ours, foreign = sides.split(report(mine, default=found), ["default"], found)
+    assert [one["pid"] for one in ours] == [11, 12]
+    assert [one["pid"] for one in foreign] == [13]
+
+
 def test_ours_and_foreign_sessions_stand_side_by_side() -> None:
     found = told(
         session(11, state="active"),

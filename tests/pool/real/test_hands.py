@@ -71,7 +71,13 @@ def busy(pool: ConnectionPool[Any]) -> tuple[threading.Thread, list[Any], dict[s
     thread = threading.Thread(target=work)
     thread.start()
     until(lambda: [one["transaction"] for one in pool.snapshot()["loans"]] == ["ACTIVE"])
-    return thread, got, pool.snapshot()["loans"][0]
+    loan = pool.snapshot()["loans"][0]
+    query = "SELECT count(*) FROM pg_stat_activity WHERE pid = %s AND state = 'active'"
+    with psycopg.connect(
+        str(pool.conninfo), autocommit=True
+    ) as looker:  # a request in vain is lost
+        until(lambda: looker.execute(query, [loan["backend_pid"]]).fetchone() == (1,))
+    return thread, got, loan
 
 
 def test_cancel_ends_a_statement_of_a_connection_that_nobody_gets_after_it(dsn: str) -> None:

@@ -1,0 +1,78 @@
+"""A connection that stays with its thread when the thread's work has ended.
+
+Nobody uses it then, and it counts as idle: whoever finds no other takes it at once, and whoever
+looks at the pool makes it idle first (`Core.bring_in`). But the thread's next work, if it begins
+soon, goes on with it, and neither takes the pool's lock for that. For a thread that answers one
+request after the other that is most of what a pool costs.
+
+The connection lies in the loan's offer (see offers.py), from which exactly one can take it. Who
+parks a connection looks afterwards whether somebody waits; who waits looks afterwards whether
+something is parked. So at least one of them sees the other.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .core import COUNT_AT, Core
+from .offers import Offer, Watch
+from .upkeep import Upkeep
+
+SOON = 0.02  # seconds between the works of a thread that parks: who comes seldom gives back
+PARKED_FOR = 1.0  # seconds, after which it is idle in any case
+
+
+class Parking:
+    """For borrowers. It calls nothing that it can do itself, and takes no lock."""
+
+    def __init__(self, core: Core, upkeep: Upkeep, watch: Watch) -> None:
+        self._core = core
+        self._upkeep = upkeep
+        self._watch = watch
+
+    def begin(self, offer: Offer) -> bool:
+        """Leave there what is on offer, for the borrower's next work; or it is to be given back.
+
+        The loan has ended then, which is noted by whoever begins the next.
+        """
+        core = self._core
+        if core.line or core.inbox or not core.limits.parks or not offer.slot.session.can_stay():
+            return False
+        offer.parked_at = now = core.clock()
+        core.parked = True
+        if core.line or not core.serving:  # last: see the first lines
+            offer.parked_at = 0.0
+            return False
+        if now + PARKED_FOR < self._watch.ticket.due:
+            self._watch.come_by(now + PARKED_FOR)
+        return True
+
+    def end(self, offer: Offer, conn: Any) -> bool:
+        """Begin the next loan of what its borrower has taken out; or it is to be given back.
+
+        That is so when it is not fit, when somebody stands in line for it, and where there is more
+        to do than is done here.
+        """
+        core, slot, ended = self._core, offer.slot, offer.parked_at
+        now = core.clock()
+        if (
+            core.line
+            or not core.serving
+            or now >= slot.retire_at
+            or now > ended + PARKED_FOR
+            or slot.reported
+            or not (slot.loan + 1) % COUNT_AT
+            or not slot.session.goes_on()
+            or not slot.session.is_alive()
+        ):
+            return False
+        core.stats.hold.note(ended - slot.since)
+        offer.parked_at = 0.0
+        slot.loan += 1
+        slot.again += 1
+        slot.since = slot.turned_at = now
+        if core.describe is not None:
+            slot.note = core.describe()
+        if core.limits.leak_after or core.limits.command_timeout:
+            self._upkeep.attend_loan(slot)
+        return True
