@@ -112,11 +112,13 @@ def _check_behind_pooler(
             obj=obj,
             id="django_connpool.E030",
         )
-    if options.command_timeout:
+    if limits := options.servers_limits():
         yield Warning(
-            f"The server is not told of 'command_timeout' {why}: PgBouncer refuses it. Only a "
-            "server that answers nobody is given up in time.",
-            hint=f"ALTER ROLE ... SET statement_timeout = '{options.command_timeout:g}s'",
+            f"The server is not told of {', '.join(limits)} {why}: PgBouncer refuses it. Only a "
+            "server that answers nobody is given up in time, with command_timeout.",
+            hint="; ".join(
+                f"ALTER ROLE ... SET {name} = '{seconds:g}s'" for name, seconds in limits.items()
+            ),
             obj=obj,
             id="django_connpool.W030",
         )

@@ -146,6 +146,6 @@ class Opener:
 
     def _parameters(self, wrapper: Any) -> dict[str, Any]:
         asked = wrapper.get_connection_params()
-        is_behind = self.options.behind == PGBOUNCER  # which refuses them
-        limits = {} if is_behind else self.options.servers_limits()
+        # PgBouncer refuses them.
+        limits = {} if self.options.behind == PGBOUNCER else self.options.servers_limits()
         return completed("", asked, connect_timeout=CONNECT_TIMEOUT, limits=limits)

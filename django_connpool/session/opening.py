@@ -14,7 +14,7 @@ from psycopg.pq import TransactionStatus
 from django_connpool.process import bursts
 from django_connpool.redaction import named, one_line
 
-from . import changes, cleaning, cursors, parameters, pooler, refusals, rest
+from . import changes, cleaning, cursors, parameters, pooler, refusals, rest, tidying
 from .closing import await_end, end_of, say_goodbye
 from .objects import noticing
 from .policy import Policy
@@ -99,7 +99,7 @@ class Opening:
             if tries and setup is not None:
                 self._find_lacking(session)
             elif policy.trust.lost and not hurry:
-                session.ask()
+                tidying.ask(session, policy)
 
     def _connect(self) -> Any:
         conninfo = self.conninfo() if callable(self.conninfo) else self.conninfo
@@ -118,7 +118,7 @@ class Opening:
         """A clean-up was not understood: find out what this server does not know. Once."""
         policy = self.policy
         policy.lacking = found = cleaning.find_lacking(session.pgconn)
-        session.clean_anew()
+        tidying.clean_anew(session, policy)
         if found:
             said = ", ".join(sorted(each.decode() for each in found))
             text = "%s: sessions are cleaned without what this server does not know: %s"

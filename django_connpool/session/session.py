@@ -12,10 +12,10 @@ from psycopg.pq import TransactionStatus
 from django_connpool.process import bursts
 from django_connpool.redaction import named, one_line
 
-from . import changes, cleaning, foreign, liveness, pooler, rest, roles
+from . import changes, cleaning, foreign, liveness, rest, roles, tidying
 from .closing import Interrupt, await_end, bury, say_goodbye
-from .objects import Original, reported, reported_by_name
-from .statements import ANYTHING, CHANNELS, RENAMED, ROLES, SETTINGS
+from .objects import Original, reported
+from .statements import CHANNELS, RENAMED, ROLES, SETTINGS
 from .wire import Wire
 
 if TYPE_CHECKING:
@@ -228,7 +228,7 @@ class Session(Wire):
                 touch = self.original.touch
                 if touch.touched or touch.switched or self.changes.dirt & CHANNELS:
                     self.original.restore(conn)
-                return self._clean(conn)
+                return "" if tidying.clean(self, conn, policy) else UNCLEAN
             if policy.reset is not None:
                 policy.reset(conn)
                 if conn.pgconn.transaction_status != rest.IDLE:
@@ -241,52 +241,6 @@ class Session(Wire):
             logger.warning(text, policy.name, one_line(error), extra=extra)
             return UNCLEAN
         return ""
-
-    def _clean(self, conn: Any) -> str:
-        """Send what undoes the changes; why that is not possible, or nothing."""
-        policy = self._policy
-        trust = policy.trust
-        doubtful = trust.lost and trust.ends(self)
-        dirt = self.dirt() | (ANYTHING if policy.cleans_each or doubtful else 0)
-        question = trust.question(self) if trust.lost else b""
-        setup = self.changes.setup
-        if policy.judge.shared:  # only what is its own; the rest is a stranger's by now
-            setup = pooler.restoring(self.pgconn, reported_by_name(self.original.reported))
-            dirt, doubtful = (pooler.TRACKED if setup else 0), True
-        if policy.lacking and self.dirt() & cleaning.kinds_of(policy.lacking):
-            return UNCLEAN  # it may be there after all
-        if not dirt and not question:
-            return ""
-        if not doubtful:
-            self.changes.decide()
-        last_use = bool(question) and not cleaning.is_possible(dirt, setup)
-        if last_use:
-            self.cleaning = cleaning.begin(conn, 0, [], question)
-        else:
-            lacking = policy.lacking or frozenset()
-            self.cleaning = cleaning.begin(conn, dirt, setup, question, lacking)
-        if self.cleaning is None:
-            return UNCLEAN
-        if question:
-            self.cleaning.is_last_use = last_use
-            trust.asked(self, self.cleaning)
-        return ""
-
-    def clean_anew(self) -> None:
-        """As it is new, but somebody has tried out on it what cleans: begin to clean it."""
-        setup, lacking = self.changes.setup, self._policy.lacking or frozenset()
-        self.cleaning = cleaning.begin(self.conn, ANYTHING, setup, lacking=lacking)
-        if self.cleaning is None:
-            raise OperationalError("the connection was lost as it was opened")
-
-    def ask(self) -> None:
-        """As it is new: ask the server for the functions that change a session, if need be."""
-        trust = self._policy.trust
-        if question := trust.question(self):
-            self.cleaning = cleaning.begin(self.conn, 0, [], question)
-            if self.cleaning is None:
-                raise OperationalError("the connection was lost as it was opened")
-            trust.asked(self, self.cleaning)
 
     def cleaned(self, patience: float = 0.0) -> bool | None:
         """Take the outcome of the clean-up, a proof of life; None when it takes longer."""

@@ -625,7 +625,7 @@ MUTANTS = [
         "what strangers would get is refused behind a pooler",
     ),
     Mutant(
-        "session/session.py",
+        "session/tidying.py",
         "dirt, doubtful = (pooler.TRACKED if setup else 0), True",
         "doubtful = True",
         "nothing is cleaned in strangers' sessions",
@@ -644,7 +644,7 @@ MUTANTS = [
     ),
     Mutant(
         "session/opening.py",
-        "        session.clean_anew()\n",
+        "        tidying.clean_anew(session, policy)\n",
         "",
         "who is served a session on which that was tried out finds it as it was set up",
     ),
