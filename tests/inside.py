@@ -48,6 +48,7 @@ from django_connpool.pool.outage import (  # noqa: F401
     again,
 )
 from django_connpool.pool.stats import BOUNDS, Histogram, Stats  # noqa: F401
+from django_connpool.places import tenant as places  # noqa: F401
 from django_connpool.process import background as background_module
 from django_connpool.process import (
     cpython,

@@ -24,7 +24,7 @@ PACKAGE = Path(__file__).parents[2] / "django_connpool"
 FLOORS = (
     {"process", "redaction", "borrower", "signals", "runners", "deployment"},
     {"pool", "session"},
-    {"errors"},
+    {"errors", "places"},
     {"block"},
     {"connection_pool"},
     {"readers"},
@@ -46,6 +46,7 @@ FLOORS = (
 # Other people's packages. Rooms that are not named here may know Django and psycopg.
 FOREIGN: dict[str, set[str]] = {
     "pool": set(),
+    "places": set(),
     "process": set(),
     "redaction": {"psycopg"},
     "session": {"psycopg"},
