@@ -19,6 +19,7 @@ from unittest import mock
 
 # Also, for the tests of one part of the pool each, what that is made of.
 from django_connpool import connection_pool
+from django_connpool.places import tenant as places  # noqa: F401
 from django_connpool.pool import (  # noqa: F401
     checking,
     core,
@@ -48,7 +49,6 @@ from django_connpool.pool.outage import (  # noqa: F401
     again,
 )
 from django_connpool.pool.stats import BOUNDS, Histogram, Stats  # noqa: F401
-from django_connpool.places import tenant as places  # noqa: F401
 from django_connpool.process import background as background_module
 from django_connpool.process import (
     cpython,

@@ -68,8 +68,7 @@ class Ledger:
 
     def __init__(self, path: Path, bound: int, name: str, now: float) -> None:
         """Become a member. Raises Unusable."""
-        if fcntl is None:
-            raise Unusable("only Linux has the locks that a bound for a whole host needs")
+        _require_locks()
         self.path = path
         self.bound = bound  # what this member asks for
         self.name = name
@@ -84,6 +83,12 @@ class Ledger:
         except Exception:
             os.close(self._fd)
             raise
+
+    @staticmethod
+    def probe(path: Path) -> None:
+        """Raises Unusable where there can be no such file."""
+        _require_locks()
+        os.close(_open(path))
 
     def _join(self) -> int:
         for number in range(MEMBERS):
@@ -150,6 +155,7 @@ class Ledger:
     def say(self, claim: Claim, is_awake: bool, now: float) -> None:
         """Tell the others."""
         numbers = (len(self.places), claim.idle, claim.giving, claim.waiting, claim.wants)
+        assert min(numbers) >= 0, numbers
         since = claim.since if claim.since < NEVER else 0.0
         record = MEMBER.pack(
             *(os.getpid(), self.bound, *numbers, is_awake, since, now),
@@ -232,6 +238,11 @@ class Ledger:
         """Whether another member has it."""
         answer = fcntl.fcntl(self._fd, GET, _flock(fcntl.F_WRLCK, byte))
         return bool(_FLOCK.unpack(answer)[0] != fcntl.F_UNLCK)
+
+
+def _require_locks() -> None:
+    if fcntl is None:
+        raise Unusable("only Linux has the locks that a bound for a whole host needs")
 
 
 def _flock(kind: int, byte: int) -> bytes:

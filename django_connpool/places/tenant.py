@@ -89,6 +89,7 @@ class Tenant:
         place = self._try(now)
         if place is None:
             self.is_waiting = True
+        if place is None or not self._opened_bells:
             self._ring()
         return place
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
+from . import folder
 from .ledger import Ledger
 from .table import Seat, Table
 
@@ -34,6 +35,7 @@ class Bound:
     def join(self, name: str, ring: Callable[[], None], now: float) -> Hold:
         """Become a member. Raises Unusable."""
         if self.path is not None:
+            folder.prepare(self.path.parent)
             return Ledger(self.path, self.most, name, now)
         assert self.table is not None
         return Seat(self.table, self.most, name, ring)

@@ -7,6 +7,7 @@ the server, and what befalls a process.
 from __future__ import annotations
 
 import itertools
+import select
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,7 @@ class Member:
         self.closing: list[tuple[int, int]] = []
         self.most = size
         self.served = 0
+        self.bells: list[Any] = []
         self.longest = 0.0
 
     def wake(self) -> None:
@@ -102,7 +104,7 @@ class Member:
         self.served += 1
 
     def wanted(self) -> int:
-        return min(len(self.line), self.most - self.held)
+        return max(0, min(len(self.line), self.most - self.held))
 
     # -- What time brings -------------------------------------------------------------------
 
@@ -114,8 +116,8 @@ class Member:
         self.closing.clear()
         self.keep()
         self.serve()
-        rings = [bell for bell in self.tenant.bells()] or self.at
-        if rings or self.at <= self.clock.now:
+        self.bells += self.tenant.bells()
+        if self.at <= self.clock.now or select.select(self.bells, [], [], 0)[0]:
             self.look()
 
     def keep(self) -> None:
@@ -157,6 +159,7 @@ class Member:
             (now + lasts, one[1]) for one in [*self.idle, *self.busy, *self.closing]
         ]
         self.idle, self.busy, self.closing, self.line = [], [], [], []
+        self.bells = []
         self.tenant.forget()
 
 

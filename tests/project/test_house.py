@@ -29,6 +29,7 @@ FLOORS = (
     {"connection_pool"},
     {"readers"},
     {"conf", "identity", "functions", "scopes", "holders"},
+    {"bounds"},
     {"registry"},
     {"requests"},
     {"status"},
