@@ -199,7 +199,7 @@ class ConnectionPool(Pool, Generic[CT]):
         if places is not None:
             core.sharing = sharing = Sharing(core, crew, places)
             sharing.ticket = background.join(sharing, lasts=False)
-            places.attach(sharing.ticket.now)
+            places.attach(sharing.come)
         super().__init__(core, crew, upkeep, watch)
         self._control = Control(core, crew)
         ending.enrol(self._control)

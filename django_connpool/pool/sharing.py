@@ -36,6 +36,10 @@ class Sharing:
         self._places = places
         self._bells: list[socket.socket] = []  # those that the background thread reads
 
+    def come(self) -> None:
+        """Have it run soon. Takes the background's lock, and no other."""
+        self.ticket.by(AT_ONCE)
+
     def run(self, now: float) -> float:
         """Tell the others, look what they say, do it, and return when to come again."""
         core, places = self._core, self._places
@@ -65,7 +69,7 @@ class Sharing:
     def _hang(self, bells: list[socket.socket]) -> None:
         for bell in bells:
             self._bells.append(bell)
-            background.read(bell, self.ticket.now)  # takes its lock, which is allowed
+            background.read(bell, self.come)
 
     # -- For those who open and close; all under the lock ---------------------------------
 
@@ -75,7 +79,7 @@ class Sharing:
     def take(self, slot: Slot) -> bool:
         slot.place = self._places.take(self._core.clock())
         if self._places.complaints:
-            self.ticket.now()
+            self.come()
         return slot.place is not None
 
     def keep(self) -> None:
@@ -86,6 +90,7 @@ class Sharing:
                 background.unread(bell)
             self._bells.clear()
             self._places.leave(now)
+            self.ticket.leave()
 
     def doubt(self, slot: Slot) -> None:
         if slot.place is not None:
