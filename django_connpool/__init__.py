@@ -7,6 +7,7 @@ Set `ENGINE` to "django_connpool.backends.postgresql". What can be called from P
 `PoolTimeout`, `TooManyRequests`.
 `hold()`: a block with another value of the option `release`.
 `pinned()`: a block that keeps one connection.
+`priority()`: a block of work that may take what is reserved, or that is limited.
 `release()`: give this thread's connections back now.
 `released()`: a block without a connection.
 `scope()`: a piece of work that has a name, and gives back at its end.
@@ -18,12 +19,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .borrowing import hold, pinned, release, released, scope, warm
+    from .borrowing import hold, pinned, priority, release, released, scope, warm
     from .connection_pool import ConnectionPool
     from .errors import PoolClosed, PoolTimeout, TooManyRequests
     from .registry import pools
 
-_OF_BORROWING = ("hold", "pinned", "release", "released", "scope", "warm")
+_OF_BORROWING = ("hold", "pinned", "priority", "release", "released", "scope", "warm")
 _OF_THE_POOL = ("ConnectionPool", "PoolClosed", "PoolTimeout", "TooManyRequests")
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "hold",
     "pinned",
     "pools",
+    "priority",
     "release",
     "released",
     "scope",

@@ -12,8 +12,9 @@ from weakref import WeakValueDictionary
 
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
+from django.db import connections
 
-from .conf import PoolOptions
+from .conf import PoolOptions, parse
 from .places import folder
 from .places.ledger import MOST, SUFFIX, Ledger, Unusable
 from .places.table import Table
@@ -83,6 +84,25 @@ def of_options(options: PoolOptions) -> Budget | None:
     most = background_most(options.background_max, options.host_max_size or options.max_size)
     budget = Budget(None, options.host_max_size, options.reserve, most)
     return budget if budget.host_max_size is not None or budget.has_roles else None
+
+
+def have_roles(entry: Mapping[str, Any]) -> bool:
+    """Whether some places of a database are for some work only. Raises ImproperlyConfigured."""
+    options = parse(entry)
+    budget = None if options is None else of_options(options)
+    return budget is not None and budget.has_roles
+
+
+def limits_background() -> bool:
+    """Whether anything is said of background work."""
+    for entry in connections.settings.values():
+        options = entry.get("OPTIONS") or {}
+        pool = options.get("pool")
+        if "pool_background_max" in options or (
+            isinstance(pool, Mapping) and "background_max" in pool
+        ):
+            return True
+    return any(isinstance(one, Mapping) and "background_max" in one for one in _setting().values())
 
 
 def budgets() -> dict[str, Budget]:

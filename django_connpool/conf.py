@@ -215,7 +215,7 @@ def _take(given: _Given, values: dict[str, Any]) -> None:
 
 
 def _unknown(given: _Given) -> UnknownOption:
-    near = difflib.get_close_matches(given.option.lower(), sorted(READERS), n=1)
+    near = difflib.get_close_matches(given.option.lower().removeprefix(PREFIX), READERS, n=1)
     hint = f"The options are: {', '.join(sorted(READERS))}."
     if near:
         spelling = given.key.removesuffix(given.option) + near[0]

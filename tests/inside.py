@@ -9,6 +9,7 @@ says what is meant, so that whoever rebuilds the package changes this file and n
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -19,6 +20,9 @@ from unittest import mock
 
 # Also, for the tests of one part of the pool each, what that is made of.
 from django_connpool import connection_pool
+from django_connpool.places import folder, ledger  # noqa: F401
+from django_connpool.places import policy as rules  # noqa: F401
+from django_connpool.places import table as tables  # noqa: F401
 from django_connpool.places import tenant as places  # noqa: F401
 from django_connpool.pool import (  # noqa: F401
     checking,
@@ -1246,3 +1250,12 @@ def end_bursts() -> None:
     """What was logged more than once is told of now."""
     bursts = _module("process.bursts").bursts
     bursts.run(max((burst.until for burst in bursts._bursts.values()), default=0.0))
+
+
+# -- Bounds that are shared -----------------------------------------------------------------
+
+
+def die(member: ledger.Ledger) -> None:
+    """Have its locks go as the kernel does when a process ends; `forget` may still be called."""
+    os.close(member._fd)
+    member._fd = os.open(os.devnull, os.O_RDONLY)

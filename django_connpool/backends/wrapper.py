@@ -10,7 +10,7 @@ from weakref import WeakSet
 from django.db.utils import DatabaseError, ProgrammingError
 from django.utils.asyncio import async_unsafe
 
-from django_connpool import conf, holders, registry, requests, runners, scopes
+from django_connpool import bounds, conf, holders, registry, requests, runners, scopes
 from django_connpool.errors import PoolClosed
 from django_connpool.process import forks
 from django_connpool.process.cpython import running_loop
@@ -221,6 +221,12 @@ class PooledDatabaseWrapperMixin(Querying):
         was_offered = self.offer is not None and self.stop_resuming()
         if self.in_hand is not None and not self.in_atomic_block and (was_offered or not self.kept):
             self.give_back()
+
+    def set_role(self, role: str) -> None:
+        """Borrow for such work from now on, where the options tell it from others."""
+        if role != self.role and bounds.have_roles(self.settings_dict):
+            self.end_loan()
+            self.role, self._binding = role, None
 
     def give_back(self) -> None:
         """Close: at once where Django's own `close` would find nothing to object to.

@@ -75,7 +75,7 @@ class Ledger:
         self.places: set[int] = set()
         self.lost = 0  # places whose holder was found dead
         self._fd = _open(path)
-        self._bell: socket.socket | None = None
+        self.bell: socket.socket | None = None  # see hang_bell
         try:
             self._identity = _identity(os.fstat(self._fd))
             self.number = self._join()
@@ -102,7 +102,7 @@ class Ledger:
             for place in list(self.places):
                 self.free(place, now)
             os.pwrite(self._fd, bytes(MEMBER.size), len(MAGIC) + self.number * MEMBER.size)
-        if self._bell is not None:
+        if self.bell is not None:
             with suppress(OSError):
                 os.unlink(self._bell_of(self.number))
         self.forget()
@@ -110,8 +110,8 @@ class Ledger:
     def forget(self) -> None:
         """Close this process's copies only: in a forked child, where they are the parent's."""
         os.close(self._fd)
-        if self._bell is not None:
-            self._bell.close()
+        if self.bell is not None:
+            self.bell.close()
         self.places = set()
 
     # -- Places ---------------------------------------------------------------------------
@@ -202,19 +202,19 @@ class Ledger:
         except OSError:
             bell.close()
             raise
-        self._bell = bell
+        self.bell = bell
         return bell
 
     def ring(self, number: int) -> None:
         """Have that member look at the table."""
-        if self._bell is not None:
+        if self.bell is not None:
             with suppress(OSError):  # it has no bell, or does not listen
-                self._bell.sendto(b"!", self._bell_of(number))
+                self.bell.sendto(b"!", self._bell_of(number))
 
     def silence_bell(self) -> None:
         """Read what rang."""
         with suppress(OSError):
-            while self._bell is not None and self._bell.recv(16):
+            while self.bell is not None and self.bell.recv(16):
                 pass
 
     def _bell_of(self, number: int) -> str:

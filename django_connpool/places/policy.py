@@ -84,7 +84,8 @@ def parts(me: Claim, others: Sequence[Claim], free: int, now: float, last: float
     waited = now - neediest.since
     richest = min(
         (one for one in (me, *others) if one.held > one.giving and one is not neediest),
-        key=lambda one: (_need(one), -one.held, one.number),
+        # Of two in like need it is the one whose line has come later: so the last ones go round.
+        key=lambda one: (_need(one), -one.held, -one.since, one.number),
     )
     if richest is not me or waited < PATIENT:
         return False

@@ -48,9 +48,10 @@ class Tenant:
         self.is_waiting = False  # there was no place for a connection that is wanted
         self._deferred_since = NEVER
         self._parted_at = -NEVER
+        self._parting_with: int | None = None  # so many, of which the next to come back goes
         self._ring_at = -NEVER
         self._ring_pause = RING_FIRST
-        self._opened_bells = False
+        self._lacks_bells = True
 
     def attach(self, ring: Callable[[], None]) -> None:
         """`ring` has `tick` called soon; it takes no lock."""
@@ -89,7 +90,7 @@ class Tenant:
         place = self._try(now)
         if place is None:
             self.is_waiting = True
-        if place is None or not self._opened_bells:
+        if place is None or self._lacks_bells:
             self._ring()
         return place
 
@@ -176,8 +177,9 @@ class Tenant:
         except (Unusable, OSError) as error:
             if self.is_strict:
                 raise
-            text = "%s: %s is not kept, only max_size is: %s"
-            self._complain(text, bound.name, error, key=bound.name)
+            self._complain(
+                "%s: %s is not kept, only max_size is: %s", bound.name, error, key=bound.name
+            )
             return None
 
     def _join_again(self, number: int, old: Hold, now: float) -> None:
@@ -189,21 +191,20 @@ class Tenant:
             if place is not None and new is not None:
                 parts[number] = new.take([place, *range(self.bounds[number].most)], now)
         old.forget()
-        self._opened_bells = False
+        self._lacks_bells = True
 
     def bells(self) -> list[socket.socket]:
-        """What becomes readable when others want `tick` to be called, each told once."""
-        if self._opened_bells or self._holds is None:
-            return []
-        self._opened_bells = True
-        found = []
-        for hold in self._holds:
-            if isinstance(hold, Ledger):
-                try:
-                    found.append(hold.hang_bell())
-                except OSError as error:
-                    self._complain("%s: others cannot tell that they wait: %s", error)
-        return found
+        """What becomes readable when others want `tick` to be called."""
+        if self._lacks_bells and self._holds is not None:
+            self._lacks_bells = False
+            for hold in self._holds:
+                if isinstance(hold, Ledger) and hold.bell is None:
+                    try:
+                        hold.hang_bell()
+                    except OSError as error:
+                        self._complain("%s: others cannot tell that they wait: %s", error)
+        found = [hold.bell for hold in self._holds or () if isinstance(hold, Ledger)]
+        return [bell for bell in found if bell is not None]
 
     def silence(self) -> None:
         """Read what rang."""
@@ -215,7 +216,7 @@ class Tenant:
 
     def tick(self, look: Look, now: float) -> Plan:
         """Tell the others what there is, look what they say, and decide what to do."""
-        if self._holds is None and not look.wants:
+        if self._holds is None and not look.wants:  # nobody has ever asked
             self.is_waiting = False
             return Plan(0, False, frozenset(), False, NEVER)
         if not look.wants:  # any more
@@ -234,12 +235,23 @@ class Tenant:
                 beyond |= found[3]
         except OSError as error:
             self._complain("%s: what others want cannot be read: %s", error)
-        if parts:
-            self._parted_at = now
+        parts = self._goes_on_parting(parts, awaited, look, now)
         again = NEVER
         if self.is_waiting or (awaited and self._held):
             again = now + (RESTED if look.resting and awaited else TICK)
         return Plan(gives, parts, frozenset(beyond), place, again)
+
+    def _goes_on_parting(self, parts: bool, awaited: bool, look: Look, now: float) -> bool:
+        """Until something has come back, or nobody waits any more."""
+        staying = len(self._held) - len(self._granted) - look.giving
+        if self._parting_with is not None and staying < self._parting_with:
+            self._parting_with, self._parted_at = None, now
+            return False
+        if not awaited:
+            self._parting_with = None
+        elif parts and self._parting_with is None:
+            self._parting_with = staying
+        return self._parting_with is not None
 
     def _come(self, look: Look, now: float) -> bool:
         """Take a place for what is wanted; whether there is one."""

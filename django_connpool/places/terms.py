@@ -13,6 +13,7 @@ from .table import Seat, Table
 
 # What a pool works for.
 USUAL, PRIORITY, BACKGROUND = "", "priority", "background"
+ROLES = {"admin": PRIORITY, "background": BACKGROUND}  # as users call them
 
 Hold: TypeAlias = Ledger | Seat
 

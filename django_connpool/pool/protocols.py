@@ -172,7 +172,7 @@ class Places(Protocol):
         """Tell the others what there is, look what they say, and decide what to do."""
 
     def bells(self) -> list[Any]:
-        """Sockets that become readable when `tick` is wanted, each told once."""
+        """Sockets that become readable when `tick` is wanted."""
 
     def silence(self) -> None:
         """Read what rang."""

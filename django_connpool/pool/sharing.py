@@ -47,17 +47,17 @@ class Sharing:
         with core.lock:
             if core.closed and not core.slots.all:
                 return NEVER
-            self._hang(places.bells())
-            places.silence()
+            limits = core.limits
+            limits.most = limits.max_size
+            places.silence()  # first: what rings from here on is heard
             plan = places.tick(self._look(now), now)
+            self._hang(places.bells())
             if plan.beyond:
                 self._empty([slot for slot in core.slots.all if slot.place in plan.beyond])
             if plan.gives:
                 ripe = self._give_up(plan.gives, now)
-            limits = core.limits
-            limits.most = limits.max_size
             if plan.parts:
-                limits.most = max(1, core.slots.staying() - 1)
+                limits.most = core.slots.staying() - 1
             self._complain()
         if ripe:
             self._crew.in_a_thread(partial(offers.take_from, ripe), "offers")
@@ -67,9 +67,13 @@ class Sharing:
         return plan.again
 
     def _hang(self, bells: list[socket.socket]) -> None:
+        for bell in self._bells:
+            if bell not in bells:
+                background.unread(bell)
         for bell in bells:
-            self._bells.append(bell)
-            background.read(bell, self.come)
+            if bell not in self._bells:
+                background.read(bell, self.come)
+        self._bells = bells
 
     # -- For those who open and close; all under the lock ---------------------------------
 
@@ -84,6 +88,7 @@ class Sharing:
 
     def keep(self) -> None:
         core, now = self._core, self._core.clock()
+        core.limits.most = core.limits.max_size
         self._places.keep({slot.place for slot in core.slots.all if slot.place is not None}, now)
         if core.closed and not core.slots.all:
             for bell in self._bells:

@@ -63,7 +63,6 @@ class Member:
         self.closing: list[tuple[int, int]] = []
         self.most = size
         self.served = 0
-        self.bells: list[Any] = []
         self.longest = 0.0
 
     def wake(self) -> None:
@@ -111,13 +110,15 @@ class Member:
     def turn(self) -> None:
         if self.is_stopped or self.is_dead:
             return
+        if self.closing:
+            self.most = self.size
         for _, session in self.closing:
             self.server.sessions.discard(session)
         self.closing.clear()
         self.keep()
         self.serve()
-        self.bells += self.tenant.bells()
-        if self.at <= self.clock.now or select.select(self.bells, [], [], 0)[0]:
+        rung = select.select(self.tenant.bells(), [], [], 0)[0]
+        if rung or self.at <= self.clock.now:
             self.look()
 
     def keep(self) -> None:
@@ -125,7 +126,7 @@ class Member:
         self.tenant.keep({one[0] for one in slots}, self.clock.now)
 
     def look(self) -> None:
-        now = self.clock.now
+        now, self.most = self.clock.now, self.size
         rested = [] if self.line else [one for one in self.idle if now - one[2] >= 0.005]
         look = places.Look(
             idle=len(rested),
@@ -144,7 +145,8 @@ class Member:
             if one[0] in plan.beyond:
                 self.idle.remove(one)
                 self.closing.append(one[:2])
-        self.most = max(1, self.held - len(self.closing) - 1) if plan.parts else self.size
+        if plan.parts:
+            self.most = self.held - len(self.closing) - 1
         self.at = plan.again
         if plan.has_place:
             self.serve()
@@ -159,7 +161,6 @@ class Member:
             (now + lasts, one[1]) for one in [*self.idle, *self.busy, *self.closing]
         ]
         self.idle, self.busy, self.closing, self.line = [], [], [], []
-        self.bells = []
         self.tenant.forget()
 
 

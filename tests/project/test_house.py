@@ -90,6 +90,7 @@ ENDING: set[str] = {
     "backends/wrapper.py: PooledDatabaseWrapperMixin._end_transaction",
     "backends/stacked.py: _floor.on_floor.method",
     "borrowing.py: hold",
+    "borrowing.py: priority",
     "borrowing.py: scope.__aexit__",
     "borrowing.py: scope.__exit__",
     "block.py: Loan.__exit__",
