@@ -172,11 +172,28 @@ def path(entry: Mapping[str, Any], budget: str | None = None) -> Path:
     return place() / f"{digest}{SUFFIX}"
 
 
+def is_place_chosen() -> bool:
+    """Whether the settings say where that folder is."""
+    return bool(getattr(settings, "CONNPOOL_HOST_DIR", None))
+
+
+def is_in_container() -> bool:
+    """Whether this process runs in a container, as far as that can be told."""
+    marks = ("/.dockerenv", "/run/.containerenv")
+    return any(map(os.path.exists, marks)) or "KUBERNETES_SERVICE_HOST" in os.environ
+
+
+def why_unusable() -> str:
+    """Why that folder cannot be used; empty if it can."""
+    try:
+        folder.prepare(place())
+        Ledger.require_locks()
+    except Unusable as error:
+        return str(error)
+    return ""
+
+
 def _require(bound: Bound) -> None:
     """Raises ImproperlyConfigured where it cannot be kept."""
-    assert bound.path is not None
-    try:
-        folder.prepare(bound.path.parent)
-        Ledger.probe(bound.path)
-    except Unusable as error:
-        raise ImproperlyConfigured(f"{bound.name} cannot be kept: {error}") from error
+    if why := why_unusable():
+        raise ImproperlyConfigured(f"{bound.name} cannot be kept: {why}")

@@ -1259,3 +1259,8 @@ def die(member: ledger.Ledger) -> None:
     """Have its locks go as the kernel does when a process ends; `forget` may still be called."""
     os.close(member._fd)
     member._fd = os.open(os.devnull, os.O_RDONLY)
+
+
+def sharing_of(pool: Any) -> Any:
+    """What a pool asks for places; None for one that shares no bound."""
+    return pool._core.sharing

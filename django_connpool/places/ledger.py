@@ -68,7 +68,7 @@ class Ledger:
 
     def __init__(self, path: Path, bound: int, name: str, now: float) -> None:
         """Become a member. Raises Unusable."""
-        _require_locks()
+        self.require_locks()
         self.path = path
         self.bound = bound  # what this member asks for
         self.name = name
@@ -85,10 +85,10 @@ class Ledger:
             raise
 
     @staticmethod
-    def probe(path: Path) -> None:
-        """Raises Unusable where there can be no such file."""
-        _require_locks()
-        os.close(_open(path))
+    def require_locks() -> None:
+        """Raises Unusable where there are no such locks."""
+        if fcntl is None:
+            raise Unusable("only Linux has the locks that a bound for a whole host needs")
 
     def _join(self) -> int:
         for number in range(MEMBERS):
@@ -238,11 +238,6 @@ class Ledger:
         """Whether another member has it."""
         answer = fcntl.fcntl(self._fd, GET, _flock(fcntl.F_WRLCK, byte))
         return bool(_FLOCK.unpack(answer)[0] != fcntl.F_UNLCK)
-
-
-def _require_locks() -> None:
-    if fcntl is None:
-        raise Unusable("only Linux has the locks that a bound for a whole host needs")
 
 
 def _flock(kind: int, byte: int) -> bytes:

@@ -88,6 +88,30 @@ class Event(TypedDict):
     text: str
 
 
+class Sharer(TypedDict):
+    """Another pool that shares a bound, of this process or another."""
+
+    pid: int
+    pool: str
+    held: int
+    waiting: int
+
+
+class Bound(TypedDict):
+    """A bound that a pool shares with others, and who has how much of it."""
+
+    name: str
+    of_host: bool
+    role: str  # of the work of this pool: "priority", "background" or neither
+    most: int  # connections of all together
+    reserve: int  # of these, for priority work only
+    kept: bool  # or only max_size is, for the state of the host cannot be had
+    held: int
+    waits: bool
+    lost: int  # places whose holder was found dead
+    others: list[Sharer]
+
+
 class _LaterPool(TypedDict, total=False):
     """What earlier versions do not tell of a pool."""
 
@@ -96,6 +120,7 @@ class _LaterPool(TypedDict, total=False):
     outage: Outage | None
     history: list[list[float]]  # see `MOMENT`
     events: list[Event]
+    bounds: list[Bound]  # those that it shares with others
 
 
 class Pool(_LaterPool):
