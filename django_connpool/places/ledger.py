@@ -32,7 +32,7 @@ except (ImportError, AttributeError):  # not Linux
 MAGIC = b"django-connpool places 1\n".ljust(64, b" ")
 MEMBERS = 1024  # pools, of all processes
 MOST = 8192  # places
-MEMBER = struct.Struct("=8I2d16s")
+MEMBER = struct.Struct("=9I2d16s")
 PLACE = struct.Struct("=d2I")
 PLACES_AT = len(MAGIC) + MEMBERS * MEMBER.size
 SIZE = PLACES_AT + MOST * PLACE.size
@@ -154,11 +154,10 @@ class Ledger:
 
     def say(self, claim: Claim, is_awake: bool, now: float) -> None:
         """Tell the others."""
-        numbers = (len(self.places), claim.idle, claim.giving, claim.waiting, claim.wants)
-        assert min(numbers) >= 0, numbers
+        numbers = (claim.idle, claim.spare, claim.giving, claim.waiting, claim.wants)
         since = claim.since if claim.since < NEVER else 0.0
         record = MEMBER.pack(
-            *(os.getpid(), self.bound, *numbers, is_awake, since, now),
+            *(os.getpid(), self.bound, len(self.places), *numbers, is_awake, since, now),
             self.name.encode()[:16],
         )
         os.pwrite(self._fd, record, len(MAGIC) + self.number * MEMBER.size)
@@ -168,14 +167,16 @@ class Ledger:
         table = os.pread(self._fd, MEMBERS * MEMBER.size, len(MAGIC))
         found = []
         for number, fields in enumerate(MEMBER.iter_unpack(table)):
-            pid, bound, held, idle, giving, waiting, wants, awake, since, seen, name = fields
+            pid, bound, held, idle, spare, giving, waiting, wants, awake = fields[:9]
+            since, seen, name = fields[9:]
             if not pid or number == self.number:
                 continue
             if not -1.0 < now - seen < SILENT:
                 if not self._is_locked(MEMBER_LOCKS + number):
                     continue  # it has died
-                idle = giving = waiting = wants = awake = 0
-            claim = Claim(number, held, idle, giving, waiting, wants, since or NEVER)
+                idle = spare = giving = waiting = wants = awake = 0
+            counts = (number, held, idle, spare, giving, waiting, wants)
+            claim = Claim(*counts, since or NEVER)
             text = name.rstrip(b"\0").decode(errors="replace")
             found.append(Record(claim, pid, text, bound, bool(awake), seen))
         return found

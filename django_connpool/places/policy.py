@@ -13,9 +13,12 @@ from dataclasses import dataclass
 NEVER = float("inf")
 
 TICK = 0.01  # seconds between two looks of a member, while somebody waits for a place
-RESTED = 0.005  # seconds of idleness after which a connection is given up for who waits
-PATIENT = 0.02  # seconds in line, after which others part with what they use
-LONG = 0.1  # the same, where it is their last; and between two such partings of a member
+RESTED = 0.005  # seconds of idleness after which a connection is given up for who has none
+# The same, for who has some. The last one given back is lent first, so one that was idle for so
+# long is needed less often than it costs to open another.
+SPARE = 0.04
+PATIENT = 0.02  # seconds in line without any, after which others part with what they use
+LONG = 0.1  # the same, with some, or where it is the last; and between two partings of a member
 DEFER = 0.03  # seconds for which a free place is left to who deserves it more
 SILENT = 0.25  # seconds without a word, after which a member is not counted on
 MORE = 1.5  # times as much need as the member that is to part with something
@@ -27,7 +30,8 @@ class Claim:
 
     number: int
     held: int = 0  # places
-    idle: int = 0  # of these, such that can be given up at once
+    idle: int = 0  # of these, such that can be given up at once, to who has none
+    spare: int = 0  # of these, such that can be given up to anybody
     giving: int = 0  # of these, such that are about to be free
     waiting: int = 0  # borrowers in its line
     wants: int = 0  # places that it would take now
@@ -60,12 +64,20 @@ def gives_idle(me: Claim, others: Sequence[Claim], free: int) -> int:
 
     Those with the most idle ones come first, so that two do not close one each for one waiter.
     """
-    if not me.idle or me.wants:
+    if me.wants:
         return 0
     wanted = in_want(free, others) - me.giving
-    before = [(-one.idle, one.number) < (-me.idle, me.number) for one in others]
-    wanted -= sum(one.idle for one, is_before in zip(others, before, strict=True) if is_before)
-    return max(0, min(me.idle, wanted))
+    without = sum(1 for one in others if one.wants and one.held <= 0)
+    spare = {one.number: one.spare for one in (me, *others)}
+    idle = {one.number: one.idle for one in (me, *others)}
+    return max(_part(me, spare, wanted), _part(me, idle, min(wanted, without)))
+
+
+def _part(me: Claim, each: dict[int, int], wanted: int) -> int:
+    """How many of the wanted ones `me` gives, where everybody has so many to give."""
+    mine = each[me.number]
+    before = [has for number, has in each.items() if (-has, number) < (-mine, me.number)]
+    return max(0, min(mine, wanted - sum(before)))
 
 
 def parts(me: Claim, others: Sequence[Claim], free: int, now: float, last: float) -> bool:
@@ -75,12 +87,12 @@ def parts(me: Claim, others: Sequence[Claim], free: int, now: float, last: float
     that waits. `last`: when `me` has done so last.
     """
     staying = me.held - me.giving
-    if staying < 1 or not in_want(free, others) or any(one.idle for one in others):
-        return False
     waiting = sorted((one for one in others if one.wants), key=rank)
-    if not waiting:
+    if staying < 1 or not waiting or not in_want(free, others):
         return False
     neediest = waiting[0]
+    if any(one.spare or (one.idle and neediest.held <= 0) for one in others):
+        return False
     waited = now - neediest.since
     richest = min(
         (one for one in (me, *others) if one.held > one.giving and one is not neediest),
@@ -91,7 +103,7 @@ def parts(me: Claim, others: Sequence[Claim], free: int, now: float, last: float
         return False
     if neediest.held <= 0:
         return staying > 1 or (waited >= LONG and now - last >= LONG)
-    if now - last < LONG:
+    if waited < LONG or now - last < LONG:
         return False
     after = (neediest.held + neediest.waiting) / (neediest.held + 1)
     return staying > 1 and after > MORE * _need(me)

@@ -140,7 +140,8 @@ class Tenant:
     def _try_one(self, bound: Bound, hold: Hold, now: float) -> int | None:
         others = hold.others(now)
         me = Claim(
-            hold.number, len(hold.places), 0, 0, self._claim.waiting, 1, min(self._claim.since, now)
+            *(hold.number, len(hold.places), 0, 0, 0),
+            *(self._claim.waiting, 1, min(self._claim.since, now)),
         )
         if not policy.is_first(me, [one.claim for one in others]):
             # A moment, in case that who comes first does not come.
@@ -273,8 +274,8 @@ class Tenant:
         others = [one.claim for one in records]
         wants = look.wants if self.is_waiting else 0
         me = Claim(
-            *(hold.number, len(hold.places), look.idle, look.giving, look.waiting),
-            *(wants, look.since),
+            *(hold.number, len(hold.places), look.idle, look.spare, look.giving),
+            *(look.waiting, wants, look.since),
         )
         self._claim = me
         awaited = any(one.wants for one in others)

@@ -127,7 +127,8 @@ class Opener(Protocol):
 class Look(NamedTuple):
     """What there is in a pool that shares a bound with others, at a moment."""
 
-    idle: int  # connections that could be given up at once
+    idle: int  # connections that could be given up at once, to who has none
+    spare: int  # of these, such that could be given up to anybody
     resting: int  # others that nobody uses, and soon could
     giving: int  # that are being closed
     waiting: int  # borrowers in line

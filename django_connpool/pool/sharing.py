@@ -21,7 +21,8 @@ from .slot import GIVEN_UP, IDLE, LOAN, Slot
 
 logger = bursts.logger("sharing")
 
-RESTED = 0.005  # seconds of idleness after which a connection may be given up
+RESTED = 0.005  # seconds of idleness after which a connection may be given up, to who has none
+SPARE = 0.04  # the same, to anybody
 MOST_WANTED = 8  # connections that a pool says at once that it would open
 
 
@@ -114,11 +115,12 @@ class Sharing:
     def _look(self, now: float) -> Look:
         """Under the lock."""
         slots, line = self._core.slots, self._core.line
-        rested = [slot for slot in slots.idle if now - slot.idle_since >= RESTED]
-        unused = len(self._unused(now)) if not line else 0
+        unused = [] if line else [now - slot.idle_since for slot in slots.idle]
+        unused += [] if line else [now - one.slot.turned_at for one in self._unused(now)]
         return Look(
-            idle=0 if line else len(rested) + unused,
-            resting=len(slots.idle) - len(rested),
+            idle=sum(seconds >= RESTED for seconds in unused),
+            spare=sum(seconds >= SPARE for seconds in unused),
+            resting=sum(seconds < SPARE for seconds in unused),
             giving=len(slots.closing),
             waiting=len(line),
             wants=self._wanted() if line else 0,

@@ -130,7 +130,8 @@ class Member:
         rested = [] if self.line else [one for one in self.idle if now - one[2] >= 0.005]
         look = places.Look(
             idle=len(rested),
-            resting=len(self.idle) - len(rested),
+            spare=sum(now - one[2] >= 0.04 for one in rested),
+            resting=sum(now - one[2] < 0.04 for one in self.idle),
             giving=len(self.closing),
             waiting=len(self.line),
             wants=self.wanted() if self.line else 0,

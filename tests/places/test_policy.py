@@ -12,7 +12,7 @@ NOW = 100.0
 
 
 def waiting(number: int, *, held: int = 0, line: int = 1, since: float = NOW - 1) -> policy.Claim:
-    return Claim(number, held, 0, 0, line, line, since)
+    return Claim(number, held, 0, 0, 0, line, line, since)
 
 
 def test_who_has_nothing_comes_before_who_has_something() -> None:
@@ -47,18 +47,25 @@ def test_who_wants_nothing_is_before_nobody() -> None:
 def test_so_many_idle_ones_are_given_up_as_are_wanted(
     idle: int, wanted: int, free: int, giving: int, gives: int
 ) -> None:
-    me = Claim(1, 5, idle, giving)
+    me = Claim(1, 5, idle, idle, giving)
     assert policy.gives_idle(me, [waiting(2, line=wanted)], free) == gives
 
 
 def test_two_that_have_idle_ones_do_not_both_give_for_one_that_waits() -> None:
-    one, two, three = Claim(1, 3, 3), Claim(2, 2, 2), waiting(3)
+    one, two, three = Claim(1, 3, 3, 3), Claim(2, 2, 2, 2), waiting(3)
     assert policy.gives_idle(one, [two, three], 0) == 1
     assert policy.gives_idle(two, [one, three], 0) == 0
 
 
+def test_what_was_used_a_moment_ago_is_only_for_who_has_none() -> None:
+    me = Claim(1, 3, 2, 0)
+    assert policy.gives_idle(me, [waiting(2, held=1, line=5)], 0) == 0
+    assert policy.gives_idle(me, [waiting(2, line=5)], 0) == 1
+    assert policy.gives_idle(me, [waiting(2), waiting(3)], 0) == 2
+
+
 def test_who_waits_itself_gives_nothing_idle() -> None:
-    assert policy.gives_idle(Claim(1, 3, 1, 0, 2, 2, NOW), [waiting(2)], 0) == 0
+    assert policy.gives_idle(Claim(1, 3, 1, 1, 0, 2, 2, NOW), [waiting(2)], 0) == 0
 
 
 def test_who_uses_all_it_has_parts_with_one_for_who_has_none() -> None:
@@ -86,7 +93,7 @@ def test_who_needs_about_as_much_keeps_what_it_has() -> None:
 
 
 def test_only_the_one_with_the_least_need_parts() -> None:
-    rich, poor, other = Claim(1, 4), Claim(2, 2, 0, 0, 3), waiting(3)
+    rich, poor, other = Claim(1, 4), Claim(2, 2, 0, 0, 0, 3), waiting(3)
     assert policy.parts(rich, [poor, other], 0, NOW, NOW - 9)
     assert not policy.parts(poor, [rich, other], 0, NOW, NOW - 9)
 
@@ -97,7 +104,7 @@ def test_what_two_have_to_do_alike_comes_to_rest() -> None:
 
     def own(number: int) -> policy.Claim:
         line = max(0, demand[number] - held[number])
-        return Claim(number, held[number], 0, 0, line, line, NOW - 1)
+        return Claim(number, held[number], 0, 0, 0, line, line, NOW - 1)
 
     for _ in range(30):
         for giver, taker in ((1, 2), (2, 1)):

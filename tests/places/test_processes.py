@@ -54,6 +54,19 @@ class Watcher:
         self._thread.join()
 
 
+class Nursery:
+    """Forks workers, which begin at once: they have loaded everything before."""
+
+    def __init__(self, process: subprocess.Popen[str], asked: dict[str, Any]) -> None:
+        self._process, self._asked = process, asked
+
+    def bear(self, name: str) -> int:
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._process.stdin.write(json.dumps({**self._asked, "name": name, "forked": 1}) + "\n")
+        self._process.stdin.flush()
+        return int(self._process.stdout.readline())
+
+
 class Workers:
     def __init__(self, server: Server, folder: Path, most: int) -> None:
         self.name = f"workers-{os.getpid()}-{folder.name}"
@@ -79,6 +92,16 @@ class Workers:
         process.stdin.flush()
         self.all.append(process)
         return process
+
+    def nursery(self) -> Nursery:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tests.places.worker", "nursery"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self.all.append(process)
+        return Nursery(process, self._asked)
 
     def begun(self, process: subprocess.Popen[str]) -> int:
         assert process.stdout is not None
@@ -161,29 +184,30 @@ def test_a_process_that_is_stopped_keeps_what_it_has_and_holds_nobody_up(
 def test_no_place_is_lost_in_300_kills(cluster: Server, workers: Workers) -> None:
     """Processes are killed at any moment of their lives, and others take their places."""
     chance = random.Random(7)
-    kills, least = 0, 0
-    with Watcher(cluster, workers.name) as seen:
-        running = [workers.start() for _ in range(8)]
-        while kills < 300:
-            # Some are killed as they start, some in the middle of their work.
-            time.sleep(chance.choice([0.0, 0.05, 0.2]))
-            victim = running.pop(chance.randrange(len(running)))
-            victim.kill()
-            victim.communicate()
-            kills += 1
-            running.append(workers.start())
-            if kills % 50 == 0:
-                workers.begun(running[0])
-                least = seen.most
-        for process in running[1:]:
-            process.kill()
-            process.communicate()
-        # The last one can have all of them.
-        survivor = running[0]
-        wait_until(lambda: seen.now == 4, "as many as it has threads", 30)
-        more = workers.start()
-        wait_until(lambda: seen.now == 5, "and another the rest", 30)
-        workers.end(more)
-        workers.end(survivor)
-    assert least
+    nursery = workers.nursery()
+
+    def born() -> int:
+        return nursery.bear(name="one")
+
+    running = [born() for _ in range(8)]
+    try:
+        with Watcher(cluster, workers.name) as seen:
+            for _ in range(300):
+                # Some are killed as they start, some in the middle of their work.
+                time.sleep(chance.choice([0.0, 0.02, 0.1, 0.3]))
+                os.kill(running.pop(chance.randrange(len(running))), signal.SIGKILL)
+                running.append(born())
+            used = seen.most
+            while running:
+                os.kill(running.pop(), signal.SIGKILL)
+            wait_until(lambda: seen.now == 0, "all are gone", 30)
+            # Those that are left have all places, and no more.
+            last = [workers.start() for _ in range(2)]
+            wait_until(lambda: seen.now == 5, "all places are used", 30)
+            found = [workers.end(one) for one in last]
+    finally:
+        for pid in running:
+            os.kill(pid, signal.SIGKILL)
+    assert used
     assert seen.most <= 5, seen.samples
+    assert all(one["done"] and not one["errors"] for one in found)

@@ -1,7 +1,7 @@
 """A process that shares a bound: `python -m tests.places.worker`, told by one line of JSON.
 
-Says each second what it has done, and what it has at its end, as lines of JSON. It works until its
-input ends.
+Says that it has begun and, at its end, what it has done, as lines of JSON. It works until its input
+ends. With the argument `nursery` it forks such a process for each line, and says its pid.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import signal
 import sys
 import threading
 import time
@@ -19,8 +20,17 @@ from django_connpool import ConnectionPool
 from tests.inside import places
 
 
-def main() -> None:
-    asked = json.loads(sys.stdin.readline())
+def nursery() -> None:
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    for line in sys.stdin:
+        if not (pid := os.fork()):
+            # Its own, which never ends.
+            os.dup2(os.pipe()[0], 0)
+            main(json.loads(line))
+        print(pid, flush=True)
+
+
+def main(asked: dict[str, Any]) -> None:
     bound = places.Bound("a bound", asked["most"], path=Path(asked["path"]))
     tenant = places.Tenant(asked["name"], "", [bound], True)
     pool: ConnectionPool[Any] = ConnectionPool(
@@ -58,6 +68,8 @@ def main() -> None:
     threads = [threading.Thread(target=work, args=(one,)) for one in range(asked["threads"])]
     for thread in threads:
         thread.start()
+    if "forked" in asked:
+        threading.Event().wait()
     print(json.dumps({"pid": os.getpid()}), flush=True)
     sys.stdin.read()
     over.set()
@@ -71,4 +83,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    if sys.argv[1:] == ["nursery"]:
+        nursery()
+    else:
+        main(json.loads(sys.stdin.readline()))
