@@ -19,33 +19,25 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
-import sys
 import threading
 import time
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import django
 import psycopg
-from django.conf import settings
 
 from bench import release
+from bench.budget_site import THREADS, WORKERS
 from bench.measure import quantile, spread, table
 from bench.peers import quiet
 from bench.release import Subject
 from bench.request_cycle import OURS, STOCK
 from tests.cluster import Cluster
 
-WORKERS = 8
-THREADS = 4
 CONNECTIONS = 12
-BUSY = 3  # processes at a time
-MOVES = 0.7  # seconds after which others are busy
-REST = 0.1  # seconds between two jobs of a thread that is not busy
-QUERIES = 3
 
 SHARED = "host_max_size"
 TRANSACTION, SESSION = "PgBouncer transaction", "PgBouncer session"
@@ -63,67 +55,6 @@ SUBJECTS: dict[str, dict[str, Any]] = {
     ENOUGH: {"ENGINE": STOCK, "OPTIONS": {"pool": {"min_size": 0, "max_size": 4, "timeout": 60}}},
     PERSISTENT: {"ENGINE": STOCK, "CONN_MAX_AGE": None},
 }
-
-
-# -- In a process of a subject --------------------------------------------------------------
-
-
-def is_busy(number: int, at: float) -> bool:
-    """Whether this process is one of the busy ones at that moment; the same for all subjects."""
-    first = int(at / MOVES) * BUSY
-    return (number - first) % WORKERS < BUSY
-
-
-def serve_rounds(entry: dict[str, Any], number: int, folder: str) -> None:
-    """Read rounds from standard input, write what they came to."""
-    settings.configure(
-        DATABASES={"default": entry}, USE_TZ=True, INSTALLED_APPS=[], CONNPOOL_HOST_DIR=folder
-    )
-    django.setup()
-    from django.db import close_old_connections, connection, transaction
-
-    from django_connpool import scope
-
-    pooled = entry["ENGINE"] == OURS
-
-    def job() -> None:
-        close_old_connections()
-        named = scope("job") if pooled else nullcontext()
-        with named, transaction.atomic(), connection.cursor() as cursor:
-            for _ in range(QUERIES):
-                cursor.execute("SELECT sum(n) FROM generate_series(1, 300) n")
-                cursor.fetchone()
-        close_old_connections()
-
-    gate = threading.Barrier(THREADS + 1)
-    asked: dict[str, float] = {}
-    found: list[float] = []
-    errors: list[str] = []
-
-    def serve() -> None:
-        while True:
-            gate.wait()
-            began, mine = time.monotonic(), []
-            while (now := time.monotonic() - began) < asked["seconds"]:
-                try:
-                    job()
-                except Exception as error:
-                    errors.append(str(error))
-                mine.append(time.monotonic() - began - now)
-                if not is_busy(number, now):
-                    time.sleep(REST)
-            found.extend(mine)
-            gate.wait()
-
-    for _ in range(THREADS):
-        threading.Thread(target=serve, daemon=True).start()
-    for line in sys.stdin:
-        asked.update(json.loads(line))
-        found.clear()
-        gate.wait()
-        gate.wait()
-        print(json.dumps({"latencies": found, "errors": errors[:3]}), flush=True)
-    os._exit(0)
 
 
 # -- In the process that compares -----------------------------------------------------------
@@ -148,9 +79,7 @@ class Site:
         folder.mkdir(mode=0o700, exist_ok=True)
         text = json.dumps(whole)
         self._processes = [
-            stack.enter_context(
-                Subject("bench.budget", "--serve", text, str(one), str(folder.resolve()))
-            )
+            stack.enter_context(Subject("bench.budget_site", text, str(one), str(folder.resolve())))
             for one in range(WORKERS)
         ]
 
@@ -208,12 +137,8 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=5.0, help="of a round (default 5)")
     parser.add_argument("--only", nargs="+", choices=SUBJECTS, default=list(SUBJECTS))
     parser.add_argument("--watch", type=float, default=0.0, metavar="SECONDS")
-    parser.add_argument("--serve", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     quiet()
-    if arguments.serve:
-        entry, number, folder = arguments.serve
-        serve_rounds(json.loads(entry), int(number), folder)
     print(f"Django {django.get_version()}, {WORKERS} processes with {THREADS} threads")
     names = []
     for name in arguments.only:
