@@ -15,10 +15,11 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from .policy import NEVER, SILENT, Claim
 
@@ -34,6 +35,8 @@ MEMBERS = 1024  # pools, of all processes
 MOST = 8192  # places
 MEMBER = struct.Struct("=9I2d16s")
 PLACE = struct.Struct("=d2I")
+AT_ONCE = 16  # members that are looked at together
+NOTHING = bytes(AT_ONCE * MEMBER.size)
 PLACES_AT = len(MAGIC) + MEMBERS * MEMBER.size
 SIZE = PLACES_AT + MOST * PLACE.size
 # The bytes that are locked lie behind all that is written.
@@ -164,9 +167,8 @@ class Ledger:
 
     def others(self, now: float) -> list[Record]:
         """What the other members say; of one that is silent only what it has."""
-        table = os.pread(self._fd, MEMBERS * MEMBER.size, len(MAGIC))
         found = []
-        for number, fields in enumerate(MEMBER.iter_unpack(table)):
+        for number, fields in self._records():
             pid, bound, held, idle, spare, giving, waiting, wants, awake = fields[:9]
             since, seen, name = fields[9:]
             if not pid or number == self.number:
@@ -180,6 +182,14 @@ class Ledger:
             text = name.rstrip(b"\0").decode(errors="replace")
             found.append(Record(claim, pid, text, bound, bool(awake), seen))
         return found
+
+    def _records(self) -> Iterator[tuple[int, tuple[Any, ...]]]:
+        """What is written of members, and their numbers; parts in which nothing is are skipped."""
+        table = os.pread(self._fd, MEMBERS * MEMBER.size, len(MAGIC))
+        for first in range(0, MEMBERS, AT_ONCE):
+            part = table[first * MEMBER.size : (first + AT_ONCE) * MEMBER.size]
+            if part != NOTHING:
+                yield from enumerate(MEMBER.iter_unpack(part), first)
 
     def is_there(self) -> bool:
         """Whether others find the same file: somebody may have removed it."""
