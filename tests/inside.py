@@ -33,6 +33,7 @@ from django_connpool.pool import (  # noqa: F401
     locking,
     offers,
     outage,
+    sharing,
     slot,
 )
 from django_connpool.pool import pool as pool_module

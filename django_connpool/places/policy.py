@@ -13,10 +13,6 @@ from dataclasses import dataclass
 NEVER = float("inf")
 
 TICK = 0.01  # seconds between two looks of a member, while somebody waits for a place
-RESTED = 0.005  # seconds of idleness after which a connection is given up for who has none
-# The same, for who has some. The last one given back is lent first, so one that was idle for so
-# long is needed less often than it costs to open another.
-SPARE = 0.04
 PATIENT = 0.02  # seconds in line without any, after which others part with what they use
 LONG = 0.1  # the same, with some, or where it is the last; and between two partings of a member
 DEFER = 0.03  # seconds for which a free place is left to who deserves it more
@@ -67,7 +63,9 @@ def gives_idle(me: Claim, others: Sequence[Claim], free: int) -> int:
     if me.wants:
         return 0
     wanted = in_want(free, others) - me.giving
-    without = sum(1 for one in others if one.wants and one.held <= 0)
+    # Of these, for the first of who has none; what is about to be free is theirs.
+    without = sum(1 for one in others if one.wants and one.held <= 0) - max(0, free)
+    without -= me.giving + sum(one.giving for one in others)
     spare = {one.number: one.spare for one in (me, *others)}
     idle = {one.number: one.idle for one in (me, *others)}
     return max(_part(me, spare, wanted), _part(me, idle, min(wanted, without)))

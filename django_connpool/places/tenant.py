@@ -14,10 +14,11 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from django_connpool.pool.protocols import Look, Plan
+from django_connpool.pool.sharing import RESTED
 
 from . import policy
 from .ledger import AFTER_GOODBYE, Ledger, Record, Unusable
-from .policy import DEFER, LONG, NEVER, RESTED, TICK, Claim
+from .policy import DEFER, LONG, NEVER, TICK, Claim
 from .terms import Bound, Hold
 
 RING_FIRST = 0.01  # seconds between two rings at first, and at last

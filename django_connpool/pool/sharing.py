@@ -21,9 +21,18 @@ from .slot import GIVEN_UP, IDLE, LOAN, Slot
 
 logger = bursts.logger("sharing")
 
-RESTED = 0.005  # seconds of idleness after which a connection may be given up, to who has none
-SPARE = 0.04  # the same, to anybody
+# Seconds of idleness after which a connection may be given up: to who has none, and to anybody.
+# The last one given back is lent first, so one that was idle for long is needed less often than it
+# costs to open another. The last of a pool stays longer, or two pools would take it in turns.
+RESTED, SPARE = 0.005, 0.04
+RESTED_LAST, SPARE_LAST = 0.04, 0.5
 MOST_WANTED = 8  # connections that a pool says at once that it would open
+
+
+def dispensable(unused: list[float], staying: int, after: float, last_after: float) -> int:
+    """How many have been unused for so long; for longer, if it is the last that a pool has."""
+    number = sum(seconds >= after for seconds in unused)
+    return number - (0 < number == staying and min(unused) < last_after)
 
 
 class Sharing:
@@ -118,9 +127,9 @@ class Sharing:
         unused = [] if line else [now - slot.idle_since for slot in slots.idle]
         unused += [] if line else [now - one.slot.turned_at for one in self._unused(now)]
         return Look(
-            idle=sum(seconds >= RESTED for seconds in unused),
-            spare=sum(seconds >= SPARE for seconds in unused),
-            resting=sum(seconds < SPARE for seconds in unused),
+            idle=dispensable(unused, slots.staying(), RESTED, RESTED_LAST),
+            spare=dispensable(unused, slots.staying(), SPARE, SPARE_LAST),
+            resting=len(unused),
             giving=len(slots.closing),
             waiting=len(line),
             wants=self._wanted() if line else 0,

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.inside import places
+from tests.inside import places, sharing
 
 NEVER = float("inf")
 STEP = 0.005  # seconds of a turn: each pool looks, what is opened is open, what is closed is gone
@@ -128,10 +128,12 @@ class Member:
     def look(self) -> None:
         now, self.most = self.clock.now, self.size
         rested = [] if self.line else [one for one in self.idle if now - one[2] >= 0.005]
+        unused = [now - one[2] for one in rested]
+        staying = self.held - len(self.closing)
         look = places.Look(
-            idle=len(rested),
-            spare=sum(now - one[2] >= 0.04 for one in rested),
-            resting=sum(now - one[2] < 0.04 for one in self.idle),
+            idle=sharing.dispensable(unused, staying, sharing.RESTED, sharing.RESTED_LAST),
+            spare=sharing.dispensable(unused, staying, sharing.SPARE, sharing.SPARE_LAST),
+            resting=len(self.idle),
             giving=len(self.closing),
             waiting=len(self.line),
             wants=self.wanted() if self.line else 0,

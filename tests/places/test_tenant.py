@@ -64,7 +64,37 @@ def test_all_idle_ones_go_to_a_crowd(site: Site) -> None:
     for _ in range(9):
         other.arrive()
     site.turns(0.05)
+    assert (other.held, one.held) == (3, 1)
+    site.turns(0.6)  # the last one stays longer, or two would take it in turns
     assert (other.held, one.held) == (4, 0)
+
+
+def test_the_last_idle_connection_of_a_pool_is_had_within_50_ms_by_who_has_none(
+    site: Site,
+) -> None:
+    members = [site.join() for _ in range(4)]
+    for member in members:
+        fill(member, site, 1)
+    other = site.join()
+    other.arrive()
+    site.turns(0.05)
+    assert other.served == 1
+
+
+def test_who_comes_back_every_few_milliseconds_keeps_its_last_one(site: Site) -> None:
+    """However much somebody else needs it, who has some: nothing is opened and closed in turn."""
+    often, crowd = site.join(), site.join()
+    fill(often, site, 1)
+    for _ in range(200):
+        crowd.arrive()
+    for _ in range(40):
+        site.turns(0.05)
+        often.arrive()
+        site.turns(0.005)
+        while often.busy:
+            often.finish()
+    assert often.served == 41
+    assert often.longest == 0
 
 
 def test_nothing_is_given_up_where_nobody_waits(site: Site) -> None:
