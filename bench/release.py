@@ -169,11 +169,14 @@ class Subject:
 
 @contextmanager
 def pgbouncer(
-    cluster: Cluster, connections: int = CONNECTIONS, patience: int = 120
+    cluster: Cluster,
+    connections: int = CONNECTIONS,
+    patience: int = 120,
+    mode: str = "transaction",
 ) -> Iterator[dict[str, str]]:
     """A PgBouncer in front of the server; where it answers, as Django's settings say it.
 
-    `patience` is for how many seconds a query waits for a connection.
+    `patience` is for how many seconds a query waits for a connection, `mode` its `pool_mode`.
     """
     folder = Path(tempfile.mkdtemp(prefix="pgbouncer-"))
     place = cluster.params()
@@ -187,7 +190,7 @@ def pgbouncer(
         unix_socket_dir = {folder}
         auth_type = trust
         auth_file = {folder}/users
-        pool_mode = transaction
+        pool_mode = {mode}
         default_pool_size = {connections}
         query_wait_timeout = {patience}
         max_client_conn = {2 * THREADS}

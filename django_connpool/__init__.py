@@ -8,6 +8,7 @@ Set `ENGINE` to "django_connpool.backends.postgresql". What can be called from P
 `hold()`: a block with another value of the option `release`.
 `listen()`: what is told by NOTIFY, on one connection for all listeners of the process.
 `pinned()`: a block that keeps one connection.
+`priority()`: a block of work that may take what is reserved, or that is limited.
 `release()`: give this thread's connections back now.
 `released()`: a block without a connection.
 `scope()`: a piece of work that has a name, and gives back at its end.
@@ -19,13 +20,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .borrowing import hold, pinned, release, released, scope, warm
+    from .borrowing import hold, pinned, priority, release, released, scope, warm
     from .connection_pool import ConnectionPool
     from .errors import PoolClosed, PoolTimeout, TooManyRequests
     from .listening import listen
     from .registry import pools
 
-_OF_BORROWING = ("hold", "pinned", "release", "released", "scope", "warm")
+_OF_BORROWING = ("hold", "pinned", "priority", "release", "released", "scope", "warm")
 _OF_THE_POOL = ("ConnectionPool", "PoolClosed", "PoolTimeout", "TooManyRequests")
 
 __all__ = [
@@ -37,6 +38,7 @@ __all__ = [
     "listen",
     "pinned",
     "pools",
+    "priority",
     "release",
     "released",
     "scope",

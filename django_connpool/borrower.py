@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 class Borrower(Protocol):
     alias: str
+    role: str  # of its work, where that has a pool of its own; see places/terms.py
     settings_dict: dict[str, Any]
     foreign_at_first: Mapping[str, Any]  # settings of other packages, when the wrapper was made
     bound_settings: Mapping[str, Any] | None  # as they were when it was bound to its pool

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import wraps
 from threading import get_ident
 from typing import Any, ParamSpec, TypeVar, cast
@@ -12,9 +12,10 @@ from asgiref.sync import iscoroutinefunction, sync_to_async
 from django.db import connections
 from django.db.transaction import TransactionManagementError
 
-from . import holders
+from . import bounds, holders
 from .backends.work import holds_outside_of
 from .connection_pool import ConnectionPool
+from .places.terms import ROLES
 from .process import forks, uwsgi
 from .readers import RELEASES
 from .registry import is_pooled
@@ -234,6 +235,38 @@ def hold(mode: str, using: str | None = None) -> Iterator[None]:
         for wrapper, was in before:
             wrapper.set_mode(was)
             wrapper.release_if_free()
+
+
+@contextmanager
+def priority(role: str, using: str | None = None) -> Iterator[None]:
+    """A block of work that is "admin" or "background", where the options tell these apart.
+
+    "admin" may also take what `reserve` keeps back, "background" at most `background_max`. It
+    begins and ends without a connection, unless an atomic block or `pinned()` keeps one; what
+    those keep stays. Raises ValueError for another role.
+    """
+    if role not in ROLES:
+        raise ValueError(f'priority() takes "admin" or "background", not {role!r}')
+    before = [(wrapper, wrapper.role) for wrapper in _pooled(using)]
+    try:
+        for wrapper, _ in before:
+            _set_role(wrapper, ROLES[role])
+        yield
+    finally:
+        for wrapper, was in before:
+            _set_role(wrapper, was)
+
+
+def in_background() -> AbstractContextManager[None]:
+    """The block that a task of a runner is: "background", if anything is said of such work."""
+    return priority("background") if bounds.limits_background() else nullcontext()
+
+
+def _set_role(wrapper: Any, role: str) -> None:
+    """Have it borrow for such work from now on, where the options tell it from others."""
+    if role != wrapper.role and bounds.have_roles(wrapper.settings_dict):
+        wrapper.end_loan()
+        wrapper.role, wrapper._binding = role, None
 
 
 def _pooled(using: str | None) -> list[Any]:

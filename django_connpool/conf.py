@@ -90,11 +90,20 @@ class PoolOptions:
     credentials: Callable[[dict[str, Any]], Any] | None = None
     credentials_ttl: float = 600.0
     name: str | None = None
+    host_max_size: int | None = None
+    host_required: bool = False
+    budget: str | None = None
+    reserve: int = 0
+    background_max: int | str | None = None
+    label_sessions: bool = False
 
     def pool_kwargs(self) -> dict[str, Any]:
         """Return the keyword arguments of ``ConnectionPool``: all but what the backend does."""
-        backend_only = {"credentials", "credentials_ttl", "max_hold_idle", "release", "round_trips"}
-        backend_only |= SERVERS_LIMITS.keys()
+        backend_only = {
+            *("credentials", "credentials_ttl", "max_hold_idle", "release", "round_trips"),
+            *("host_max_size", "host_required", "budget", "reserve", "background_max"),
+            *("label_sessions", *SERVERS_LIMITS),
+        }
         names = [field.name for field in fields(self) if field.name not in backend_only]
         return {name: getattr(self, name) for name in names}
 
@@ -226,7 +235,7 @@ def _take(given: _Given, values: dict[str, Any]) -> None:
 
 
 def _unknown(given: _Given) -> UnknownOption:
-    near = difflib.get_close_matches(given.option.lower(), sorted(READERS), n=1)
+    near = difflib.get_close_matches(given.option.lower().removeprefix(PREFIX), READERS, n=1)
     hint = f"The options are: {', '.join(sorted(READERS))}."
     if near:
         spelling = given.key.removesuffix(given.option) + near[0]
@@ -249,4 +258,23 @@ def _settle_sizes(values: dict[str, Any]) -> list[ImpossibleValue]:
     elif largest < smallest:
         message = f"Pool option 'max_size' cannot be {largest}: 'min_size' is {smallest}."
         return [ImpossibleValue(message, "Raise 'max_size' or lower 'min_size'.")]
+    return _check_shared(values)
+
+
+def _check_shared(values: dict[str, Any]) -> list[ImpossibleValue]:
+    """What is wrong with the options of bounds that are shared."""
+    budget, reserve = values.get("budget"), values.get("reserve", 0)
+    if budget is not None:
+        own = [name for name in ("host_max_size", "reserve", "background_max") if values.get(name)]
+        return [
+            ImpossibleValue(
+                f"Pool option {name!r} cannot be given beside 'budget'.",
+                f'Write it into CONNPOOL_BUDGETS["{budget}"].',
+            )
+            for name in own
+        ]
+    most = values.get("host_max_size") or values["max_size"]
+    if reserve >= most:
+        message = f"Pool option 'reserve' cannot be {reserve}: there are only {most} connections."
+        return [ImpossibleValue(message, f"It may be {most - 1} at most.")]
     return []

@@ -25,7 +25,8 @@ from .pool.limits import Limits
 from .pool.locking import LOCKED_AFTER
 from .pool.offers import Watch
 from .pool.pool import Pool
-from .pool.protocols import Errors, Events
+from .pool.protocols import Errors, Events, Places
+from .pool.sharing import Sharing
 from .pool.upkeep import Upkeep
 from .process import ending
 from .process.background import NEVER, background
@@ -95,6 +96,7 @@ class ConnectionPool(Pool, Generic[CT]):
     `behind`: "pgbouncer" for a pooler before the server that lends a session for one transaction;
     "server" for none; "auto" looks and says so in the log. See session/pooler.py.
     `events`: who hears of waits, leaks, closings and outages: see pool/protocols.py.
+    `places`: its part of bounds that it shares with other pools: see pool/protocols.py.
 
     `locked_after`: how long nothing moves before it is looked whether all of those for whom
     `describe` knows a name wait for each other, which is told at once.
@@ -155,6 +157,7 @@ class ConnectionPool(Pool, Generic[CT]):
         describe: Callable[[], object] | None = None,
         events: Events | None = None,
         behind: str = AUTO,
+        places: Places | None = None,
     ) -> None:
         name = name or f"pool-{next(_numbers)}"
         self.close_returns = close_returns
@@ -197,6 +200,10 @@ class ConnectionPool(Pool, Generic[CT]):
         core.ticket = background.join(upkeep)
         watch = Watch(core, crew)
         watch.ticket = background.join(watch, lasts=False)
+        if places is not None:
+            core.sharing = sharing = Sharing(core, crew, places)
+            sharing.ticket = background.join(sharing, lasts=False)
+            places.attach(sharing.come)
         super().__init__(core, crew, upkeep, watch)
         self._control = Control(core, crew)
         ending.enrol(self._control)

@@ -105,6 +105,7 @@ def key(wrapper: Any) -> tuple[Any, ...]:
         settings.USE_TZ,
         zone,
         chosen(wrapper.settings_dict, first, type(wrapper)),
+        wrapper.role,
     )
 
 

@@ -90,6 +90,28 @@ def _share(value: Any) -> float:
     return share
 
 
+def _background(value: Any) -> int | str:
+    """Read the most that background work may have: a number, or a share such as "60%"."""
+    text = str(value).strip() if isinstance(value, (int, str)) else ""
+    share = text.removesuffix("%").strip()
+    if share.isascii() and share.isdigit() and not isinstance(value, bool) and int(share) >= 1:
+        if not text.endswith("%"):
+            return int(share)
+        if int(share) <= 100:
+            return f"{int(share)}%"
+    raise ValueError('It must be a whole number, 1 or more, or a share such as "60%".')
+
+
+def background_most(value: Any, of: int) -> int | None:
+    """How many of so many connections that is, at least one. Raises ValueError."""
+    if value is None:
+        return None
+    most = _background(value)
+    if isinstance(most, str):
+        return max(1, of * int(most.removesuffix("%")) // 100)
+    return min(most, of)
+
+
 def _text(value: Any) -> str | None:
     # An int too: the readers of database URLs turn digits into one.
     if isinstance(value, bool) or not isinstance(value, (str, int)):
@@ -227,4 +249,10 @@ READERS: dict[str, Reader] = {
     "credentials": _or_none(_credentials),
     "credentials_ttl": _seconds,
     "name": _or_none(_text),
+    "host_max_size": _or_none(_count(1)),
+    "host_required": _switch,
+    "budget": _or_none(_text),
+    "reserve": _count(0),
+    "background_max": _or_none(_background),
+    "label_sessions": _switch,
 }

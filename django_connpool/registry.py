@@ -11,7 +11,7 @@ from weakref import WeakSet
 
 from django.db import connections
 
-from . import conf, identity, runners, scopes, signals
+from . import bounds, conf, identity, runners, scopes, signals
 from .borrower import Borrower
 from .connection_pool import PING_AFTER, ConnectionPool
 from .pool.locking import LOCKED_AFTER
@@ -46,7 +46,10 @@ class Binding:
 
     def _make_pool(self, wrapper: Borrower) -> ConnectionPool[Any]:
         arguments = self.options.pool_kwargs()
-        arguments["name"] = arguments["name"] or wrapper.alias
+        arguments["name"] = name = arguments["name"] or wrapper.alias
+        if wrapper.role:
+            arguments["name"] = f"{name} ({wrapper.role})"
+            arguments["min_size"] = 0
         health_checks = self.settings.get("CONN_HEALTH_CHECKS")
         return ConnectionPool(
             connection_class=cast(Any, wrapper.opener(self.settings, self.options)),
@@ -59,6 +62,7 @@ class Binding:
             ping_after=PING_AFTER_WITH_HEALTH_CHECKS if health_checks else PING_AFTER,
             describe=scopes.current.get,
             events=signals.Events(),
+            places=bounds.tenant(self.settings, self.options, self.key[:4], name, wrapper.role),
             **arguments,
         )
 

@@ -8,11 +8,11 @@ from types import CodeType
 from typing import Any
 
 from django.conf import settings
-from django.core.checks import CheckMessage, Error, Warning
+from django.core.checks import CheckMessage, Error, Info, Warning
 from django.core.exceptions import ImproperlyConfigured
 from django.db import connections
 
-from django_connpool import conf, deployment
+from django_connpool import bounds, conf, deployment
 from django_connpool.conf import PoolOptions
 from django_connpool.readers import AUTO, PGBOUNCER
 
@@ -43,6 +43,7 @@ def of_settings(entries: Entries) -> Iterator[CheckMessage]:
         yield from _check_timeout(_name(alias), options, limit)
         if options.behind == PGBOUNCER:
             yield from _check_behind_pooler(_name(alias), entry, options)
+    yield from _check_bounds(entries)
     yield from _check_streaming(entries)
     yield from _check_thresholds()
     yield from _check_token()
@@ -168,6 +169,41 @@ def _check_pooler(alias: str) -> Iterator[CheckMessage]:
             obj=_name(alias),
             id="django_connpool.W034",
         )
+
+
+def _check_bounds(entries: Entries) -> Iterator[CheckMessage]:
+    """What is wrong with bounds that are shared, by processes and by aliases."""
+    of_host = []
+    for alias, entry in entries.items():
+        options = _options(entry)
+        if options is None:
+            continue
+        try:
+            budget = bounds.of_options(options)
+        except ImproperlyConfigured as error:
+            yield Error(str(error), obj=_name(alias), id="django_connpool.E006")
+            continue
+        if budget is not None and budget.host_max_size is not None:
+            of_host.append(alias)
+            yield from _check_place(alias, options)
+    if of_host and bounds.is_in_container() and not bounds.is_place_chosen():
+        yield Info(
+            "This is a container: 'host_max_size' counts the processes inside it alone.",
+            hint="For one bound over several containers of a host give them a folder that they "
+            "share, and its path as CONNPOOL_HOST_DIR.",
+            obj=", ".join(map(_name, of_host)),
+            id="django_connpool.W017",
+        )
+
+
+def _check_place(alias: str, options: PoolOptions) -> Iterator[CheckMessage]:
+    why = bounds.why_unusable()
+    if why and options.host_required:
+        text = f"The bound for the host cannot be kept, so nothing will be opened: {why}."
+        yield Error(text, obj=_name(alias), id="django_connpool.E007")
+    elif why:
+        text = f"The bound for the host cannot be kept, only 'max_size' will be: {why}."
+        yield Warning(text, obj=_name(alias), id="django_connpool.W016")
 
 
 def _check_health_checks(

@@ -5,12 +5,13 @@ Whatever backend runs them, in a thread or a process of its own, sends these sig
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from importlib import import_module
 from typing import Any
 
-from .borrowing import scope
+from .borrowing import in_background, scope
 
-_running: dict[str, scope] = {}  # by the id of the task's result
+_running: dict[str, ExitStack] = {}  # by the id of the task's result
 
 
 def connect(package: str = "django.tasks") -> None:
@@ -21,8 +22,9 @@ def connect(package: str = "django.tasks") -> None:
 
 
 def _begin(task_result: Any, **kwargs: Any) -> None:
-    work = _running[task_result.id] = scope(f"{task_result.task.module_path}[{task_result.id}]")
-    work.__enter__()
+    work = _running[task_result.id] = ExitStack()
+    work.enter_context(scope(f"{task_result.task.module_path}[{task_result.id}]"))
+    work.enter_context(in_background())
 
 
 def _end(task_result: Any, **kwargs: Any) -> None:

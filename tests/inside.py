@@ -9,6 +9,7 @@ says what is meant, so that whoever rebuilds the package changes this file and n
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -19,6 +20,10 @@ from unittest import mock
 
 # Also, for the tests of one part of the pool each, what that is made of.
 from django_connpool import connection_pool
+from django_connpool.places import folder, ledger  # noqa: F401
+from django_connpool.places import policy as rules  # noqa: F401
+from django_connpool.places import table as tables  # noqa: F401
+from django_connpool.places import tenant as places  # noqa: F401
 from django_connpool.pool import (  # noqa: F401
     checking,
     core,
@@ -28,6 +33,7 @@ from django_connpool.pool import (  # noqa: F401
     locking,
     offers,
     outage,
+    sharing,
     slot,
 )
 from django_connpool.pool import pool as pool_module
@@ -1358,3 +1364,17 @@ def is_leaving_channels() -> bool:
     """Whether a connection waits for the answer to an UNLISTEN."""
     held = [hub._channels for hub in listening_sockets()]
     return any(one._asked not in (None, one.told) for one in held)
+
+
+# -- Bounds that are shared -----------------------------------------------------------------
+
+
+def die(member: ledger.Ledger) -> None:
+    """Have its locks go as the kernel does when a process ends; `forget` may still be called."""
+    os.close(member._fd)
+    member._fd = os.open(os.devnull, os.O_RDONLY)
+
+
+def sharing_of(pool: Any) -> Any:
+    """What a pool asks for places; None for one that shares no bound."""
+    return pool._core.sharing

@@ -130,6 +130,12 @@ def test_defaults() -> None:
         "credentials": None,
         "credentials_ttl": 600.0,
         "name": None,
+        "host_max_size": None,
+        "host_required": False,
+        "budget": None,
+        "reserve": 0,
+        "background_max": None,
+        "label_sessions": False,
     }
 
 
@@ -151,13 +157,19 @@ def test_pool_kwargs_are_arguments_of_the_pool() -> None:
     assert kwargs["name"] == "shop"
     assert kwargs.keys() <= inspect.signature(ConnectionPool).parameters.keys()
     assert conf.READERS.keys() - kwargs.keys() == {
+        "background_max",
+        "budget",
         "command_timeout",
         "credentials",
         "credentials_ttl",
         "idle_in_transaction_timeout",
         "lock_timeout",
+        "host_max_size",
+        "host_required",
+        "label_sessions",
         "max_hold_idle",
         "release",
+        "reserve",
         "round_trips",
         "transaction_timeout",
     }
@@ -545,3 +557,32 @@ def test_options_with_meaning_are_not_ignored() -> None:
     assert conf.ignored(nested(max_size=5, num_workers=3)) == (
         ("num_workers", conf.WITHOUT_MEANING["num_workers"]),
     )
+
+
+# Bounds that are shared
+
+
+@pytest.mark.parametrize(("given", "means"), [(3, 3), ("3", 3), ("60%", "60%"), ("60 %", "60%")])
+def test_background_work_has_a_number_or_a_share(given: Any, means: Any) -> None:
+    assert read("background_max", given) == means
+
+
+@pytest.mark.parametrize("given", [0, -1, "0%", "101%", "half", 0.5, True, "%"], ids=repr)
+def test_what_background_work_may_have_is_no_other_thing(given: Any) -> None:
+    with pytest.raises(ImpossibleValue, match="a share such as"):
+        read("background_max", given)
+
+
+def test_something_is_left_for_usual_work() -> None:
+    assert parse(nested(max_size=5, reserve=4))
+    with pytest.raises(ImpossibleValue, match="It may be 4 at most"):
+        parse(nested(max_size=5, reserve=5))
+    assert parse(nested(max_size=5, host_max_size=12, reserve=5))
+    with pytest.raises(ImpossibleValue, match="'reserve' cannot be 12: there are only 12"):
+        parse(nested(max_size=5, host_max_size=12, reserve=12))
+
+
+@pytest.mark.parametrize("option", ["host_max_size", "reserve", "background_max"])
+def test_a_budget_has_its_own_terms(option: str) -> None:
+    with pytest.raises(ImpossibleValue, match=r'Write it into CONNPOOL_BUDGETS\["main"\]'):
+        parse(nested(budget="main", **{option: 1}))

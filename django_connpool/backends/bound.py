@@ -28,6 +28,7 @@ class Bound(_Base):
     is_missed = False  # when it is collected, the registry looks which pools are still wanted
     foreign_at_first: Mapping[str, Any]  # settings of other packages, when this was made
     bound_settings: Mapping[str, Any] | None = None  # as they were at the time of binding
+    role = ""  # of the work it is used for; see places/terms.py
     _binding: registry.Binding | None = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 from collections.abc import Mapping
 from functools import partial
 from types import MethodType
@@ -53,6 +55,13 @@ class _Driver:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._module, name)
+
+
+def _label(alias: str) -> str:
+    """Whose session it is, for the server's lists: host/pid/alias, of which it keeps 63 bytes."""
+    end = f"/{os.getpid()}/{alias}".encode()[:48]
+    host = socket.gethostname().partition(".")[0].encode()
+    return (host[: 63 - len(end)] + end).decode(errors="ignore")
 
 
 class Opener:
@@ -146,6 +155,9 @@ class Opener:
 
     def _parameters(self, wrapper: Any) -> dict[str, Any]:
         asked = wrapper.get_connection_params()
+        named = asked.get("application_name") or os.environ.get("PGAPPNAME")
+        if self.options.label_sessions and not named:
+            asked["application_name"] = _label(self.alias)
         # PgBouncer refuses them.
         limits = {} if self.options.behind == PGBOUNCER else self.options.servers_limits()
         return completed("", asked, connect_timeout=CONNECT_TIMEOUT, limits=limits)

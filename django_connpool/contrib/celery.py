@@ -1,11 +1,12 @@
 """For Celery workers: a task gives back what it borrowed, and the pool outlives it.
 
 Imported by itself where Celery is: see runners.py. Each task becomes a scope under its name, and
-a child of the prefork pool says goodbye to the server when it ends.
+background work; a child of the prefork pool says goodbye to the server when it ends.
 """
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import Any
 
 from celery import signals
@@ -14,12 +15,12 @@ from django_connpool.process import ending
 
 
 def _begin(task: Any, task_id: str, **kwargs: Any) -> None:
-    from django_connpool import scope
+    from django_connpool.borrowing import in_background, scope
 
-    work = scope(f"{task.name}[{task_id}]")
     # Celery pushes and pops a request for each task, also for those that call each other.
-    task.request.connpool_scope = work
-    work.__enter__()
+    task.request.connpool_scope = work = ExitStack()
+    work.enter_context(scope(f"{task.name}[{task_id}]"))
+    work.enter_context(in_background())
 
 
 def _end(task: Any, **kwargs: Any) -> None:

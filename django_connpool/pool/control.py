@@ -96,7 +96,7 @@ class Control:
         limits.check_sizes(min_size, max_size)
 
         def act(core: Core) -> None:
-            limits.min_size, limits.max_size = min_size, max_size
+            limits.min_size, limits.max_size, limits.most = min_size, max_size, max_size
             _shrink(core, max_size)
             tell_if_full(core)
 
@@ -177,6 +177,8 @@ class Control:
         core = self._core
         slots, was_open, suspended = list(core.slots.all), not core.closed, core.suspended
         core.start_empty()
+        if core.sharing is not None:
+            core.sharing.forget()
         core.opener.forget()
         self._crew.forget()
         core.closed, core.suspended = not was_open, suspended
@@ -239,7 +241,7 @@ def _close(core: Core) -> None:
     core.serving = core.suspended = False
     core.bring_in()
     text = f"pool {core.name!r} was closed while waiting"
-    core.refuse_all(lambda: core.errors.closed(text))
+    core.line.refuse_all(lambda: core.errors.closed(text))
     end_waits(core)
     core.dismiss_if_done()
     core.slots.retire_all(POOL_CLOSED)

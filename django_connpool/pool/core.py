@@ -36,11 +36,12 @@ from .limits import Limits
 from .line import Line
 from .news import News
 from .outage import Outage
-from .protocols import Errors, Opener
+from .protocols import Errors, Opener, Sharing
 from .slot import (
     CONDEMNED,
     DRAINED,
     EXPIRED,
+    GIVEN_UP,
     HANDED,
     IDLE,
     LOAN,
@@ -71,8 +72,8 @@ class Core:
         *("__weakref__", "clock", "closed", "deadline", "describe", "errors", "full", "generation"),
         *("grew_at", "history", "inbox", "is_inside", "keep_min", "last_error", "limits", "line"),
         *("line_since", "lock", "mean_connect", "moved_at", "name", "news", "opened", "opener"),
-        *("outage", "parked", "paused_until", "ref", "serving", "slots", "stats", "suspended"),
-        *("ticket", "warmed", "warnings", "winding_up"),
+        *("outage", "parked", "paused_until", "ref", "serving", "sharing", "slots", "stats"),
+        *("suspended", "ticket", "warmed", "warnings", "winding_up"),
     )
 
     ticket: Ticket  # of the background thread
@@ -95,8 +96,8 @@ class Core:
         self.describe = describe  # called at each borrow: what it is for
         self.news = News()
         self.keep_min = keep_min  # `min_size` is opened and kept, not only not closed
-        self.warmed = False  # and that because `warm` was called
-        self.opened = False  # ever
+        self.warmed = self.opened = False  # that because `warm` was called; ever
+        self.sharing: Sharing | None = None  # where it shares a bound with others
         self.start_empty()
 
     def start_empty(self) -> None:
@@ -222,7 +223,7 @@ class Core:
                 waiter = line.first()
         if (
             now >= slot.retire_at
-            or len(slots.all) > limits.max_size + len(slots.closing)
+            or len(slots.all) > limits.most + len(slots.closing)
             or (self.winding_up and waiter is None)
         ):
             slots.retire(slot, self._reason_to_close(slot))
@@ -245,6 +246,8 @@ class Core:
     def _reason_to_close(self, slot: Slot) -> str:
         if self.winding_up:
             return POOL_CLOSED
+        if slot.reason or self.limits.most < self.limits.max_size:
+            return GIVEN_UP
         if slot.generation != self.generation:
             return DRAINED
         return EXPIRED if self.clock() >= slot.retire_at else SURPLUS
@@ -289,12 +292,6 @@ class Core:
         """
         self.bring_in()
         self.slots.retire_all(CONDEMNED)
-
-    def refuse_all(self, error: Callable[[], BaseException]) -> None:
-        """Under the lock: nobody in line is served any more."""
-        for waiter in list(self.line):
-            waiter.error = error()
-            self.line.let_go(waiter)
 
     # -- What interrupts and dead borrowers leave -----------------------------------------
 
@@ -389,7 +386,9 @@ class Core:
         self.slots.retire_all(reason)
 
     def dismiss_if_done(self) -> None:
-        """Under the lock: a closed pool that is empty needs nobody any more."""
+        """Under the lock: what is gone has no place; a closed pool that is empty needs nobody."""
+        if self.sharing is not None:
+            self.sharing.keep()
         if self.closed and not self.slots.all:
             self.ticket.leave()
 

@@ -155,6 +155,8 @@ class Crew:
             if not self.should_open():
                 return []
             slot = Slot(core.ref, core.generation)
+            if core.sharing is not None and not core.sharing.take(slot):
+                return []
             slot.job = job
             slot.opened_at = core.clock()
             slots.begin_opening(slot)
@@ -198,11 +200,16 @@ class Crew:
 
         `coming`: beside those under way, attempts that are about to begin.
         """
+        sharing = self.core.sharing
+        return self.would_open(coming) and (sharing is None or sharing.may_open(coming))
+
+    def would_open(self, coming: int) -> bool:
+        """Under the lock: the same, whatever others have of a bound that it shares with them."""
         core, slots = self.core, self.core.slots
         if (
             core.closed
             or core.suspended
-            or len(slots) + coming >= core.limits.max_size
+            or len(slots) + coming >= core.limits.most
             or len(slots.opening) + coming >= core.limits.max_connecting
         ):
             return False
@@ -333,8 +340,8 @@ class Crew:
         core = self.core
         goodbyes = [(slot, self._say_goodbye(slot)) for slot in slots]
         for slot, interrupt in goodbyes:
-            slot.session.await_end(deadline - core.clock(), interrupt)
-            self._free(slot)
+            has_ended = slot.session.await_end(deadline - core.clock(), interrupt)
+            self._free(slot, has_ended)
         self.tell()
 
     def say_goodbye_for_borrower(self, slot: Slot) -> None:
@@ -356,9 +363,11 @@ class Crew:
         text, core = "%s: closing a connection failed: %s", self.core
         sessions_logger.info(text, core.name, one_line(error), extra=core.numbers())
 
-    def _free(self, slot: Slot) -> None:
+    def _free(self, slot: Slot, has_ended: bool) -> None:
         core = self.core
         with core.lock:
+            if core.sharing is not None and not has_ended:
+                core.sharing.doubt(slot)
             core.slots.forget(slot)
             core.stats.count_again((slot,))
             core.stats.closed_for(slot.reason)

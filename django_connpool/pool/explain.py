@@ -66,6 +66,15 @@ def given_back(slot: Slot, left: str, in_transaction: bool) -> tuple[str, ...]:
     )
 
 
+def _bound(bound: dict[str, Any]) -> str:
+    """Who has the places of a bound that is shared."""
+    theirs = sum(other["held"] for other in bound["others"])
+    return (
+        f" It waits for a place of {bound['name']}: of {bound['most']} it has {bound['held']}, "
+        f"{theirs} are with other pools, {bound['reserve']} are reserved for priority work."
+    )
+
+
 def timeout(snapshot: dict[str, Any], waited: float) -> str:
     """Tell why no connection became free in `waited` seconds, from the pool's snapshot."""
     text = (
@@ -82,6 +91,8 @@ def timeout(snapshot: dict[str, Any], waited: float) -> str:
         text += " This thread holds one of them itself, and waits for another."
     if snapshot["last_error"]:
         text += f" Connecting last failed with: {snapshot['last_error']}."
+    elif full := [bound for bound in snapshot["bounds"] if bound["waits"]]:
+        text += "".join(map(_bound, full))
     elif snapshot["in_use"] >= snapshot["max_size"]:
         text += " Give connections back sooner, or raise max_size."
     if uwsgi.stands_still():

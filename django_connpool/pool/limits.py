@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass
@@ -33,11 +33,15 @@ class Limits:
     has_reset: bool  # the same
     strict: bool
     has_offers: bool  # borrowers let others take what they do not use; see offers.py
+    # What comes back beyond these is closed: `max_size`, or one less than there are, while another
+    # pool needs one that this one uses; see sharing.py.
+    most: int = field(init=False)
 
     def __post_init__(self) -> None:
         # Whether there is nothing to do between two loans of a connection: see parking.py.
         self.parks = not (self.max_uses or self.asks_each or self.has_reset)
         self.check_sizes(self.min_size, self.max_size)
+        self.most = self.max_size
         for name in (
             *("max_waiting", "max_uses", "leak_after", "reconnect_timeout", "outage_patience"),
         ):

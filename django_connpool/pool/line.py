@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 from itertools import takewhile
 from threading import TIMEOUT_MAX
@@ -83,6 +84,12 @@ class Line(deque[Waiter]):
         # In this order: after an interrupt it is in line and found again, or awake and leaves.
         waiter.wake()
         self.leave(waiter)
+
+    def refuse_all(self, error: Callable[[], BaseException]) -> None:
+        """Nobody in it is served any more."""
+        for waiter in list(self):
+            waiter.error = error()
+            self.let_go(waiter)
 
     def audit(self) -> None:
         """After an interrupt: nobody stands in line who is served, or has gone."""

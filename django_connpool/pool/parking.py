@@ -36,7 +36,14 @@ class Parking:
         The loan has ended then, which is noted by whoever begins the next.
         """
         core = self._core
-        if core.line or core.inbox or not core.limits.parks or not offer.slot.session.can_stay():
+        limits = core.limits
+        if (
+            core.line
+            or core.inbox
+            or not limits.parks
+            or limits.most < limits.max_size  # others wait for a part of a bound
+            or not offer.slot.session.can_stay()
+        ):
             return False
         offer.parked_at = now = core.clock()
         core.parked = True

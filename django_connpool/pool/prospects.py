@@ -83,7 +83,7 @@ def judge(core: Core, answered: bool = False) -> None:
     now = core.clock()
     # An attempt that hangs is no answer to wait for either.
     if waiting_cannot_help(core) and (answered or now < outage.retry_at or core.slots.opening):
-        core.refuse_all(lambda: again(outage.error))
+        core.line.refuse_all(lambda: again(outage.error))
     if core.line and outage.is_young(now):
         core.schedule(outage.since + outage.patience)
     if now < outage.retry_at:

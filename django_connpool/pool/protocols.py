@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections import deque
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 Interrupt: TypeAlias = Callable[[float], None]  # is given a deadline of the monotonic clock
@@ -102,8 +103,8 @@ class Session(Protocol):
     def say_goodbye_for_borrower(self) -> None:
         """Close it in the stead of its borrower, unless he uses it."""
 
-    def await_end(self, seconds: float, interrupt: Interrupt | None = None) -> None:
-        """Wait, at most so long, until the server has let go of it."""
+    def await_end(self, seconds: float, interrupt: Interrupt | None = None) -> bool:
+        """Wait, at most so long, until the server has let go of it; say whether it has."""
 
     def bury(self, grave: Any) -> None:
         """In a forked child: make it harmless."""
@@ -127,6 +128,92 @@ class Opener(Protocol):
 
     def forget(self) -> None:
         """In a forked child: start anew."""
+
+
+class Look(NamedTuple):
+    """What there is in a pool that shares a bound with others, at a moment."""
+
+    idle: int  # connections that could be given up at once, to who has none
+    spare: int  # of these, such that could be given up to anybody
+    resting: int  # others that nobody uses, and soon could
+    giving: int  # that are being closed
+    waiting: int  # borrowers in line
+    wants: int  # connections that it would open now
+    since: float  # when the first in line came
+
+
+class Plan(NamedTuple):
+    """What such a pool is to do."""
+
+    gives: int  # so many idle connections to close
+    parts: bool  # and the next one that comes back
+    beyond: frozenset[int]  # places that are no more, whose connections are to be closed
+    has_place: bool  # to open a connection, for there is a place
+    again: float  # when to come again
+
+
+class Places(Protocol):
+    """A pool's part of the bounds that it shares. `django_connpool.places` has the one there is.
+
+    The pool's lock is held; nothing blocks.
+    """
+
+    complaints: deque[tuple[Any, ...]]  # texts to log, with their arguments
+
+    def attach(self, ring: Callable[[], None]) -> None:
+        """`ring` has `tick` called soon; it takes no lock."""
+
+    def may_open(self, coming: int) -> bool:
+        """Whether to ask for a place, beside so many that are asked for."""
+
+    def take(self, now: float) -> int | None:
+        """A place for one more connection; None when there is none now, and `tick` will tell."""
+
+    def keep(self, held: Collection[int], now: float) -> None:
+        """Only these of its places are used any more."""
+
+    def doubt(self, place: int) -> None:
+        """The server may not have let go of the connection in it yet."""
+
+    def tick(self, look: Look, now: float) -> Plan:
+        """Tell the others what there is, look what they say, and decide what to do."""
+
+    def bells(self) -> list[Any]:
+        """Sockets that become readable when `tick` is wanted."""
+
+    def silence(self) -> None:
+        """Read what rang."""
+
+    def leave(self, now: float) -> None:
+        """The pool is closed and empty."""
+
+    def forget(self) -> None:
+        """In a forked child: the places are the parent's."""
+
+    def seen(self, now: float) -> list[dict[str, Any]]:
+        """Each bound, and who has how much of it."""
+
+
+class Sharing(Protocol):
+    """How a pool asks for places: see sharing.py. Under the pool's lock."""
+
+    def may_open(self, coming: int) -> bool:
+        """Whether it is worth the while to ask for one, beside so many attempts to come."""
+
+    def take(self, slot: Any) -> bool:
+        """Give a slot that is about to be opened its place; False when there is none now."""
+
+    def keep(self) -> None:
+        """Give back the places of slots that are gone."""
+
+    def doubt(self, slot: Any) -> None:
+        """It is not known that the server has let go of this one."""
+
+    def forget(self) -> None:
+        """In a forked child."""
+
+    def seen(self) -> list[dict[str, Any]]:
+        """Each bound, and who has how much of it."""
 
 
 class Events(Protocol):

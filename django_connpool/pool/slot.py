@@ -34,8 +34,10 @@ UNUSABLE = "unusable"
 RECLAIMED = "reclaimed"
 UNCLEAN = "unclean"
 POOL_CLOSED = "pool closed"
+GIVEN_UP = "given up"  # to another pool, with which it shares a bound
 REASONS = (
     *(LOST, EXPIRED, SURPLUS, CONDEMNED, DRAINED, UNUSABLE, RECLAIMED, UNCLEAN, POOL_CLOSED),
+    GIVEN_UP,
 )
 
 # Why a loan goes on that somebody is ending in its borrower's stead; see offers.py. He does so
@@ -102,6 +104,7 @@ class Slot:
         "opened_at",
         "patience",
         "pinned",
+        "place",
         "reason",
         "reported",
         "retire_at",
@@ -129,6 +132,7 @@ class Slot:
         self.idle_since = 0.0
         self.uses = 0
         self.reason = ""  # why it is being closed
+        self.place: int | None = None  # of a bound that is shared with others; see sharing.py
         self.job: Job | None = None  # of the worker that opens or closes it
         self.waiter: Waiter | None = None  # the one it is being handed to
         self.loan = 0  # its number: another for each

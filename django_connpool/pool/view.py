@@ -41,6 +41,7 @@ def numbers(core: Core, now: float) -> dict[str, Any]:
         "outage": _outage(core.outage, now) if core.outage is not None else None,
         "dead_holders": sum(slot.is_left_behind for slot in core.slots.all),
         "stats": core.stats.as_dict(),
+        "bounds": core.sharing.seen() if core.sharing is not None else [],
     }
 
 

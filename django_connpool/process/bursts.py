@@ -20,7 +20,7 @@ from .background import NEVER, background
 POOL = "django_connpool.pool"
 LOGGERS = (
     *(f"{POOL}.{concern}" for concern in ("background", "connecting", "loans", "overload")),
-    f"{POOL}.sessions",
+    *(f"{POOL}.sessions", f"{POOL}.sharing"),
     "django_connpool.signals",
 )
 SECONDS = 10.0  # of a burst; one that lasts longer is told of every so many

@@ -83,8 +83,8 @@ def _cancel(request: Any, deadline: float) -> None:
 
 def await_end(
     end: End | None, timeout: float = CLOSE_TIMEOUT, interrupt: Interrupt | None = None
-) -> None:
-    """Wait, at most `timeout` seconds, until the backend behind `end` has exited.
+) -> bool:
+    """Wait, at most `timeout` seconds, until the backend behind `end` has exited; say whether.
 
     A busy backend reads our goodbye only when its statement ends, and a request to cancel
     that comes before the statement has begun is lost: so it is sent until it works.
@@ -95,8 +95,11 @@ def await_end(
             if interrupt is not None:
                 with suppress(Error):
                     interrupt(deadline)
-            if end is None or _ends(end, min(deadline, now + AGAIN) if interrupt else deadline):
-                return
+            if end is None:
+                return False
+            if _ends(end, min(deadline, now + AGAIN) if interrupt else deadline):
+                return True
+    return False
 
 
 def _ends(end: End, deadline: float) -> bool:

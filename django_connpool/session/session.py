@@ -293,9 +293,9 @@ class Session(Wire):
         finally:
             conn.lock.release()
 
-    def await_end(self, seconds: float, interrupt: Interrupt | None = None) -> None:
+    def await_end(self, seconds: float, interrupt: Interrupt | None = None) -> bool:
         """Wait, at most so long, until the server has let go of it."""
-        await_end(self._end, seconds, interrupt)
+        return await_end(self._end, seconds, interrupt)
 
     def bury(self, grave: Any) -> None:
         """In a forked child: make it harmless without a byte to the server."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from django_connpool.status import sides
 from django_connpool.status.activity import Activity
-from django_connpool.status.document import Pool
+from django_connpool.status.document import Bound, Pool
 from django_connpool.status.report import Report
 from django_connpool.status.text import clean, plural
 
@@ -33,18 +33,25 @@ class Demand:
     borrows: int
     slow: int  # borrowers that waited for longer than SLOW
     timeouts: int
+    hosts: int
+    bound: int  # for all pools of a host together; 0 if there is none
 
     @classmethod
-    def of(cls, pools: Sequence[Pool]) -> Demand:
+    def of(cls, pools: Sequence[Pool], hosts: int = 1) -> Demand:
         stats = [pool["stats"] for pool in pools]
+        most = sum(pool["max_size"] for pool in pools)
+        bounds = [one["most"] for pool in pools if (one := _of_host(pool)) is not None]
+        bound = min(bounds) if len(bounds) == len(pools) else 0
         return cls(
             pools=len(pools),
-            most=sum(pool["max_size"] for pool in pools),
+            most=min(most, bound * hosts) if bound else most,
             largest=max(pool["max_size"] for pool in pools),
             peak=max(pool.get("peak", pool["in_use"]) for pool in pools),
             borrows=sum(one.get("requests_num", 0) for one in stats),
             slow=sum(_slow(pool["histograms"]["wait"]["buckets"]) for pool in pools),
             timeouts=sum(one.get("requests_timeouts", 0) for one in stats),
+            hosts=hosts,
+            bound=bound,
         )
 
 
@@ -61,7 +68,8 @@ def _advise(report: Report, alias: str) -> str:
     mine = [pool for pool in pools if alias in pool["aliases"]]
     if not mine:
         return f"{alias}: no running process has a pool of it, so there is nothing to go by"
-    demand = Demand.of(mine)
+    hosts = {p["host"] for p in report.processes if any(pool in mine for pool in p["pools"])}
+    demand = Demand.of(mine, len(hosts))
     # Two processes of two projects may mean different servers by an alias; one of `--database`
     # is alone here.
     same = next(names for names in sides.servers(report) if alias in names)
@@ -69,6 +77,12 @@ def _advise(report: Report, alias: str) -> str:
     room = _room(report, same, answer, sum(pool["max_size"] for pool in beside))
     what_to_do = " ".join(_sentences(alias, demand, room))
     return f"{alias}: {_count(demand)}; {room.reason}. {_seen(demand)}. {what_to_do}"
+
+
+def _of_host(pool: Pool) -> Bound | None:
+    """What it shares with the other processes of its host."""
+    bounds = pool.get("bounds") or []
+    return next((one for one in bounds if one["of_host"] and one["kept"]), None)
 
 
 def _slow(buckets: dict[str, int]) -> int:
@@ -102,6 +116,10 @@ def _room(report: Report, same: Sequence[str], found: Activity, beside: int) -> 
 
 
 def _count(demand: Demand) -> str:
+    if demand.bound:
+        where = f" on each of {demand.hosts} hosts" if demand.hosts > 1 else ""
+        shared = f"a host_max_size of {demand.bound}{where} = {demand.most} at most"
+        return f"{plural(demand.pools, 'pool')} x max_size {demand.largest}, with {shared}"
     if demand.most == demand.pools * demand.largest:
         return f"{plural(demand.pools, 'pool')} x max_size {demand.largest} = {demand.most} at most"
     return f"{plural(demand.pools, 'pool')} of up to {demand.largest}, {demand.most} at most"
@@ -116,6 +134,9 @@ def _seen(demand: Demand) -> str:
 
 def _sentences(alias: str, demand: Demand, room: Room) -> Iterator[str]:
     """What to do."""
+    if demand.bound:
+        yield from _sentences_of_host(alias, demand, room)
+        return
     each = room.size // demand.pools
     if each < 1:
         lacking = demand.pools - room.size
@@ -136,3 +157,23 @@ def _sentences(alias: str, demand: Demand, room: Room) -> Iterator[str]:
     if demand.peak > size:
         lacking = demand.pools * demand.peak - room.size
         yield f"For all {demand.peak} that were wanted, raise that limit by {lacking}."
+    if not fits and room.size >= demand.hosts:
+        yield (
+            f'Or write "host_max_size": {room.size // demand.hosts} there, and leave max_size: '
+            "then all processes of a host share that, and each has what it needs."
+        )
+
+
+def _sentences_of_host(alias: str, demand: Demand, room: Room) -> Iterator[str]:
+    """The same, where the processes of a host share a bound."""
+    each = room.size // demand.hosts
+    if demand.most > room.size and each < 1:
+        lacking = demand.hosts - room.size
+        yield f"It fits with no host_max_size: use fewer hosts, or raise that limit by {lacking}."
+    elif demand.most > room.size:
+        yield "Too many: when all are in use, the server refuses the rest."
+        yield f'Write "host_max_size": {each} into DATABASES["{alias}"]["OPTIONS"]["pool"].'
+    elif (demand.slow or demand.timeouts) and each > demand.bound:
+        yield f"Too few: borrowers waited, and there is room for a host_max_size of {each}."
+    else:
+        yield f"It fits: leave host_max_size at {demand.bound}."

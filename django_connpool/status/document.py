@@ -98,6 +98,30 @@ class Listening(TypedDict):
     error: str | None  # what keeps it from being there
 
 
+class Sharer(TypedDict):
+    """Another pool that shares a bound, of this process or another."""
+
+    pid: int
+    pool: str
+    held: int
+    waiting: int
+
+
+class Bound(TypedDict):
+    """A bound that a pool shares with others, and who has how much of it."""
+
+    name: str
+    of_host: bool
+    role: str  # of the work of this pool: "priority", "background" or neither
+    most: int  # connections of all together
+    reserve: int  # of these, for priority work only
+    kept: bool  # or only max_size is, for the state of the host cannot be had
+    held: int
+    waits: bool
+    lost: int  # places whose holder was found dead
+    others: list[Sharer]
+
+
 class _LaterPool(TypedDict, total=False):
     """What earlier versions do not tell of a pool."""
 
@@ -107,6 +131,7 @@ class _LaterPool(TypedDict, total=False):
     history: list[list[float]]  # see `MOMENT`
     events: list[Event]
     listening: Listening  # left out where nobody does
+    bounds: list[Bound]  # those that it shares with others
 
 
 class Pool(_LaterPool):

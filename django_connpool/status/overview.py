@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+from django_connpool.status import shared
 from django_connpool.status.document import Pool, Process
 from django_connpool.status.figures import Figures
 from django_connpool.status.readiness import STUCK
@@ -75,6 +76,7 @@ def headline(judged: Sequence[Judged], width: int, paint: Paint = plain) -> str:
 def render(judged: Sequence[Judged], width: int, paint: Paint = plain) -> str:
     """A table of the pools, and what is wrong with each that is not well."""
     lines = list(_table([one for one in judged if one.pool], width, paint))
+    lines += shared.lines((one.process for one in judged if one.process), width)
     bad = [one for one in judged if one.word != WELL]
     if len(bad) > 1:
         lines.append("")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
+from django_connpool.status import shared
 from django_connpool.status.activity import Activity
 from django_connpool.status.document import Listening, Loan, Pool, Process
 from django_connpool.status.figures import Figures
@@ -69,6 +70,7 @@ def _processes(processes: Sequence[Process], width: int) -> Iterator[str]:
         if not process["pools"]:
             yield f"{_INDENT}no pool open"
     yield layout.row(label, total)
+    yield from shared.lines(processes, width)
 
 
 class _Layout:

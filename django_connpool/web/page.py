@@ -19,7 +19,7 @@ from django.views.decorators.csrf import csrf_protect
 from django.views.decorators.http import require_safe
 
 import django_connpool
-from django_connpool.status import readiness
+from django_connpool.status import readiness, shared
 from django_connpool.status.collect import Collected, of_host
 from django_connpool.status.document import Loan, Pool, Process
 from django_connpool.status.text import clean, duration, plural
@@ -91,6 +91,7 @@ class ShownPool:
     loans: list[ShownLoan]
     more_loans: int
     leaks: int
+    bounds: list[str]
     events: list[dict[str, Any]]
     is_quiet: bool
     has_charts: bool
@@ -254,6 +255,7 @@ def _pool(process: Process, number: int, pool: Pool, limits: readiness.Limits) -
         loans=[_loan(loan) for loan in loans[:LOANS]],
         more_loans=max(0, len(loans) - LOANS),
         leaks=sum(bool(loan.get("leak")) for loan in loans),
+        bounds=[clean(shared.line(process["pid"], pool, one)) for one in pool.get("bounds", [])],
         events=[
             {
                 "ago": duration(event["ago"]),

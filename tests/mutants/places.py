@@ -116,7 +116,7 @@ MUTANTS = [
     ),
     Mutant(
         "pool/crew.py",
-        "            or len(slots) + coming >= core.limits.max_size\n",
+        "            or len(slots) + coming >= core.limits.most\n",
         "",
         "max_size is the bound",
     ),

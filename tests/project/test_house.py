@@ -24,11 +24,12 @@ PACKAGE = Path(__file__).parents[2] / "django_connpool"
 FLOORS = (
     {"process", "redaction", "borrower", "signals", "runners", "deployment"},
     {"pool", "session"},
-    {"errors"},
+    {"errors", "places"},
     {"block"},
     {"connection_pool"},
     {"readers"},
     {"conf", "identity", "functions", "scopes", "holders"},
+    {"bounds"},
     {"registry"},
     {"requests", "switchboard"},
     {"status", "listening"},
@@ -46,6 +47,7 @@ FLOORS = (
 # Other people's packages. Rooms that are not named here may know Django and psycopg.
 FOREIGN: dict[str, set[str]] = {
     "pool": set(),
+    "places": set(),
     "process": set(),
     "redaction": {"psycopg"},
     "session": {"psycopg"},
@@ -88,6 +90,7 @@ ENDING: set[str] = {
     "backends/wrapper.py: PooledDatabaseWrapperMixin._end_transaction",
     "backends/stacked.py: _floor.on_floor.method",
     "borrowing.py: hold",
+    "borrowing.py: priority",
     "borrowing.py: scope.__aexit__",
     "borrowing.py: scope.__exit__",
     "block.py: Loan.__exit__",

@@ -19,12 +19,13 @@ DOCS = ROOT / "docs" / "logs.md"
 
 METHODS = {"debug", "info", "warning", "error", "exception", "critical"}
 # Our own functions that pass on what is to be logged, and which of their arguments the text is.
-PASSING = {"warn_later": 1, "_log_failure": 0, "say_once": 0}
+PASSING = {"warn_later": 1, "_log_failure": 0, "say_once": 0, "_complain": 0}
 # Where the text is an argument: what calls these is looked at instead.
 PASSED_ON = {
     "pool/news.py: text",
     "process/background.py: text",
     "session/foreign.py: text",
+    "pool/sharing.py: text",
 }
 PLACEHOLDER = re.compile(r"%[-#0 +]*\d*(?:\.\d+)?[sdrfg]")
 HEADING = re.compile(r"^### `(.+)`$", re.MULTILINE)
