@@ -30,7 +30,7 @@ FLOORS = (
     {"readers"},
     {"conf", "identity", "functions", "scopes", "holders"},
     {"registry"},
-    {"requests"},
+    {"requests", "aio"},
     {"status"},
     {"site_checks"},
     {"checks"},
@@ -78,6 +78,7 @@ MENDING: set[str] = {
 }
 # These end what their `try` began: a lock, a mark, a block of somebody's work.
 ENDING: set[str] = {
+    "aio/pool.py: Acquire.__aexit__",
     "backends/cursors.py: Rebinding.close",
     "backends/cursors.py: Rebinding.execute",
     "backends/holding.py: Holding._keep_during",
@@ -101,6 +102,7 @@ ENDING: set[str] = {
     "pool/pool.py: Pool._wait_for_slot",
     "pool/pool.py: Pool.getconn",
     "pool/pool.py: Pool.putconn",
+    "pool/tasks.py: TaskWaiter.wait_its_turn",
     "process/userline.py: _above",
     "session/setup.py: recording",
     "session/fronts.py: WatchedPlain.stream",

@@ -17,6 +17,7 @@ from .test_privates import PACKAGE, PRIVATE, defined, names
 PSYCOPGS_FILES = {
     "session/private.py",
     "session/fronts.py",  # before each statement, with no call in between
+    "session/twin.py",  # what psycopg's async connection does with each of them
     "session/riding.py",  # in the stead of what sends a transaction's first statement
 }
 PSYCOPGS = {
