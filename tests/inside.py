@@ -74,6 +74,7 @@ from django_connpool.session import (  # noqa: F401
     roles,
     session,
     statements,
+    twin,
 )
 from django_connpool.session.closing import await_end, end_of, say_goodbye  # noqa: F401
 from django_connpool.session.hidden import find, query  # noqa: F401
@@ -1245,3 +1246,14 @@ def end_bursts() -> None:
     """What was logged more than once is told of now."""
     bursts = _module("process.bursts").bursts
     bursts.run(max((burst.until for burst in bursts._bursts.values()), default=0.0))
+
+
+# -- Tasks --------------------------------------------------------------------------------
+
+
+def hurry_ends_of_statements(monkeypatch: Any, seconds: float) -> None:
+    """Have a statement that was cancelled be given up after so many seconds."""
+    monkeypatch.setattr(twin, "END_TIMEOUT", seconds)
+
+
+running_loop = cpython.running_loop

@@ -14,8 +14,8 @@ from psycopg.abc import Params, Query
 
 from django_connpool.connection_pool import ConnectionPool
 from django_connpool.errors import PoolClosed, PoolTimeout
-from django_connpool.session.rest import is_at_rest
-from django_connpool.session.twin import cut_off, twin_of
+from django_connpool.session.rest import IN_TRANSACTION
+from django_connpool.session.twin import cut_off, ending, twin_of
 
 Conn: TypeAlias = AsyncConnection[Any]
 
@@ -54,14 +54,13 @@ class Acquire:
     ) -> None:
         conn, self._conn = self._conn, None
         assert conn is not None
-        returned = None
+        fails = exc_type is not None
         try:
-            # Not in a coroutine that is being collected, which cannot wait.
-            if exc_type is not GeneratorExit and not is_at_rest(conn):
-                await conn.__aexit__(exc_type, exc_val, exc_tb)
+            if not fails and conn.pgconn.transaction_status in IN_TRANSACTION:
+                await conn.commit()
         finally:
-            returned = self._pool.give_back(conn)
-        if returned is not None and exc_type is not GeneratorExit:
+            returned = self._pool.give_back(conn, rolls_back=fails)
+        if returned is not None and exc_type is not GeneratorExit:  # which cannot wait
             await returned
 
 
@@ -71,8 +70,6 @@ class Pool:
     They are in autocommit mode: each statement is a transaction of its own, unless it stands in a
     block of `transaction()`.
     """
-
-    close_returns = False  # of its connections; asked by psycopg
 
     def __init__(self, find: Callable[[], ConnectionPool[Any]]) -> None:
         """`find` returns the pool at this moment."""
@@ -86,6 +83,11 @@ class Pool:
         if pool is None or pool.closed:
             pool = self._pool = self._find()
         return pool
+
+    @property
+    def close_returns(self) -> bool:
+        """Whether closing a connection gives it back: psycopg asks, from 3.3 on."""
+        return bool(self.sync.close_returns)
 
     @property
     def name(self) -> str:
@@ -141,15 +143,21 @@ class Pool:
 
     putconn = release  # psycopg's name for it, by which it gives back itself
 
-    def give_back(self, conn: Conn) -> asyncio.Future[None] | None:
-        """The same, without waiting for it: what takes time is done by a thread."""
+    def give_back(self, conn: Conn, rolls_back: bool = False) -> asyncio.Future[None] | None:
+        """The same, without waiting for it: what takes time is done elsewhere.
+
+        `rolls_back`: that a transaction is left open is as it should be.
+        """
         if getattr(conn, "_pool", None) is not self:
             why = "it doesn't come from this pool"
         elif (lent := cut_off(conn)) is None:
             why = "it was given back already"
         else:
             owner: ConnectionPool[Any] = lent.__dict__["_pool"]
-            return owner.take_back(lent)
+            under_way = ending(conn)
+            if under_way is None:
+                return owner.take_back(lent, rolls_back)
+            return owner.take_back_after(under_way, lent, rolls_back)
         raise ValueError(f"can't return connection to pool {self.name!r}, {why}: {conn}")
 
     # -- One statement --------------------------------------------------------------------

@@ -17,6 +17,7 @@ from typing import Any
 
 from django_connpool.process.cpython import running_loop
 
+from .core import CLEAN_TIMEOUT
 from .pool import Pool
 from .slot import IDLE, LOAN, TAKEN, Slot
 from .tasks import Errand, Place, Task, TaskLoans, TaskWaiter, tell
@@ -152,11 +153,12 @@ class Awaited(Pool):
 
     # -- Giving back ----------------------------------------------------------------------
 
-    def take_back(self, conn: Any) -> asyncio.Future[None] | None:
+    def take_back(self, conn: Any, rolls_back: bool = False) -> asyncio.Future[None] | None:
         """Give back what was lent to a task.
 
         What has to wait for the server, or calls what is the user's, is done by a thread. Then
         a future tells when that has come to its end, where a loop runs; nobody has to wait for it.
+        `rolls_back`: that a transaction is left open is as it should be.
         """
         slot: Slot | None = getattr(conn, "_slot", None)
         if slot is not None and isinstance(slot.loans, TaskLoans):
@@ -169,18 +171,50 @@ class Awaited(Pool):
         future = loop.create_future() if loop is not None else None
         if future is not None:
             future.add_done_callback(_look_at_error)
-        self._crew.in_a_thread(partial(self._put_back, conn, loop, future), "returns")
+        put_back = partial(self._put_back, conn, rolls_back, loop, future)
+        self._crew.in_a_thread(put_back, "returns")
         return future
 
-    def _put_back(self, conn: Any, loop: Any, future: Any) -> None:
+    def take_back_after(
+        self, ending: asyncio.Future[None], conn: Any, rolls_back: bool = False
+    ) -> asyncio.Future[None]:
+        """The same, when something in the loop has come to its end."""
+        slot: Slot = conn._slot
+        if isinstance(slot.loans, TaskLoans):
+            slot.loans.end()
+        slot.pinned = TAKEN
+        future: asyncio.Future[None] = ending.get_loop().create_future()
+
+        def go_on(_: object) -> None:
+            returned = self.take_back(conn, rolls_back)
+            if returned is None:
+                tell(future, None, None)
+            else:
+                returned.add_done_callback(lambda _: tell(future, None, None))
+
+        ending.add_done_callback(go_on)
+        return future
+
+    def _put_back(self, conn: Any, rolls_back: bool, loop: Any, future: Any) -> None:
         error = None
         try:
+            if rolls_back:
+                self._roll_back(conn)
             self.putconn(conn)
         except Exception as failure:
             error = failure
         if future is not None:
             with suppress(RuntimeError):  # the loop is closed
                 loop.call_soon_threadsafe(tell, future, None, error)
+
+    def _roll_back(self, conn: Any) -> None:
+        """So that nothing is said of it. What fails is met again by who makes the session fit."""
+        slot: Slot = conn._slot
+        now = self._core.clock()
+        slot.rolling_back = now, slot.loan  # or it is given up, when it takes too long
+        self._upkeep.come_by(now + CLEAN_TIMEOUT)
+        with suppress(self._core.errors.failed, self._core.errors.misuse):
+            conn.rollback()
 
 
 def _this_task() -> Task:

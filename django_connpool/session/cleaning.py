@@ -104,7 +104,8 @@ class Cleaning(Answer):
     def _take(self, result: Any) -> None:
         if not self._asks:
             super()._take(result)
-            self._asks = result.fname(0) == _MARK
+            # (Asked of a result with no column, libpq tells the handlers of notices.)
+            self._asks = bool(result.nfields) and result.fname(0) == _MARK
         elif result.status == ExecStatus.FATAL_ERROR:
             self.refusal = result.get_error_message(self.encoding)
         elif result.status == ExecStatus.TUPLES_OK:

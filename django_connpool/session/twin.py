@@ -9,18 +9,21 @@ Made of psycopg's private names, as fronts.py is.
 
 from __future__ import annotations
 
+import asyncio
 from asyncio import Lock
 from collections import deque
 from collections.abc import AsyncGenerator, Generator
+from contextlib import suppress
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
 from weakref import ref
 
-from psycopg import Notify, OperationalError
+from psycopg import Error, Notify, OperationalError
 from psycopg.connection_async import AsyncConnection
 from psycopg.cursor_async import AsyncCursor
 from psycopg.pq import ConnStatus, TransactionStatus
+from psycopg.waiting import wait_async
 
 from . import private
 from .changes import SANE, Changes
@@ -29,6 +32,9 @@ from .fronts import Watched, WatchedNamed, with_front
 from .statements import Judge
 
 GIVEN_BACK = "the connection has been given back to its pool"
+END_TIMEOUT = 5.0  # seconds for a statement to end that was cancelled
+_INTERVAL = 0.1  # seconds, psycopg's own, after which it looks at the socket in any case
+_endings: set[asyncio.Future[None]] = set()  # else nobody keeps them until they are done
 _FORGET_SEQUENCES = b"DISCARD SEQUENCES"
 
 _AsyncServerCursor: Any = AsyncConnection.__init__.__globals__["AsyncServerCursor"]
@@ -69,6 +75,7 @@ class Twin(AsyncConnection[Any]):
 
     _lent: Any = None  # what the pool has lent: alive as long as somebody can reach this
     _changes: Changes
+    _ending: asyncio.Future[None] | None = None  # of a statement that was cancelled
     _forgets = False  # the sequences' numbers of earlier loans, before the next statement
 
     def _start_query(self) -> Any:
@@ -94,6 +101,40 @@ class Twin(AsyncConnection[Any]):
         if self.pgconn.transaction_status in SANE:
             yield from self._exec_command(_FORGET_SEQUENCES)
         yield from super()._start_query()
+
+    # -- Cancellation ---------------------------------------------------------------------
+
+    async def wait(  # type: ignore[override]  # the time limit is newer than psycopg 3.2
+        self, gen: Any, interval: float = _INTERVAL, **limits: Any
+    ) -> Any:
+        """As psycopg's, but what ends a statement that is cancelled goes on by itself.
+
+        psycopg does it in the task that is being cancelled. Where that is told so at each await,
+        as anyio does, the connection would be closed while its server still works.
+        """
+        if self._ending is not None and not self._ending.done():
+            await asyncio.shield(self._ending)
+        try:
+            return await wait_async(gen, self.pgconn.socket, interval, **limits)
+        except asyncio.CancelledError:
+            if self.pgconn.transaction_status == TransactionStatus.ACTIVE:
+                self._ending = ending = asyncio.ensure_future(self._end(gen))
+                _endings.add(ending)
+                ending.add_done_callback(_endings.discard)
+                await asyncio.shield(ending)
+            raise
+
+    async def _end(self, gen: Any) -> None:
+        """Have the server end what it is busy with, and take its answer.
+
+        What cannot be ended in time is found in the middle of it, when it is given back.
+        """
+        with suppress(Error, OSError, asyncio.TimeoutError):
+            await asyncio.wait_for(self._cancel_and_wait(gen, self.pgconn), END_TIMEOUT)
+
+    async def _cancel_and_wait(self, gen: Any, pgconn: Any) -> None:
+        await self.cancel_safe(timeout=END_TIMEOUT)
+        await wait_async(gen, pgconn.socket, _INTERVAL)
 
     def _check_connection_ok(self) -> None:
         if self.pgconn is _NO_PGCONN:
@@ -218,11 +259,30 @@ def twin_of(lent: Any, pool: Any) -> Twin:
 
 
 def cut_off(twin: Any) -> Any:
-    """What was lent, to be given back; None if that has been done. The twin is of no use then."""
-    own = twin.__dict__
-    lent = own.pop("_lent", None)
-    if lent is not None:
-        pgconn, own["pgconn"] = own["pgconn"], _NO_PGCONN
-        if "_heard_before" in own:
-            pgconn.notify_handler = own["_heard_before"]
+    """What was lent, to be given back; None if that has been done. The twin is of no use then.
+
+    It is to be given back when what `ending` returns is over.
+    """
+    lent = twin.__dict__.pop("_lent", None)
+    if lent is None:
+        return None
+    if twin._closed:  # by its borrower
+        behind(lent)._closed = True
+    if (under_way := ending(twin)) is None:
+        _cut(twin)
+    else:  # which still needs it
+        under_way.add_done_callback(lambda _: _cut(twin))
     return lent
+
+
+def _cut(twin: Any) -> None:
+    own = twin.__dict__
+    pgconn, own["pgconn"] = own["pgconn"], _NO_PGCONN
+    if "_heard_before" in own:
+        pgconn.notify_handler = own["_heard_before"]
+
+
+def ending(twin: Any) -> asyncio.Future[None] | None:
+    """What ends a statement that was cancelled, if that is still under way."""
+    under_way: asyncio.Future[None] | None = twin._ending
+    return under_way if under_way is not None and not under_way.done() else None
