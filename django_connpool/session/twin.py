@@ -31,7 +31,7 @@ from .foreign import Connection, behind
 from .fronts import Watched, WatchedNamed, with_front
 from .statements import Judge
 
-GIVEN_BACK = "the connection has been given back to its pool"
+IS_OVER = "the connection has been given back to its pool"
 END_TIMEOUT = 5.0  # seconds for a statement to end that was cancelled
 _INTERVAL = 0.1  # seconds, psycopg's own, after which it looks at the socket in any case
 _endings: set[asyncio.Future[None]] = set()  # else nobody keeps them until they are done
@@ -50,7 +50,7 @@ class _NoPgconn:
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
-        raise OperationalError(GIVEN_BACK)
+        raise OperationalError(IS_OVER)
 
 
 _NO_PGCONN: Any = _NoPgconn()
@@ -138,7 +138,7 @@ class Twin(AsyncConnection[Any]):
 
     def _check_connection_ok(self) -> None:
         if self.pgconn is _NO_PGCONN:
-            raise OperationalError(GIVEN_BACK)
+            raise OperationalError(IS_OVER)
         super()._check_connection_ok()
 
     def _touch(self) -> None:
@@ -226,14 +226,14 @@ def _mould() -> bool:
     return True
 
 
-_IS_MOULDED = _mould()
+IS_MOULDED = _mould()
 _CURSOR: Any = with_front(Watched, AsyncCursor)
 _SERVER_CURSOR: Any = with_front(_AwaitedNamed, _AsyncServerCursor)
 _judge = Judge()
 
 
 def _made(pgconn: Any) -> Twin:
-    if _IS_MOULDED:
+    if IS_MOULDED:
         return Twin.__new__(Twin)
     handlers = pgconn.notice_handler, pgconn.notify_handler
     twin = Twin(pgconn)

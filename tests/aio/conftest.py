@@ -40,10 +40,19 @@ async def _cancelled(tasks: set[asyncio.Task[Any]]) -> None:
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
-@pytest.fixture(params=LOOPS)
-def run(request: pytest.FixtureRequest) -> Run:
-    """A function that runs a coroutine to its end, in a loop of each kind."""
-    return lambda main: run_in(LOOPS[request.param](), main)
+in_each_loop = pytest.mark.parametrize("kind", LOOPS)
+
+
+@pytest.fixture
+def kind() -> str:
+    """The kind of loop; tests that are to be done with each are marked `in_each_loop`."""
+    return "asyncio"
+
+
+@pytest.fixture
+def run(kind: str) -> Run:
+    """A function that runs a coroutine to its end, in a loop of the test's kind."""
+    return lambda main: run_in(LOOPS[kind](), main)
 
 
 @pytest.fixture

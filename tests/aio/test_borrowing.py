@@ -12,10 +12,11 @@ import pytest
 from psycopg.rows import dict_row
 
 from django_connpool import PoolClosed, PoolTimeout, TooManyRequests, aio
-from tests.aio.conftest import MakePool, Run
+from tests.aio.conftest import MakePool, Run, in_each_loop
 from tests.aio.helpers import at_rest, in_line, pid, seen, until
 
 
+@in_each_loop
 def test_a_block_has_an_async_connection_in_autocommit_mode(make_pool: MakePool, run: Run) -> None:
     pool = make_pool()
 
@@ -75,6 +76,7 @@ def test_threads_and_tasks_take_turns_on_one_session(make_pool: MakePool, run: R
     run(main())
 
 
+@in_each_loop
 def test_one_statement_needs_no_block(make_pool: MakePool, run: Run) -> None:
     pool = make_pool()
 
@@ -188,6 +190,7 @@ def test_those_who_are_too_many_are_refused(make_pool: MakePool, run: Run) -> No
     run(main())
 
 
+@in_each_loop
 def test_who_comes_first_is_served_first_be_it_a_task_or_a_thread(
     make_pool: MakePool, run: Run
 ) -> None:
@@ -236,6 +239,7 @@ def test_a_waiting_task_holds_up_neither_its_loop_nor_a_thread(
     assert pool.sync.get_stats()["pool_size"] == 1
 
 
+@in_each_loop
 def test_never_more_than_max_size_whoever_asks(
     make_pool: MakePool, run: Run, backends: Callable[[], int]
 ) -> None:

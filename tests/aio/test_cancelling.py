@@ -14,7 +14,7 @@ import psycopg
 import pytest
 
 from tests import inside
-from tests.aio.conftest import LOOPS, MakePool, Run
+from tests.aio.conftest import LOOPS, MakePool, Run, in_each_loop
 from tests.aio.helpers import at_rest, in_line, pid, seen, until
 from tests.cluster import Server
 from tests.proxy import Proxy
@@ -43,6 +43,7 @@ async def cancelled(task: asyncio.Future[Any]) -> None:
         await task
 
 
+@in_each_loop
 def test_a_cancelled_wait_gives_its_place_up(make_pool: MakePool, run: Run) -> None:
     pool = make_pool(max_size=1)
 
@@ -60,6 +61,7 @@ def test_a_cancelled_wait_gives_its_place_up(make_pool: MakePool, run: Run) -> N
     run(main())
 
 
+@in_each_loop
 def test_what_is_handed_to_a_task_that_is_cancelled_goes_to_the_next(
     make_pool: MakePool, run: Run
 ) -> None:
@@ -95,6 +97,7 @@ def test_a_wait_ends_with_the_time_of_its_block(make_pool: MakePool, run: Run) -
     run(main())
 
 
+@in_each_loop
 def test_the_server_is_told_of_a_cancelled_statement(
     make_pool: MakePool, run: Run, cluster: Server, app: str
 ) -> None:
@@ -115,6 +118,7 @@ def test_the_server_is_told_of_a_cancelled_statement(
     run(main())
 
 
+@in_each_loop
 def test_a_cancelled_transaction_is_rolled_back(
     make_pool: MakePool, run: Run, cluster: Server, app: str, logged: Callable[[str], list[str]]
 ) -> None:
@@ -144,9 +148,9 @@ def test_a_cancelled_transaction_is_rolled_back(
     assert not logged("")
 
 
-@pytest.mark.parametrize("backend", LOOPS)
+@in_each_loop
 def test_in_a_scope_of_anyios_the_session_comes_back_and_is_whole(
-    backend: str, make_pool: MakePool, logged: Callable[[str], list[str]]
+    kind: str, make_pool: MakePool, logged: Callable[[str], list[str]]
 ) -> None:
     """There each await of the task is cancelled, until it has left the scope."""
     pool = make_pool(max_size=1)
@@ -166,7 +170,7 @@ def test_in_a_scope_of_anyios_the_session_comes_back_and_is_whole(
                     await pool.acquire()
         assert at_rest(pool, idle=1)
 
-    anyio.run(main, backend_options={"use_uvloop": backend == "uvloop"})
+    anyio.run(main, backend_options={"use_uvloop": kind == "uvloop"})
     assert not logged("")
 
 
@@ -255,7 +259,7 @@ def test_a_cancelled_return_comes_to_its_end(make_pool: MakePool, run: Run) -> N
     run(main())
 
 
-@pytest.mark.parametrize("kind", LOOPS)
+@in_each_loop
 def test_a_loop_that_is_closed_leaves_nothing(make_pool: MakePool, kind: str) -> None:
     pool = make_pool(max_size=1)
     loop = LOOPS[kind]()
@@ -283,7 +287,7 @@ def test_a_loop_that_is_closed_leaves_nothing(make_pool: MakePool, kind: str) ->
     assert at_rest(pool)
 
 
-@pytest.mark.parametrize("kind", LOOPS)
+@in_each_loop
 def test_a_loop_that_stands_still_holds_nobody_up_and_its_tasks_stand_in_line_again(
     make_pool: MakePool, kind: str
 ) -> None:

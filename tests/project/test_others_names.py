@@ -27,6 +27,7 @@ PSYCOPGS = {
     *("_maybe_prepare_gen", "_execute_send", "_get_prepared", "_get_tx_start_command"),
     *("_check_results", "_set_results"),
     *("_start_query", "_start_copy_gen", "_convert_query", "_raise_for_result"),
+    *("_notify_handler", "_notify_handlers", "_notifies_backlog"),
     *("_make_declare_statement", "_fetch_gen", "_scroll_gen", "_close_gen", "_loaders_changed"),
 }  # but for `_pool`, which psycopg has for pools
 DJANGOS = {"_prepare_cursor", "_get_test_db_name", "_non_atomic_requests"}
