@@ -1,11 +1,9 @@
-"""Forks, exits, and servers that go: each scenario in a process of its own, or with its own server."""
+"""Forks, exits, and servers that go."""
 
 from __future__ import annotations
 
 import asyncio
 import os
-import sys
-from typing import Any
 
 import psycopg
 import pytest
@@ -44,6 +42,7 @@ def test_a_child_begins_with_nothing_of_its_parents_tasks(dsn: str) -> None:
 
         async def main():
             global pids
+            asyncio.get_running_loop().slow_callback_duration = 60  # of which dev mode warns
             await pool
             async with pool.acquire() as one, pool.acquire() as other:
                 pids = {one.info.backend_pid, other.info.backend_pid}
@@ -80,13 +79,15 @@ def test_a_child_begins_with_nothing_of_its_parents_tasks(dsn: str) -> None:
 def test_a_process_ends_at_once_whatever_its_tasks_are_at(way: str, dsn: str) -> None:
     said = run_python(
         """
-        import asyncio, os, signal, sys, threading
+        import asyncio, logging, os, signal, sys, threading
         from django_connpool import aio
 
+        logging.getLogger("django_connpool").addHandler(logging.NullHandler())
         pool = aio.create_pool(sys.argv[1], max_size=1, timeout=60)
         way = sys.argv[2]
 
         async def main():
+            asyncio.get_running_loop().slow_callback_duration = 60  # of which dev mode warns
             await pool
             conn = await pool.acquire()
             if way == "in line":
@@ -122,7 +123,7 @@ def test_a_server_that_goes_and_comes_back_costs_no_slot(
             working = [asyncio.ensure_future(pool.fetchval("SELECT pg_sleep(60)")) for _ in "ab"]
             await until(lambda: seen(pool)["in_use"] == 2)
             conn = await pool.acquire()
-            await asyncio.to_thread(throwaway_cluster.crash)
+            await asyncio.to_thread(throwaway_cluster.stop, "immediate")
             for task in working:
                 with pytest.raises(psycopg.OperationalError):
                     await task
@@ -155,4 +156,3 @@ def test_it_is_used_without_django(dsn: str) -> None:
         dsn,
     )
     assert said == "served\n"
-    _: Any = sys
