@@ -43,8 +43,13 @@ class Acquire:
     async def __aenter__(self) -> Conn:
         if self._conn is not None:
             raise RuntimeError("this block is under way already: call acquire() for another")
-        self._conn = conn = await self._pool.getconn(self._timeout)
-        return conn
+        pool = self._pool
+        lent = pool.sync.lend_at_once()
+        if lent is not None:
+            self._conn = twin_of(lent, pool)
+        else:
+            self._conn = await pool.getconn(self._timeout)
+        return self._conn
 
     async def __aexit__(
         self,
@@ -56,7 +61,8 @@ class Acquire:
         assert conn is not None
         fails = exc_type is not None
         try:
-            if not fails and conn.pgconn.transaction_status in IN_TRANSACTION:
+            status = conn.pgconn.transaction_status
+            if status and not fails and status in IN_TRANSACTION:  # IDLE is 0
                 await conn.commit()
         finally:
             returned = self._pool.give_back(conn, rolls_back=fails)

@@ -30,6 +30,26 @@ class Awaited(Pool):
 
     # -- Borrowing ------------------------------------------------------------------------
 
+    def lend_at_once(self) -> Any:
+        """Borrow for the running task what is idle and needs no other look than at its socket.
+
+        None when there is no such connection: then `lend` does what there is to do.
+        """
+        core, task = self._core, _this_task()
+        if not core.slots.idle:
+            return None
+        with Place(core, self._settle) as place:
+            now = core.clock()
+            slot = self._take_idle(place, now)
+            if slot is None:
+                return None
+            if not slot.session.is_alive():
+                self._checking.is_fit(slot, now, 0.0)  # it is not
+                with core.lock:
+                    core.stats.requests_num -= 1  # it is asked once more
+                return None
+            return self._begin_loan(task, slot, now)
+
     async def lend(self, timeout: float | None = None) -> Any:
         """Borrow for the running task, waiting at most `timeout` seconds (the pool's by default).
 
@@ -40,34 +60,38 @@ class Awaited(Pool):
             since = None
             slot = self._take_idle(place)
             now = core.clock()
-            if slot is not None and not (
-                (now < slot.vet_at and slot.session.is_alive())
-                or await self._fits(place, slot, now, timeout)
-            ):
+            if slot is not None and not await self._fits(place, slot, now, timeout):
                 slot, since = None, now
             if slot is None:
                 slot = await self._turn_of(task, place, timeout, since)
                 now = core.clock()
-            slot.since = now
-            slot.loans = loans = TaskLoans(task, slot)
-            loans.begin()
-            if core.describe is not None:
-                slot.note = core.describe()
-            if core.limits.leak_after or core.limits.command_timeout:
-                self._upkeep.attend_loan(slot)
-            slot.session.conn.__dict__["_pool"] = self
-            return _hand_out(slot)
+            return self._begin_loan(task, slot, now)
 
-    def _take_idle(self, place: Place) -> Slot | None:
+    def _begin_loan(self, task: Task, slot: Slot, now: float) -> Any:
+        """Return the connection, which its session forgets: see `Session`."""
+        core, session = self._core, slot.session
+        slot.since = now
+        slot.loans = loans = TaskLoans(task, slot)
+        loans.begin()
+        if core.describe is not None:
+            slot.note = core.describe()
+        if core.limits.leak_after or core.limits.command_timeout:
+            self._upkeep.attend_loan(slot)
+        conn, session.conn = session.conn, None
+        conn.__dict__["_pool"] = self
+        return conn
+
+    def _take_idle(self, place: Place, now: float | None = None) -> Slot | None:
+        """The next idle one; with `now` only if its socket's silence is believed at that moment."""
         core = self._core
         idle = core.slots.idle
-        if not idle:
-            return None
         with core.lock:
             if not (core.serving and idle and (last := idle[-1]).state is IDLE):
                 return None
             if last.session.cleaning is not None:
                 last = core.slots.prefer_ready()
+            if now is not None and now >= last.vet_at:
+                return None
             # In this order, as in `getconn`.
             place.slot, last.state = last, LOAN
             del idle[-1]
@@ -76,6 +100,8 @@ class Awaited(Pool):
 
     async def _fits(self, place: Place, slot: Slot, now: float, timeout: float | None) -> bool:
         """Whether it may be lent; when not, it is on its way out."""
+        if now < slot.vet_at and slot.session.is_alive():
+            return True
         if not self._checking.takes_time(slot, now):
             fits = self._checking.is_fit(slot, now, timeout)
         else:
@@ -232,10 +258,3 @@ def _look_at_error(future: asyncio.Future[None]) -> None:
     """So that asyncio does not complain of an error that nobody has waited for."""
     if not future.cancelled():
         future.exception()
-
-
-def _hand_out(slot: Slot) -> Any:
-    """The connection, which its session forgets: see `Session`."""
-    session = slot.session
-    conn, session.conn = session.conn, None
-    return conn
