@@ -109,7 +109,7 @@ async def compare(pools: Pools, rounds: int, number: int) -> None:
             cells: list[object] = [spread(each, 0.1) for each in found]
             rows.append([str(tasks), *cells, spread(ratios, 0.1)])
         table(
-            f"{title}: µs of the processor's (and between what four fifths lie), {SIZE} connections",
+            f"{title}: µs of the processor's (and between what four fifths lie), {SIZE} sessions",
             ["tasks", *NAMES, "ours to psycopg_pool's"],
             rows,
         )
