@@ -27,8 +27,8 @@ from psycopg.waiting import wait_async
 
 from . import private
 from .changes import SANE, Changes
-from .foreign import Connection, behind
-from .fronts import Watched, WatchedNamed, with_front
+from .foreign import Connection, Cursor, behind
+from .fronts import Watched, WatchedNamed, WatchedPlain, is_plain, looks_up, with_front
 from .statements import Judge
 
 IS_OVER = "the connection has been given back to its pool"
@@ -66,6 +66,17 @@ class _AwaitedNamed(WatchedNamed):
             self._close()
         else:
             await super(WatchedNamed, self).close()  # type: ignore[misc]
+
+
+class _AwaitedPlain(WatchedPlain):
+    """In front of psycopg's async cursor, where that is made as the sync one is."""
+
+    stream: Any = AsyncCursor.stream
+
+    def _start_query(self, query: Any = None) -> Any:
+        started = super()._start_query(query)
+        conn = self._conn
+        return conn._start_query() if conn._forgets else started
 
 
 class Twin(AsyncConnection[Any]):
@@ -227,7 +238,10 @@ def _mould() -> bool:
 
 
 IS_MOULDED = _mould()
+_INIT: Any = AsyncCursor.__init__
 _CURSOR: Any = with_front(Watched, AsyncCursor)
+_PLAIN_CURSOR: Any = with_front(_AwaitedPlain, AsyncCursor)
+_IS_KNOWN = looks_up(_INIT) == looks_up(Cursor.__init__)
 _SERVER_CURSOR: Any = with_front(_AwaitedNamed, _AsyncServerCursor)
 _judge = Judge()
 
@@ -254,7 +268,9 @@ def twin_of(lent: Any, pool: Any) -> Twin:
     private.share(conn, twin)
     own["pgconn"], own["_pool"], own["_lent"] = conn.pgconn, pool, lent
     own["_slot"], own["_changes"] = found.get("_slot"), found.get("_changes") or Changes(_judge)
-    own["cursor_factory"], own["server_cursor_factory"] = _CURSOR, _SERVER_CURSOR
+    is_quick = _IS_KNOWN and is_plain(AsyncCursor, AsyncCursor, _INIT)
+    own["cursor_factory"] = _PLAIN_CURSOR if is_quick else _CURSOR
+    own["server_cursor_factory"] = _SERVER_CURSOR
     return twin
 
 

@@ -206,6 +206,9 @@ class TaskMachine(PoolMachine):
         while any(one.conn is not None for one in self.tasks):
             self.task_gives_back(0, "")
         super().settle_down()
+        for borrower in self.borrowers:
+            while borrower.actor.place == "closing":  # what came back to a closed pool
+                borrower.actor.go()
         self.loop.step()
 
     def teardown(self) -> None:

@@ -36,7 +36,6 @@ def test_a_child_begins_with_nothing_of_its_parents_tasks(dsn: str) -> None:
                 assert [row[0] for row in rows] == list(range(20))
                 assert not {row[1] for row in rows} & pids, "a session of the parent's"
             asyncio.set_event_loop(None)
-            asyncio._set_running_loop(None)
             asyncio.run(main())
             os._exit(0)
 
