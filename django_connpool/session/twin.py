@@ -27,7 +27,7 @@ from psycopg.waiting import wait_async
 
 from . import private
 from .changes import SANE, Changes
-from .foreign import Connection, Cursor, behind
+from .foreign import BaseCursor, Connection, Cursor, behind
 from .fronts import Watched, WatchedNamed, WatchedPlain, is_plain, looks_up, with_front
 from .statements import Judge
 
@@ -241,7 +241,10 @@ IS_MOULDED = _mould()
 _INIT: Any = AsyncCursor.__init__
 _CURSOR: Any = with_front(Watched, AsyncCursor)
 _PLAIN_CURSOR: Any = with_front(_AwaitedPlain, AsyncCursor)
-_IS_KNOWN = looks_up(_INIT) == looks_up(Cursor.__init__)
+_MADE_BY = (_INIT, BaseCursor.__init__, BaseCursor._start_query)
+_IS_KNOWN = looks_up(_INIT) == looks_up(Cursor.__init__) and is_plain(
+    AsyncCursor, AsyncCursor, _INIT
+)
 _SERVER_CURSOR: Any = with_front(_AwaitedNamed, _AsyncServerCursor)
 _judge = Judge()
 
@@ -268,7 +271,9 @@ def twin_of(lent: Any, pool: Any) -> Twin:
     private.share(conn, twin)
     own["pgconn"], own["_pool"], own["_lent"] = conn.pgconn, pool, lent
     own["_slot"], own["_changes"] = found.get("_slot"), found.get("_changes") or Changes(_judge)
-    is_quick = _IS_KNOWN and is_plain(AsyncCursor, AsyncCursor, _INIT)
+    # Looked at each time, because an agent may replace them at any time.
+    made_by = (AsyncCursor.__init__, BaseCursor.__init__, BaseCursor._start_query)
+    is_quick = _IS_KNOWN and made_by == _MADE_BY
     own["cursor_factory"] = _PLAIN_CURSOR if is_quick else _CURSOR
     own["server_cursor_factory"] = _SERVER_CURSOR
     return twin

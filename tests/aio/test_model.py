@@ -231,8 +231,8 @@ class TaskMachine(PoolMachine):
 @pytest.mark.stress
 class TestModel(TaskMachine.TestCase):  # type: ignore[misc, name-defined]
     settings = settings(
-        max_examples=100,
-        stateful_step_count=60,
+        max_examples=300,
+        stateful_step_count=80,
         deadline=None,
         derandomize=True,
         suppress_health_check=list(HealthCheck),
