@@ -110,7 +110,7 @@ def test_the_server_is_told_of_a_cancelled_statement(
         task = asyncio.ensure_future(pool.fetchval(LONG))
         await until(works)
         await cancelled(task)
-        assert not works()
+        await until(lambda: not works())
         assert at_rest(pool, idle=1)
         async with pool.acquire() as conn:
             assert await pid(conn) == first
