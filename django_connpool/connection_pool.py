@@ -18,13 +18,13 @@ from psycopg import OperationalError, ProgrammingError
 
 from .block import Loan
 from .errors import PoolClosed, PoolTimeout, TooManyRequests
+from .pool.awaiting import Awaited
 from .pool.control import Control
 from .pool.core import Core
 from .pool.crew import Crew
 from .pool.limits import Limits
 from .pool.locking import LOCKED_AFTER
 from .pool.offers import Watch
-from .pool.pool import Pool
 from .pool.protocols import Errors, Events, Places
 from .pool.sharing import Sharing
 from .pool.upkeep import Upkeep
@@ -67,7 +67,7 @@ class _Setting:
         setattr(self._owner_of(pool), self._name, value)
 
 
-class ConnectionPool(Pool, Generic[CT]):
+class ConnectionPool(Awaited, Generic[CT]):
     """A bounded pool of psycopg connections, first come, first served.
 
     The arguments are those of `psycopg_pool.ConnectionPool`, with the same meaning, and:

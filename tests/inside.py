@@ -80,6 +80,7 @@ from django_connpool.session import (  # noqa: F401
     roles,
     session,
     statements,
+    twin,
 )
 from django_connpool.session.closing import await_end, end_of, say_goodbye  # noqa: F401
 from django_connpool.session.hidden import find, query  # noqa: F401
@@ -1378,3 +1379,14 @@ def die(member: ledger.Ledger) -> None:
 def sharing_of(pool: Any) -> Any:
     """What a pool asks for places; None for one that shares no bound."""
     return pool._core.sharing
+
+
+# -- Tasks --------------------------------------------------------------------------------
+
+
+def hurry_ends_of_statements(monkeypatch: Any, seconds: float) -> None:
+    """Have a statement that was cancelled be given up after so many seconds."""
+    monkeypatch.setattr(twin, "END_TIMEOUT", seconds)
+
+
+running_loop = cpython.running_loop

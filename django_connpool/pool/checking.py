@@ -44,6 +44,22 @@ class Checking:
             return not self._core.limits.has_check or self._passes_check(slot, timeout)
         return now < slot.vet_at or self._passes_check(slot, timeout)
 
+    def takes_time(self, slot: Slot, now: float) -> bool:
+        """Whether `is_fit` may wait for the server, or calls what is the user's."""
+        if slot.session.cleaning is not None:
+            return self._core.limits.has_check or not slot.session.is_ready()
+        return slot.vet_at <= now < slot.retire_at
+
+    def is_fresh(self, slot: Slot, now: float) -> bool:
+        """Of one that was handed over: whether it may be served without another look.
+
+        Given back a moment ago it needs no ping. But it may have died unnoticed by a borrower that
+        did not use it.
+        """
+        session = slot.session
+        is_fresh = session.cleaning is None and now < slot.idle_since + FRESH
+        return is_fresh and not self._core.limits.asks_each and session.is_alive()
+
     def _came_clean(self, slot: Slot, timeout: float | None) -> bool:
         """Take the outcome of a clean-up, which is a proof of life; False when it is out."""
         patience = self._patience(CLEAN_TIMEOUT, timeout)

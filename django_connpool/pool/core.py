@@ -308,6 +308,8 @@ class Core:
                 self.slots.forget(slot)
             elif slot.state is HANDED:
                 waiter = slot.waiter  # looked at once: it may accept at this moment
+                if waiter is not None:
+                    waiter.leave_if_stopped()
                 if waiter is not None and not waiter.left:
                     self.line.let_go(waiter)
                 if waiter is None or not waiter.left:
@@ -360,7 +362,7 @@ class Core:
                 logger,
                 "%s: a connection was never given back, closing it; borrowed %.1f s ago by %s%s%s",
                 self.clock() - slot.since,
-                explain.thread_name(slot.thread),
+                explain.name_of(slot.loans),
                 slot.at_site(),
                 slot.purpose(),
             )

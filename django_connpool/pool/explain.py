@@ -23,6 +23,11 @@ def thread_name(ident: int) -> str:
     return f"thread {ident} (ended)"
 
 
+def name_of(owner: Any) -> str:
+    """Whose loan it is, or who stands in line: a task, or else a thread."""
+    return owner.task_name or thread_name(owner.thread)
+
+
 def locate(loans: list[dict[str, Any]], most: int | None = None) -> None:
     """Tell of each loan, or of the `most` longest, which line of the user's its holder is at.
 
@@ -59,7 +64,7 @@ def given_back(slot: Slot, left: str, in_transaction: bool) -> tuple[str, ...]:
     last = slot.session.last_statement()
     return (
         left if in_transaction else f"the middle of {left}",
-        thread_name(threading.get_ident()),
+        (slot.loans and slot.loans.task_name) or thread_name(threading.get_ident()),
         slot.purpose(),
         last and f", after: {last}",
         "rolling back" if in_transaction else "closing it",

@@ -42,6 +42,14 @@ class Waiter:
         """
         return Waiter(self.since, self.tries, self.note)
 
+    @property
+    def task_name(self) -> str:
+        """A task has one: see tasks.py."""
+        return ""
+
+    def leave_if_stopped(self) -> None:
+        """Under the pool's lock. What stands still is the loop of a task: see tasks.py."""
+
     def wake(self) -> None:
         """Open its gate, once it is served; doing it twice is harmless."""
         try:

@@ -41,6 +41,9 @@ class Session(Protocol):
     def make_fit(self, conn: Any) -> str:
         """End a loan, and have it so; or say why it must be closed."""
 
+    def takes_time(self) -> bool:
+        """Whether `make_fit` would wait for the server, or call what is the user's."""
+
     def is_clean(self, conn: Any) -> bool:
         """Under the lock: whether others may get it as it is. Sends nothing."""
 

@@ -67,6 +67,11 @@ class Loans(set["Slot"]):
         self.thread = thread  # its identifier
         self.ended = False  # it is gone
 
+    @property
+    def task_name(self) -> str:
+        """That of a task has one: see tasks.py."""
+        return ""
+
 
 class Job:
     """What a worker has in hand. `over` says that it has nothing in hand any more."""
@@ -234,6 +239,12 @@ class Slot:
         """The thread whose loan it is; 0 when it is none."""
         loans = self.loans  # looked at once: it may end at this moment
         return 0 if loans is None else loans.thread
+
+    @property
+    def trail(self) -> object:
+        """What leads to the line its borrower is at, where that is a coroutine's: see userline."""
+        loans = self.loans
+        return loans if loans is not None and loans.task_name else self.note
 
     def site(self) -> str:
         """Where it was borrowed; empty when not known."""

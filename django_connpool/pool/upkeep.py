@@ -145,12 +145,12 @@ class Upkeep:
             ):
                 slot.reported = True
                 core.stats.loans_leaked += 1
-                line = userline.of_thread(slot.thread, slot.note)
+                line = userline.of_thread(slot.thread, slot.trail)
                 core.warn_later(
                     logger,
                     "%s: on loan for %.1f s to %s%s, borrowed%s%s",
                     held,
-                    explain.thread_name(slot.thread),
+                    explain.name_of(slot.loans),
                     slot.purpose(),
                     slot.at_site(),
                     f", now at {line}" if line else "",
@@ -159,7 +159,7 @@ class Upkeep:
                 core.news.note(
                     LEAKED,
                     held=held,
-                    thread=explain.thread_name(slot.thread),
+                    thread=explain.name_of(slot.loans),
                     work=str(slot.note or ""),
                     borrowed_at=slot.site(),
                     now_at=line,

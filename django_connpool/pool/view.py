@@ -81,14 +81,14 @@ def _loan(slot: Slot, now: float) -> dict[str, Any]:
     """One loan as a snapshot shows it; a slot just handed over is its waiter's already."""
     lent = slot.loans is not None
     waiter = slot.waiter  # looked at once: it accepts without the lock, and is gone then
-    thread = slot.thread if lent or waiter is None else waiter.thread
+    owner: Any = waiter if not lent and waiter is not None else slot.loans
     return {
         "held": max(0.0, now - (slot.since if lent else slot.idle_since)),
-        "thread": explain.thread_name(thread),
-        "thread_id": thread,
+        "thread": explain.name_of(owner) if owner is not None else explain.thread_name(0),
+        "thread_id": owner.thread if owner is not None else 0,
         "note": (slot.note and str(slot.note)) or None,
         "taken_at": (lent and slot.site()) or None,  # with `leak_after`
-        "at": slot.note,  # see explain.locate
+        "at": slot.trail,  # see explain.locate
         "statement": (slot, slot.loan),  # see `say_statements`
         "leak": slot.reported,
         "pinned": slot.pinned,

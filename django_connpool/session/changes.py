@@ -134,7 +134,9 @@ class Changes:
         Not done when a loan ends: every INSERT into a table with a serial key would make the
         session dirty, and cleaning throws the numbers away that a sequence has cached.
         """
-        if conn.pgconn.pipeline_status:
+        if forget := getattr(conn, "forget_sequences", None):  # a twin, which must not wait here
+            forget()
+        elif conn.pgconn.pipeline_status:
             private.put_in_line(conn, b"DISCARD SEQUENCES")
         elif conn.pgconn.transaction_status in SANE:
             conn.pgconn.exec_(b"DISCARD SEQUENCES")

@@ -120,7 +120,8 @@ class Cleaning(Answer):
             if state in _UNKNOWN_STATES:
                 # Not its text: it may quote what the session was set up with.
                 self.is_unknown, self.refusal = True, f"refused with {state.decode()}"
-            self._asks = result.fname(0) == _MARK
+            # (Asked of a result with no column, libpq tells the handlers of notices.)
+            self._asks = bool(result.nfields) and result.fname(0) == _MARK
         elif result.status == ExecStatus.FATAL_ERROR:
             self.refusal = result.get_error_message(self.encoding)
         elif result.status == ExecStatus.TUPLES_OK:

@@ -334,7 +334,7 @@ def _checking(conn: Any, changes: Changes) -> Callable[[], Any]:
     return _start_query
 
 
-def _looks_up(function: Any) -> set[str]:
+def looks_up(function: Any) -> set[str]:
     """The names that a function looks up; none when it is not one, but a proxy of an agent's."""
     return set(getattr(getattr(function, "__code__", None), "co_names", ()))
 
@@ -342,30 +342,30 @@ def _looks_up(function: Any) -> set[str]:
 _INIT, _START = Cursor.__init__, BaseCursor._start_query
 _init = BaseCursor.__init__
 # What the two methods look up is what `WatchedPlain` does without them, from psycopg 3.2 to 3.3.
-_PSYCOPG_IS_KNOWN = _looks_up(_START) == {
+_PSYCOPG_IS_KNOWN = looks_up(_START) == {
     *("closed", "e", "InterfaceError", "_reset", "_last_query", "adapt", "Transformer", "_tx"),
     *("_conn", "_start_query"),
-} and _looks_up(_INIT) == {"super", "__init__", "row_factory", "_row_factory"}
+} and looks_up(_INIT) == {"super", "__init__", "row_factory", "_row_factory"}
 
 # From psycopg 3.3 on, which tells a cursor of what is registered when its rows are here already.
-_MAKES_ADAPTERS_LATER = _looks_up(_init) == {
+_MAKES_ADAPTERS_LATER = looks_up(_init) == {
     *("_conn", "TEXT", "format", "pgconn", "_pgconn", "adapt", "AdaptersMap", "adapters"),
     *("_adapters", "arraysize", "_closed", "_last_query", "_reset", "partial", "_loaders_changed"),
     *("ref", "_register_loader_callback"),
 }
 
 
-def is_plain(cursor_class: Any) -> bool:
+def is_plain(cursor_class: Any, kind: Any = Cursor, init: Any = _INIT) -> bool:
     """Whether `WatchedPlain` does what this class would: it is psycopg's, as it is known.
 
     Asked for each connection, because an agent may replace a method at any time.
     """
     return (
         _PSYCOPG_IS_KNOWN
-        and issubclass(cursor_class, Cursor)
-        and cursor_class.__init__ is Cursor.__init__ is _INIT
+        and issubclass(cursor_class, kind)
+        and cursor_class.__init__ is kind.__init__ is init
         and cursor_class._start_query is BaseCursor._start_query is _START
         and BaseCursor.__init__ is _init
         and cursor_class.adapters is BaseCursor.adapters
-        and cursor_class.__mro__[cursor_class.__mro__.index(Cursor) + 1] is BaseCursor
+        and cursor_class.__mro__[cursor_class.__mro__.index(kind) + 1] is BaseCursor
     )

@@ -53,6 +53,28 @@ def forget_prepared(conn: Any) -> bool:
     return True
 
 
+# What lies in the dictionary of a connection, and is the session's, or was set when it was born.
+_OF_BIRTH = ("_isolation_level", "_read_only", "_deferrable", "row_factory")
+_PREPARED = "_prepared"
+
+
+def share(conn: Any, twin: Any) -> None:
+    """Have the async connection of a session know what the sync one knows.
+
+    It is in autocommit mode. A psycopg that keeps what it has prepared elsewhere prepares nothing.
+    """
+    found, own = conn.__dict__, twin.__dict__
+    own[AUTOCOMMIT] = True
+    own[ADAPTERS] = conn.adapters
+    for name in _OF_BIRTH:
+        if name in found:
+            own[name] = found[name]
+    if _PREPARED in found:
+        own[_PREPARED] = found[_PREPARED]
+    else:
+        twin.prepare_threshold = None
+
+
 @contextmanager
 def telling_of_rollbacks(conn: Any, tell: Callable[[], None]) -> Iterator[None]:
     """Have `tell` called at each rollback of psycopg's own in the block.

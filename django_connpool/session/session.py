@@ -190,6 +190,12 @@ class Session(Wire):
         except Exception:  # what its borrower has set does not let itself be compared
             return False
 
+    def takes_time(self) -> bool:
+        """Whether `make_fit` would wait for the server, or call what is the user's."""
+        return self._policy.reset is not None or (
+            self.pgconn.transaction_status in rest.IN_TRANSACTION
+        )
+
     def in_the_middle_of(self) -> str:
         """What it was left in the middle of: "a transaction", "a statement", or nothing."""
         status = self.pgconn.transaction_status

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from django.apps import apps
 from django.urls import path
 
 from . import api, export, views
@@ -14,3 +15,7 @@ urlpatterns = [
     path("api/products/", api.products, name="api-products"),
     path("api/orders/", api.orders, name="api-orders"),
 ]
+if apps.is_installed("django_connpool"):
+    from . import restocking
+
+    urlpatterns.append(path("scarce/", restocking.scarce, name="scarce"))

@@ -648,4 +648,77 @@ MUTANTS = [
         "",
         "who is served a session on which that was tried out finds it as it was set up",
     ),
+    # Tasks
+    Mutant(
+        "pool/tasks.py",
+        "        if not self.left and not self._loop.is_running():",
+        "        if False:",
+        "a task whose loop stands still is passed over",
+    ),
+    Mutant(
+        "pool/tasks.py",
+        "            if not slot.session.is_busy():\n                slot.thread_ended(self)",
+        "            pass",
+        "a task that ends gives back",
+    ),
+    Mutant(
+        "pool/tasks.py",
+        "            if not slot.session.is_busy():\n",
+        "            if True:\n",
+        "a connection that another task works with is left to it",
+    ),
+    Mutant(
+        "pool/tasks.py",
+        "            waiter.left = True\n            core.inbox",
+        "            core.inbox",
+        "what is handed to a task that is cancelled goes to the next",
+    ),
+    Mutant(
+        "pool/tasks.py",
+        "        errand._is_missed = True\n",
+        "",
+        "what is being checked for a task that is cancelled comes back",
+    ),
+    Mutant(
+        "pool/awaiting.py",
+        "            if waiter.left:\n                return None\n",
+        "",
+        "a task that was passed over stands in line again",
+    ),
+    Mutant(
+        "pool/awaiting.py",
+        "        if slot is None or not slot.session.takes_time():",
+        "        if True:",
+        "nobody waits for a server in the thread of a loop",
+    ),
+    Mutant(
+        "session/twin.py",
+        "            changes.expect_the_worst()",
+        "            pass",
+        "what cursors of a task's own do is not unseen",
+    ),
+    Mutant(
+        "session/twin.py",
+        "                await asyncio.shield(ending)\n            raise",
+        "                await ending\n            raise",
+        "what ends a statement goes on when its task is cancelled again",
+    ),
+    Mutant(
+        "session/twin.py",
+        "        return conn._start_query() if conn._forgets else started",
+        "        return started",
+        "sequences of an earlier loan are not seen by tasks",
+    ),
+    Mutant(
+        "session/private.py",
+        "        own[_PREPARED] = found[_PREPARED]",
+        "        pass",
+        "tasks and threads know of the same prepared statements",
+    ),
+    Mutant(
+        "aio/pool.py",
+        "                if self.sync is pool:\n                    raise\n",
+        "                raise\n",
+        "a task goes on to the pool that takes the place of its own",
+    ),
 ]

@@ -209,7 +209,7 @@ class FakePGconn:
         self._results -= 1
         if self._results < 0:
             return None
-        return SimpleNamespace(status=self.answers, fname=lambda column: None)
+        return SimpleNamespace(status=self.answers, nfields=0)
 
     def exec_(self, statement: bytes) -> Any:
         if not self.is_alive:

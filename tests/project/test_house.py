@@ -33,6 +33,7 @@ FLOORS = (
     {"registry"},
     {"requests", "switchboard"},
     {"status", "listening"},
+    {"aio"},
     {"site_checks"},
     {"checks"},
     {"backends"},
@@ -59,7 +60,7 @@ FOREIGN: dict[str, set[str]] = {
 FOREIGN_ELSEWHERE = {"asgiref", "django", "psycopg"}
 
 LONGEST = 400  # lines of a file
-LINES = 20_210
+LINES = 22_840
 LEEWAY = 300  # lines below that, from which on the number has to be lowered
 DOORS = 16  # what catches BaseException, and `finally` blocks that mend; 6 are meant to remain
 
@@ -80,6 +81,7 @@ MENDING: set[str] = {
 }
 # These end what their `try` began: a lock, a mark, a block of somebody's work.
 ENDING: set[str] = {
+    "aio/pool.py: Acquire.__aexit__",
     "backends/cursors.py: Rebinding.close",
     "backends/cursors.py: Rebinding.execute",
     "backends/holding.py: Holding._keep_during",
@@ -106,6 +108,7 @@ ENDING: set[str] = {
     "pool/pool.py: Pool._wait_for_slot",
     "pool/pool.py: Pool.getconn",
     "pool/pool.py: Pool.putconn",
+    "pool/tasks.py: TaskWaiter.wait_its_turn",
     "process/userline.py: _above",
     "session/credentials.py: Credentials._ask_once",
     "session/setup.py: recording",

@@ -17,6 +17,7 @@ from .test_privates import PACKAGE, PRIVATE, defined, names
 PSYCOPGS_FILES = {
     "session/private.py",
     "session/fronts.py",  # before each statement, with no call in between
+    "session/twin.py",  # what psycopg's async connection does with each of them
     "session/riding.py",  # in the stead of what sends a transaction's first statement
 }
 PSYCOPGS = {
@@ -26,6 +27,7 @@ PSYCOPGS = {
     *("_maybe_prepare_gen", "_execute_send", "_get_prepared", "_get_tx_start_command"),
     *("_check_results", "_set_results"),
     *("_start_query", "_start_copy_gen", "_convert_query", "_raise_for_result"),
+    *("_notify_handler", "_notify_handlers", "_notifies_backlog"),
     *("_make_declare_statement", "_fetch_gen", "_scroll_gen", "_close_gen", "_loaders_changed"),
 }  # but for `_pool`, which psycopg has for pools
 DJANGOS = {"_prepare_cursor", "_get_test_db_name", "_non_atomic_requests"}

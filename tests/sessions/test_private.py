@@ -5,6 +5,7 @@ What the fronts do with them is in tests/pool/real/test_cleaning.py; here is tha
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import warnings
 from collections.abc import Callable, Iterator
@@ -20,7 +21,7 @@ from psycopg.types.string import StrDumper, TextLoader
 from django_connpool import ConnectionPool
 from tests import inside
 from tests.cluster import Server
-from tests.inside import fronts, private
+from tests.inside import fronts, private, twin
 from tests.pool.real.helpers import until_known
 
 WORK_MEM = "SELECT current_setting('work_mem')"
@@ -371,3 +372,68 @@ def test_a_copy_of_an_earlier_loan_says_so(pool: Any) -> None:
         cursor.copy("COPY (SELECT 1) TO STDOUT"),
     ):
         pass
+
+
+# -- Async connections --------------------------------------------------------------------
+
+
+def test_what_an_async_connection_is_made_with_is_found_in_its_class() -> None:
+    """psycopg's `__init__` is gone by once, and not for each loan: see session/twin.py."""
+    assert twin.IS_MOULDED
+
+
+def test_an_async_connection_takes_what_was_notified_before(conn: Any) -> None:
+    async def heard() -> list[str]:
+        there = twin.twin_of(conn, None)
+        return [each.payload async for each in there.notifies(timeout=5, stop_after=2)]
+
+    conn.execute("LISTEN private")
+    conn.execute("NOTIFY private, 'one'")
+    conn.execute("NOTIFY private, 'two'")
+    assert asyncio.run(heard()) == ["one", "two"]
+
+
+def test_an_async_connection_tells_the_handlers_of_the_sync_one(conn: Any) -> None:
+    heard: list[str] = []
+    conn.add_notify_handler(lambda each: heard.append(each.payload))
+
+    async def listen() -> None:
+        there = twin.twin_of(conn, None)
+        there.add_notify_handler(lambda each: heard.append(each.payload))
+        await there.execute("NOTIFY private, 'one'")
+        twin.cut_off(there)
+
+    conn.execute("LISTEN private")
+    asyncio.run(listen())
+    conn.execute("NOTIFY private, 'two'")
+    assert heard == ["one", "one", "two"]
+
+
+def test_where_the_class_cannot_hold_it_psycopg_makes_each(
+    conn: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(twin, "IS_MOULDED", False)
+    heard = conn.pgconn.notice_handler, conn.pgconn.notify_handler
+
+    async def ask() -> Any:
+        there = twin.twin_of(conn, None)
+        try:
+            return await (await there.execute("SELECT 1")).fetchone()
+        finally:
+            twin.cut_off(there)
+
+    assert asyncio.run(ask()) == (1,)
+    assert (conn.pgconn.notice_handler, conn.pgconn.notify_handler) == heard
+
+
+def test_what_psycopg_prepares_elsewhere_is_not_prepared(conn: Any) -> None:
+    there = twin.twin_of(conn, None)
+    prepared = vars(conn).pop("_prepared")
+    private.share(conn, there)
+    assert there.prepare_threshold is None
+    vars(conn)["_prepared"] = prepared
+
+
+def test_only_psycopgs_connections_have_an_async_one() -> None:
+    with pytest.raises(TypeError, match="is not psycopg's"):
+        twin.twin_of(NOTHING, None)

@@ -1,0 +1,229 @@
+"""Tasks of an event loop as borrowers: in line, with a slot to be looked at, with a loan.
+
+A task may be cancelled wherever it waits, and its loop may stop or be closed: each of these then
+gives up what it has, so that it goes to the next in line.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import weakref
+from collections.abc import Callable
+from contextlib import suppress
+from types import TracebackType
+from typing import Any, TypeAlias
+
+from django_connpool.process.cpython import running_loop
+
+from .core import Core
+from .line import Waiter
+from .prospects import gave_up
+from .slot import LOAN, RETURNING, Loans, Slot
+
+Task: TypeAlias = "asyncio.Task[Any]"
+
+
+class TaskLoans(Loans):
+    """One loan of a task's, which ends with it. Its `thread` is a number that no thread has."""
+
+    __slots__ = ("_name", "_task")
+
+    def __init__(self, task: Task, slot: Slot) -> None:
+        super().__init__(-id(task), (slot,))
+        self._task = weakref.ref(task)
+        self._name = ""  # when it has ended
+
+    @property
+    def task_name(self) -> str:
+        task = self._task()
+        return self._name or (_name_of(task) if task is not None else "a task (ended)")
+
+    def coroutine(self) -> Any:
+        """What its task runs, to find the line it is at; None when it has ended."""
+        task = self._task()
+        return None if task is None or task.done() else task.get_coro()
+
+    def begin(self) -> None:
+        if (task := self._task()) is not None:
+            task.add_done_callback(self.task_ended)
+
+    def end(self) -> None:
+        """It is given back, or about to be: the end of the task changes nothing any more."""
+        if (task := self._task()) is not None:
+            task.remove_done_callback(self.task_ended)
+
+    def task_ended(self, task: Task) -> None:
+        """Called by the loop. Unless another task works with the connection at this moment."""
+        self._name, self.ended = _name_of(task), True
+        for slot in tuple(self):
+            if not slot.session.is_busy():
+                slot.thread_ended(self)
+
+
+def _name_of(task: Task) -> str:
+    return f"task {task.get_name()}"
+
+
+class TaskWaiter(Waiter):
+    """A task in line. It is woken in its loop, from whatever thread.
+
+    It accepts what it was given under the pool's lock: for while its loop stands still somebody
+    may decide that it has left.
+    """
+
+    __slots__ = ("_core", "_future", "_loop", "_task")
+
+    def __init__(self, core: Core, task: Task, since: float, tries: int, note: object) -> None:
+        super().__init__(since, tries, note)
+        self.thread = -id(task)
+        self._core = core
+        self._task = weakref.ref(task)
+        self._loop = asyncio.get_running_loop()
+        self._future: asyncio.Future[None] = self._loop.create_future()
+
+    @property
+    def task_name(self) -> str:
+        task = self._task()
+        return _name_of(task) if task is not None else "a task (ended)"
+
+    def coroutine(self) -> Any:
+        task = self._task()
+        return task.get_coro() if task is not None else None
+
+    def again(self) -> TaskWaiter:
+        task = asyncio.current_task()
+        assert task is not None
+        return TaskWaiter(self._core, task, self.since, self.tries, self.note)
+
+    def wake(self) -> None:
+        """Under the pool's lock. Who waits in a loop that does not run waits for nothing."""
+        if running_loop() is self._loop:
+            self._open()
+            return
+        with suppress(RuntimeError):  # it is closed
+            self._loop.call_soon_threadsafe(self._open)
+        self.leave_if_stopped()
+
+    def leave_if_stopped(self) -> None:
+        """Under the pool's lock."""
+        if not self.left and not self._loop.is_running():
+            self.left = True
+            self._core.put(Core.audit)  # by which what it was given goes to the next
+
+    def _open(self) -> None:
+        if not self._future.done():
+            self._future.set_result(None)
+
+    async def wait_its_turn(self, seconds: float) -> None:
+        """Wait until served, at most so long."""
+        timer = self._loop.call_later(max(0.0, seconds), self._open)
+        try:
+            await self._future
+        finally:
+            timer.cancel()
+
+
+class Place:
+    """What a task has before it has a loan: a place in line, or a slot that it looks at.
+
+    Both are given up when it leaves the block with an error, a cancellation or an interrupt.
+    """
+
+    __slots__ = ("_core", "_settle", "slot", "waiter")
+
+    def __init__(self, core: Core, settle: Callable[[], None]) -> None:
+        self._core = core
+        self._settle = settle
+        self.slot: Slot | None = None
+        self.waiter: TaskWaiter | None = None
+
+    def __enter__(self) -> Place:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> None:
+        if kind is None:
+            return
+        core, slot, waiter = self._core, self.slot, self.waiter
+        if slot is not None and slot.state is LOAN:
+            slot.state = RETURNING
+        if waiter is not None:
+            waiter.left = True
+            core.inbox.append((gave_up, waiter, kind))
+        else:
+            core.inbox.append((Core.audit,))
+        # Not when an interrupt has just struck, or a coroutine is being collected, which may be
+        # inside any lock.
+        if isinstance(error, (Exception, asyncio.CancelledError)):
+            self._settle()
+        else:
+            core.ticket.now()
+
+
+class Errand:
+    """What a thread finds out about a slot that is its task's, and not lent yet.
+
+    The thread has the slot meanwhile. When its task has gone, it gives the slot up itself.
+    """
+
+    def __init__(self, core: Core, slot: Slot, work: Callable[[], bool]) -> None:
+        self._core = core
+        self._work = work
+        self._loop = asyncio.get_running_loop()
+        self._future: asyncio.Future[bool] = self._loop.create_future()
+        # Guarded by the core's lock:
+        self._slot: Slot | None = slot  # None once it is given up
+        self._is_over = False
+        self._is_missed = False  # its task has gone
+
+    def run(self) -> None:
+        fits, error = False, None
+        try:
+            fits = self._work()
+        except Exception as failure:
+            error = failure
+        with self._core.lock:
+            self._is_over = True
+            if self._is_missed:
+                self._give_up()
+        try:
+            self._loop.call_soon_threadsafe(tell, self._future, fits, error)
+        except RuntimeError:  # the loop is closed
+            with self._core.lock:
+                self._give_up()
+
+    async def outcome(self) -> bool:
+        return await self._future
+
+    def __enter__(self) -> Errand:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> None:
+        if kind is not None:
+            self._core.put(Errand._was_left, self)
+
+    @staticmethod
+    def _was_left(core: Core, errand: Errand) -> None:
+        """Under the lock."""
+        errand._is_missed = True
+        if errand._is_over:
+            errand._give_up()
+
+    def _give_up(self) -> None:
+        slot, self._slot = self._slot, None
+        if slot is not None and slot.state is LOAN and slot.loans is None:
+            slot.state = RETURNING
+            self._core.audit()
+
+
+def tell(future: asyncio.Future[Any], outcome: Any, error: Exception | None) -> None:
+    """In the loop of who waits for it, if he still does."""
+    if future.done():
+        return
+    if error is not None:
+        future.set_exception(error)
+    else:
+        future.set_result(outcome)
