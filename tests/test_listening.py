@@ -19,7 +19,7 @@ from django.db import transaction
 from psycopg import OperationalError
 
 import django_connpool
-from django_connpool import PoolClosed, registry
+from django_connpool import PoolClosed, aio, registry
 from django_connpool.listening import Notification
 from django_connpool.status import snapshot
 from tests import inside
@@ -486,6 +486,10 @@ def run(work: Callable[[], Any]) -> Any:
         return await asyncio.wait_for(work(), SOON)
 
     return asyncio.run(all_of_it())
+
+
+def test_the_async_face_has_it_too() -> None:
+    assert aio.listen is django_connpool.listen
 
 
 def test_a_task_listens(wrapper: Any, cluster: Server) -> None:

@@ -8,6 +8,7 @@
 
 `pools`: a mapping of alias to the `Pool` that its database has in this process.
 `create_pool()`: a pool of its own, for use without Django.
+`listen()`: that of `django_connpool`, which is for `async with` and `async for`, too.
 """
 
 from __future__ import annotations
@@ -17,9 +18,11 @@ from typing import TYPE_CHECKING, Any
 from .pool import Pool, create_pool
 
 if TYPE_CHECKING:
+    from django_connpool.listening import listen
+
     from .databases import pools
 
-__all__ = ["Pool", "create_pool", "pools"]
+__all__ = ["Pool", "create_pool", "listen", "pools"]
 
 
 def __getattr__(name: str) -> Any:
@@ -28,4 +31,8 @@ def __getattr__(name: str) -> Any:
         from .databases import pools
 
         return pools
+    if name == "listen":
+        from django_connpool.listening import listen
+
+        return listen
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
