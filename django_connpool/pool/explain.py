@@ -96,7 +96,7 @@ def timeout(snapshot: dict[str, Any], waited: float) -> str:
         text += " This thread holds one of them itself, and waits for another."
     if snapshot["last_error"]:
         text += f" Connecting last failed with: {snapshot['last_error']}."
-    elif full := [bound for bound in snapshot["bounds"] if bound["waits"]]:
+    elif full := [bound for bound in snapshot.get("bounds", ()) if bound["waits"]]:
         text += "".join(map(_bound, full))
     elif snapshot["in_use"] >= snapshot["max_size"]:
         text += " Give connections back sooner, or raise max_size."
