@@ -17,6 +17,7 @@ from tests import inside
 from tests.aio.conftest import LOOPS, MakePool, Run, in_each_loop
 from tests.aio.helpers import at_rest, in_line, pid, seen, until
 from tests.cluster import Server
+from tests.pool.real.helpers import until_known
 from tests.proxy import Proxy
 
 LONG = "SELECT pg_sleep(60)"
@@ -292,6 +293,7 @@ def test_a_loop_that_stands_still_holds_nobody_up_and_its_tasks_stand_in_line_ag
     make_pool: MakePool, kind: str
 ) -> None:
     pool = make_pool(max_size=1)
+    until_known(pool.sync)  # or what it was handed would be closed, for it may be unclean
     loop = LOOPS[kind]()
     conn = pool.sync.getconn()
 
@@ -301,12 +303,13 @@ def test_a_loop_that_stands_still_holds_nobody_up_and_its_tasks_stand_in_line_ag
         return task
 
     async def end() -> Any:
+        await in_line(pool, 1)
+        pool.sync.putconn(mine)
         return await asyncio.wait_for(task, 30)
 
     task = loop.run_until_complete(begin())
     pool.sync.putconn(conn)  # to a task whose loop does not run
-    with pool.sync.connection(20) as conn:
-        conn.execute("SELECT 1")
+    mine = pool.sync.getconn(20)
     assert loop.run_until_complete(end()) == 1
     loop.close()
     assert at_rest(pool, idle=1)

@@ -146,6 +146,7 @@ def test_it_is_used_without_django(dsn: str) -> None:
         from django_connpool import aio
 
         async def main():
+            asyncio.get_running_loop().slow_callback_duration = 60  # of which dev mode warns
             async with aio.create_pool(sys.argv[1], max_size=1) as pool:
                 print(await pool.fetchval("SELECT 'served'"))
 
