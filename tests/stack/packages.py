@@ -17,7 +17,7 @@ class Package:
     group: str  # the packages of a group are installed together
     settings: str  # the module of their settings; "" where their conftest.py configures them
     tests: tuple[str, ...] = ()  # as their runner takes them
-    runner: str = "django"  # or "pytest"
+    runner: str = "django"  # or "pytest", or Django's own "runtests"
     folder: str = "."  # where it is started, in the sdist
     engine: str = OUR_ENGINE
     stock: str = STOCK_ENGINE
@@ -26,7 +26,6 @@ class Package:
     both: dict[str, Any] = field(default_factory=dict)  # settings of both runs
     environment: dict[str, str] = field(default_factory=dict)
     extensions: tuple[str, ...] = ()  # of the server: without them the package is left out
-    flaky: tuple[str, ...] = ()  # tests that end now so, now so with the stock engine
 
 
 PACKAGES = (
@@ -39,6 +38,18 @@ PACKAGES = (
         engine="django_tenants.postgresql_backend",
         stock="django_tenants.postgresql_backend",
         ours={"ORIGINAL_BACKEND": OUR_ENGINE},
+    ),
+    Package(
+        "Django",  # its tests of geographic fields
+        "gis",
+        "test_sqlite",
+        ("gis_tests",),
+        runner="runtests",
+        folder="tests",
+        engine="django_connpool.backends.postgis",
+        stock="django.contrib.gis.db.backends.postgis",
+        aliases=("default", "other"),
+        extensions=("postgis", "postgis_raster"),
     ),
     Package(
         "django-cachalot",

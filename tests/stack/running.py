@@ -35,7 +35,7 @@ def run(
     began = time.monotonic()
     with log.open("w") as output:
         code = subprocess.run(
-            [sys.executable, "-m", *_command(package, only or package.tests)],
+            [sys.executable, *_command(package, only or package.tests)],
             cwd=sdist / package.folder,
             env=_environment(package, sdist, mode, server, outcomes),
             stdin=subprocess.DEVNULL,
@@ -57,8 +57,11 @@ def run(
 def _command(package: Package, tests: tuple[str, ...]) -> list[str]:
     if package.runner == "pytest":
         plugins = ["-p", "connpool_stack_pytest", "-p", "no:cacheprovider", "-o", "addopts="]
-        return ["pytest", "-q", *plugins, *tests]
-    return ["django", "test", "--noinput", *tests]
+        return ["-m", "pytest", "-q", *plugins, *tests]
+    if package.runner == "runtests":
+        settings = "--settings=connpool_stack_settings"
+        return ["runtests.py", settings, "--parallel=1", "--noinput", *tests]
+    return ["-m", "django", "test", "--noinput", *tests]
 
 
 def _environment(
