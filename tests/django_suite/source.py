@@ -32,16 +32,16 @@ def _download(project: str, version: str, cache: Path) -> Path:
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
     wanted = ["--no-binary", project, "--dest", str(sdists), f"{project}=={version}"]
     subprocess.run([*command, *wanted], check=True)
-    (sdist,) = (
-        path
-        for path in sdists.iterdir()
-        if _plain(path.name) == _plain(f"{project}-{version}.tar.gz")
-    )
+    (sdist,) = (path for path in sdists.iterdir() if is_sdist(path.name, project, version))
     return sdist
 
 
+def is_sdist(name: str, project: str, version: str) -> bool:
+    """Whether a file is a project's: it begins with Django-4.2, django-5.1 or django_silk-5.6."""
+    return _plain(name) == _plain(f"{project}-{version}.tar.gz")
+
+
 def _plain(name: str) -> str:
-    """Its name is Django-4.2, django-5.1 or django_silk-5.6."""
     return re.sub(r"[-_.]+(?=[a-z])", "_", name.lower())
 
 

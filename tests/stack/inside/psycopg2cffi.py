@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 
-class compat:  # noqa: N801  (its name there)
+class compat:
     @staticmethod
     def register() -> None:
         """There psycopg2 would get a stand-in; Django takes psycopg anyway."""
