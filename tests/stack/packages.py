@@ -56,6 +56,7 @@ PACKAGES = (
         "requests",
         "settings",
         ("cachalot.tests", "cachalot.admin_tests"),
+        ours={"CACHALOT_ADDITIONAL_SUPPORTED_DATABASES": [OUR_ENGINE]},
         environment={"DB_ENGINE": "postgresql"},
         extensions=("hstore", "unaccent"),
     ),
