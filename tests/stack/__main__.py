@@ -32,6 +32,7 @@ EXPLAINED = Path(__file__).parent / "explained.txt"
 def main() -> int:
     arguments = _parse()
     CACHE.mkdir(exist_ok=True)
+    modes = (arguments.mode,) if arguments.mode else MODES
     passed = failed = 0
     print(f"Django {django.get_version()}, psycopg {psycopg.__version__}, ", end="")
     print(f"Python {platform.python_version()}")
@@ -39,7 +40,7 @@ def main() -> int:
         print(f"on {description}", flush=True)
         for package in chosen(arguments.names):
             try:
-                found = compare(package, arguments.mode or MODES, started, tuple(arguments.only))
+                found = compare(package, modes, started, tuple(arguments.only))
             except NoOutcome as error:
                 print(error)
                 failed += 1
@@ -108,7 +109,7 @@ def _missing(package: Package, started: Server) -> list[str]:
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="stack", description=__doc__)
     parser.add_argument("names", nargs="*", help="packages or groups of them; all, if none")
-    parser.add_argument("--mode", choices=MODES, nargs="*", help="the pool's `release`")
+    parser.add_argument("--mode", choices=MODES, help="the pool's `release`")
     parser.add_argument("--only", nargs="*", default=[], help="tests, as their runner takes them")
     return parser.parse_args()
 
