@@ -63,6 +63,25 @@ def test_what_is_kept_goes_on_to_the_pool_that_takes_its_place(databases: Databa
     assert value(wrapper, "SELECT 1") == 1
 
 
+def test_who_stands_in_line_goes_on_to_the_pool_that_takes_its_place(
+    databases: Databases,
+) -> None:
+    databases.add(pool={"max_size": 1})
+    pool = aio.pools["spare"]
+    before = pool.sync
+
+    async def main() -> None:
+        async with pool.acquire() as conn:
+            waiting = asyncio.ensure_future(pool.fetchval("SELECT 1"))
+            await in_line(pool, 1)
+            await asyncio.to_thread(before.close)
+            assert await waiting == 1
+            await conn.execute("SELECT 1")
+
+    run(main())
+    assert pool.sync is not before
+
+
 def test_what_a_wrapper_offers_is_taken_for_a_task(databases: Databases) -> None:
     wrapper = databases.add(pool={"max_size": 1})
     pool = aio.pools["spare"]
