@@ -7,6 +7,7 @@ import datetime
 from typing import Any
 
 import pytest
+from asgiref.sync import sync_to_async
 from django.contrib.auth import get_user_model
 from django.db import connections
 from django.utils import timezone
@@ -186,6 +187,8 @@ def test_the_orm_goes_on_through_its_threads() -> None:
         assert found == ("seed",)
         await pool.execute("UPDATE auth_user SET first_name = %s", ["Ada"])
         assert (await users.aget(username="seed")).first_name == "Ada"
+        # The thread in which Django queries lives on, and so would its loan, on offer.
+        await sync_to_async(connections.close_all)()
 
     run(main())
 
