@@ -130,14 +130,14 @@ class Place:
     when another interrupt keeps it from that, as it is collected.
     """
 
-    __slots__ = ("_core", "_settle", "errand", "slot", "waiter")
+    # Of the class, for an interrupt may strike before there is more of it.
+    slot: Slot | None = None
+    errand: Errand | None = None  # or it has the slot
+    waiter: TaskWaiter | None = None
 
     def __init__(self, core: Core, settle: Callable[[], None]) -> None:
         self._core = core
         self._settle = settle
-        self.slot: Slot | None = None
-        self.errand: Errand | None = None  # or it has the slot
-        self.waiter: TaskWaiter | None = None
 
     def __enter__(self) -> Place:
         return self
