@@ -244,8 +244,10 @@ def _unknown(given: _Given) -> UnknownOption:
 
 
 def _impossible(given: _Given, hint: str) -> ImpossibleValue:
-    value = "what it is" if given.option in HIDDEN else repr(given.value)
-    message = f"Pool option {given.key!r} in {given.place} cannot be {value}."
+    value = f"cannot be {given.value!r}"
+    if given.option in HIDDEN:
+        value = "has an impossible value (not shown, as it may be a password)"
+    message = f"Pool option {given.key!r} in {given.place} {value}."
     return ImpossibleValue(message, hint)
 
 

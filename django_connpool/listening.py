@@ -15,11 +15,12 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import connections
 from psycopg import OperationalError
 
-from . import registry
+from . import conf, registry
 from .connection_pool import ConnectionPool
 from .errors import PoolClosed
 from .pool.outage import again
 from .process.background import NEVER
+from .readers import PGBOUNCER
 from .redaction import one_line
 from .session.channels import GAP, Notification, check_names
 from .session.refusals import heals
@@ -45,8 +46,15 @@ def listen(alias: str, *channels: str, timeout: float | None = None) -> Listener
     is closed.
     """
     check_names(channels)
-    if not registry.is_pooled(connections[alias]):
+    wrapper = connections[alias]
+    if not registry.is_pooled(wrapper):
         raise ImproperlyConfigured(f"listen(): the database {alias!r} is not pooled")
+    options = conf.parse(wrapper.settings_dict)
+    if options is not None and options.behind == PGBOUNCER:
+        raise ImproperlyConfigured(
+            f"listen(): the database {alias!r} stands behind a pooler (pool option 'behind'), "
+            "which loses notifications: listen by an alias that leads to the server itself"
+        )
     return Listener(alias, frozenset(channels), timeout)
 
 

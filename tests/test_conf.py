@@ -391,7 +391,8 @@ def test_what_stands_in_the_place_of_credentials_is_not_shown(value: Any) -> Non
         parse(nested(credentials=value))
     told = str(caught.value) + repr(caught.value.__cause__)
     assert told.startswith(
-        "Pool option 'credentials' in OPTIONS[\"pool\"] cannot be what it is. It "
+        "Pool option 'credentials' in OPTIONS[\"pool\"] has an impossible value (not "
+        "shown, as it may be a password). It "
     )
     assert "cret" not in told
     assert "333" not in told

@@ -390,6 +390,12 @@ def test_a_name_as_long_as_it_may_be_is_listened_to(wrapper: Any, cluster: Serve
         assert payloads(listener, 1) == ["1"]
 
 
+def test_who_listens_behind_a_pooler_that_loses_notifications_is_told(databases: Databases) -> None:
+    databases.add("bounced", pool={"behind": "pgbouncer"})
+    with pytest.raises(ImproperlyConfigured, match="'bounced' stands behind a pooler"):
+        django_connpool.listen("bounced", "orders")
+
+
 def test_a_database_without_a_pool_is_refused(databases: Databases) -> None:
     databases.add("bare", pool=False)
     with pytest.raises(ImproperlyConfigured, match="'bare' is not pooled"):

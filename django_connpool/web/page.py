@@ -221,11 +221,12 @@ def show(found: Collected) -> list[ShownProcess]:
     """The processes, this one first, as the page shows them."""
     limits = readiness.Limits.from_settings()
     pools = sum(len(process["pools"]) for process in found.processes)
+    known = shared.known(found.processes)
     shown = []
     for process in found.processes:
         one = ShownProcess(process, clean(process["command"]), process["pid"] == os.getpid())
         for number, pool in enumerate(process["pools"]):
-            seen = _pool(process, number, pool, limits)
+            seen = _pool(process, number, pool, limits, known)
             (one.quiet if seen.is_quiet and pools > FEW else one.pools).append(seen)
         one.pools.sort(
             key=lambda seen: (seen.trouble is None, not seen.leaks, seen.is_quiet, seen.name)
@@ -235,7 +236,9 @@ def show(found: Collected) -> list[ShownProcess]:
     return shown
 
 
-def _pool(process: Process, number: int, pool: Pool, limits: readiness.Limits) -> ShownPool:
+def _pool(
+    process: Process, number: int, pool: Pool, limits: readiness.Limits, known: shared.Known
+) -> ShownPool:
     seen = charts.moments(pool.get("history", []))
     trouble = readiness.judge(pool, limits)
     loans = sorted(pool["loans"], key=lambda loan: -loan["held"])
@@ -255,7 +258,7 @@ def _pool(process: Process, number: int, pool: Pool, limits: readiness.Limits) -
         loans=[_loan(loan) for loan in loans[:LOANS]],
         more_loans=max(0, len(loans) - LOANS),
         leaks=sum(bool(loan.get("leak")) for loan in loans),
-        bounds=[clean(shared.line(process["pid"], pool, one)) for one in pool.get("bounds", [])],
+        bounds=[clean(shared.line(process, pool, one, known)) for one in pool.get("bounds", [])],
         events=[
             {
                 "ago": duration(event["ago"]),
