@@ -111,38 +111,46 @@ class Offering(Holding):
         offer, binding = self.leaving.offer, self._binding
         if not offer or binding is None or not binding.suits(self) or running_loop() is not None:
             return False
+        # First, so that after an interrupt the end of the work finds what is in hand.
         self.noted.add(self.me)
-        try:
-            connection = self.in_hand = offer.pop()
-        except IndexError:
-            return False
-        self.parked = False
-        slot, ended = offer.slot, offer.parked_at
-        if (
-            connection.connpool_receivers != connection_created.receivers
-            or not binding.pool.parking.end(offer, connection)
-        ):
-            self._hand_back(connection)
-            return False
-        self.comes_soon = slot.since - ended < loans.SOON
-        self.turn += 1
-        self.offer, self.resumes = offer, binding
         work = scopes.current.get()
         if work is not None:
             work.borrowers.add(self)
             self.life = work.life
+        try:
+            ended = offer.ended[0]
+            del offer.ended[0]  # it is this thread's from here on
+            connection = self.in_hand = offer.pop()
+        except IndexError:
+            return False
+        self.parked = False
+        slot = offer.slot
+        if (
+            connection.connpool_receivers != connection_created.receivers
+            or self.terms_of is not binding
+            or not binding.pool.parking.end(slot, ended)
+        ):
+            self._hand_back(connection)
+            return False
+        slot.patience, slot.idle_limit = self.terms  # a block of `hold()` may have begun, or ended
+        self.comes_soon = slot.since - ended < loans.SOON
+        # As `_take` does. The rest of it is as it was left.
+        self.turn += 1
+        self.errors_occurred = self.by_hand = False
+        self.isolation_level = connection.connpool_isolation_level
+        self.offer, self.resumes = offer, binding
         return True
 
     def end_offered(self, offer: loans.Offer) -> None:
         """Work ends with its connection on offer: leave it there as parked, or give it back."""
         binding = self.resumes
-        if binding is not None and self.comes_soon and binding.pool.parking.begin(offer):
-            self.parked = True
-        else:
-            self.surrender()
-            self.left_at = monotonic()
+        # In this order: what an interrupt leaves here is of no work, and is given back by the next.
+        self.parked = True
         self.offer = self.resumes = self.life = None
         self.run_on_commit = []
+        if binding is None or not self.comes_soon or not binding.pool.parking.begin(offer):
+            self.unpark()
+            self.left_at = monotonic()
         self.noted.discard(self.me)
 
     def _resume(self, binding: Binding) -> None:

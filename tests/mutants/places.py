@@ -147,7 +147,8 @@ MUTANTS = [
     ),
     Mutant(
         "pool/pool.py",
-        "            if core.parked:  # meanwhile\n                core.bring_in()\n",
+        "        if core.parked:  # meanwhile, by who has not seen this one in line\n"
+        "            core.bring_in()\n",
         "",
         "what another parks while one gets in line is seen",
     ),
