@@ -54,7 +54,7 @@ def test_a_wrapper_that_was_bound_to_another_pool_does_not_go_on_with_this_ones(
     soon: Any,  # noqa: F811
 ) -> None:
     options = soon.settings_dict["OPTIONS"]
-    other = databases.add("other", pool=options["pool"], options=options)
+    other = databases.add("second", pool=options["pool"], options=options)
     assert other.pool is soon.pool  # which is still wanted
     backend = parked_by_a_request(soon)
     soon.settings_dict["OPTIONS"] = {**options, "application_name": "new"}
@@ -137,11 +137,11 @@ def both(databases: Databases, wrapper: Any, meanwhile: Callable[[], Any]) -> No
     """A request with two connections of one pool, by two aliases."""
     name = wrapper.settings_dict["OPTIONS"]["application_name"]
     pool = wrapper.settings_dict["OPTIONS"]["pool"]
-    other = databases.add("other", pool=pool, options={"application_name": name})
+    other = databases.add("second", pool=pool, options={"application_name": name})
     assert other.pool is wrapper.pool
 
     def view() -> None:
-        with transaction.atomic(using="other"):
+        with transaction.atomic(using="second"):
             assert pid(wrapper) != pid(other)
         meanwhile()
 
