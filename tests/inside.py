@@ -1108,6 +1108,20 @@ def when_parked_was_seen(act: Callable[[], None]) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def interrupted_as_it_is_parked(wrapper: Any) -> Iterator[None]:
+    """A block in which an interrupt strikes when the wrapper has parked its connection."""
+    parking = wrapper.pool.parking
+    begin = type(parking).begin
+
+    def begun(*args: Any) -> bool:
+        assert begin(*args)
+        raise KeyboardInterrupt
+
+    with mock.patch.object(type(parking), "begin", begun):
+        yield
+
+
 def stand_in_line_again(pool: Any) -> Any:
     """Stand in line as one who was served something dead; return what it was given, if anything."""
     waiter = line.Waiter(0.0, 1)

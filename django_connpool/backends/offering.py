@@ -144,13 +144,14 @@ class Offering(Holding):
     def end_offered(self, offer: loans.Offer) -> None:
         """Work ends with its connection on offer: leave it there as parked, or give it back."""
         binding = self.resumes
-        # In this order: what an interrupt leaves here is of no work, and is given back by the next.
-        self.parked = True
+        if binding is not None and self.comes_soon and binding.pool.parking.begin(offer):
+            self.parked = True
+        else:
+            self.surrender()
+            self.left_at = monotonic()
+        # Last: until then whoever ends the work finds it after an interrupt.
         self.offer = self.resumes = self.life = None
         self.run_on_commit = []
-        if binding is None or not self.comes_soon or not binding.pool.parking.begin(offer):
-            self.unpark()
-            self.left_at = monotonic()
         self.noted.discard(self.me)
 
     def _resume(self, binding: Binding) -> None:
@@ -238,7 +239,8 @@ class Offering(Holding):
     def _offer(self, connection: Any, slot: Any) -> None:
         """Put it where others may take it. An interrupt leaves it here or there."""
         offer = self.offer
-        if offer is None or offer.slot is not slot:
+        # Not in one that an interrupt has left as parked.
+        if offer is None or offer.slot is not slot or offer.ended:
             if offer is not None:  # of a signal handler that came by as this one was taken up
                 self.surrender()
             offer = self.offer = self.leaving.offer = loans.Offer(slot, *self.terms)

@@ -45,8 +45,6 @@ class Working(Offering):
     def before_work(self) -> None:
         """Some work begins in this thread: give back, unless something else goes on."""
         if self.in_hand is None and self.offer is None and not self.in_atomic_block:
-            if self.parked:  # and noted nevertheless: an interrupt struck as it was parked
-                self.unpark()
             self.noted.discard(self.me)
             return
         self.end_lost_block()

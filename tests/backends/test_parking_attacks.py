@@ -13,7 +13,7 @@ from django.db import DatabaseError, connections, transaction
 from django_connpool import hold
 from tests import inside
 from tests.cluster import Server
-from tests.databases import DEADLINE, Databases, connected, in_hand, in_thread, pid, value
+from tests.databases import DEADLINE, Databases, connected, in_hand, pid, value
 from tests.pool.real.helpers import until_known
 from tests.testproject.processes import wait_until
 
@@ -59,7 +59,12 @@ def test_a_wrapper_that_was_bound_to_another_pool_does_not_go_on_with_this_ones(
     backend = parked_by_a_request(soon)
     soon.settings_dict["OPTIONS"] = {**options, "application_name": "new"}
     assert soon.pool is not other.pool
-    assert asked(lambda: value(soon, "SHOW application_name")) == "new"
+
+    def view() -> Any:
+        with hold("request", "spare"):
+            return value(soon, "SHOW application_name")
+
+    assert asked(view) == "new"
     assert asked(lambda: pid(soon)) != backend
 
 
@@ -89,6 +94,7 @@ def test_what_threads_share_from_now_on_does_not_end_with_this_one(soon: Any) ->
         asked(here)
         asked(here)
         found.append(connections["spare"])
+        assert inside.parked(found[0]) is not None
         found[0].inc_thread_sharing()
         shared.set()
         used.wait(DEADLINE)
@@ -100,6 +106,7 @@ def test_what_threads_share_from_now_on_does_not_end_with_this_one(soon: Any) ->
     backend = pid(theirs)
     used.set()
     thread.join(DEADLINE)
+    inside.tick(soon.pool)
     assert pid(theirs) == backend
     assert soon.pool.get_stats()["loans_reclaimed"] == 0
     theirs.close()
@@ -153,13 +160,16 @@ def test_a_pool_that_got_smaller_closes_what_is_too_much_when_the_request_ends(
     databases: Databases, two: Any, cluster: Server
 ) -> None:
     both(databases, two, lambda: two.pool.resize(0, 1))
-    wait_until(lambda: connected(cluster, two) == 1, "it is closed")
+    parked = [inside.parked(one) for one in (two, connections["second"])]
+    assert None in parked
+    wait_until(lambda: connected(cluster, two) == 1, "the other is closed")
 
 
 def test_what_has_grown_too_old_is_closed_when_the_request_ends(two: Any, cluster: Server) -> None:
     parked_by_a_request(two)
     clock = inside.clock(two.pool)
     asked(lambda: (pid(two), inside.set_clock(two.pool, lambda: clock() + 7200)))
+    assert inside.parked(two) is None
     wait_until(lambda: connected(cluster, two) == 0, "it is closed")
 
 
@@ -205,3 +215,16 @@ def test_a_look_does_not_take_what_the_next_request_has_on_offer_already(
         assert (seen["in_use"], seen["idle"]) == (1, 0)
         assert found == [backend] and pid(wrapper) == backend
         wrapper.close()
+
+
+def test_a_statement_after_an_interrupt_in_the_middle_of_parking_is_no_others(soon: Any) -> None:  # noqa: F811
+    """It struck when the connection was parked, and before its wrapper knew."""
+    parked_by_a_request(soon)
+    pid(soon)
+    with inside.interrupted_as_it_is_parked(soon), pytest.raises(KeyboardInterrupt):
+        soon.close_if_unusable_or_obsolete()
+    backend = pid(soon)
+    seen = soon.pool.snapshot()
+    assert (seen["in_use"] + seen["offered"], seen["idle"]) == (1, 0)
+    assert pid(soon) == backend
+    soon.close()
