@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import pytest
@@ -142,11 +143,11 @@ def test_nobody_shares_a_session_and_none_is_lost(
     def comes_and_goes(name: int) -> None:
         """Many threads, each of which ends with what it has parked."""
         for turn in range(REQUESTS // 20):
-            thread = threading.Thread(target=caught(lambda: goes_on_a_little(name, turn)))
+            thread = threading.Thread(target=caught(partial(goes_on_a_little, turn)))
             thread.start()
             thread.join(DEADLINE)
 
-    def goes_on_a_little(name: int, turn: int) -> None:
+    def goes_on_a_little(turn: int) -> None:
         chance = random.Random(seed + turn)
         for number in range(3):
             asked(one_request(chance, number, hands, mode == "request"))
