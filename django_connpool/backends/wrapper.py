@@ -76,6 +76,8 @@ class PooledDatabaseWrapperMixin(Querying):
     def _leave_pool(self) -> None:
         if self.is_opener:  # Django's own code calls this while it sets the time zone
             return
+        if self.parked:
+            self.unpark()
         # Also one that only other threads' wrappers have used so far.
         bindings = {self._binding, registry.find(self)}
         self.stop_resuming()
@@ -364,6 +366,8 @@ class PooledDatabaseWrapperMixin(Querying):
 
     def inc_thread_sharing(self) -> None:
         """As Django's; and what is on loan is not taken back with the thread that borrowed it."""
+        if self.parked:
+            self.unpark()
         if self.offer is not None and self.in_hand is None:
             self._take_up()
         super().inc_thread_sharing()

@@ -252,9 +252,9 @@ class Pool:
             core.stats.requests_num += 1
             waiter.tries = 1
             line.append(waiter)
-            if core.parked:  # meanwhile
-                core.bring_in()
             core.history.lines_up(len(line))
+        if core.parked:  # meanwhile, by who has not seen this one in line
+            core.bring_in()
         if slots.on_loan() + len(line) > core.stats.peak:  # whom offers are looked at for
             core.stats.peak = max(core.stats.peak, slots.in_use() + len(line))
         return True

@@ -217,7 +217,7 @@ class Slot:
     @property
     def is_parked(self) -> bool:
         """Whether its loan is over, but for where the connection is; see parking.py."""
-        return self.is_unused and self.offer.parked_at > 0
+        return self.is_unused and bool(self.offer.ended)
 
     def is_orphan(self, loans: Loans | None, conn: Any) -> bool:
         """Under the lock: whether nobody will give it back. `loans`: of a thread that has ended."""
