@@ -117,6 +117,7 @@ ENDING: set[str] = {
     "session/setup.py: repeating",
     "session/private.py: telling_of_rollbacks",
     "session/session.py: Session.say_goodbye_for_borrower",
+    "session/twin.py: Twin.wait",
     "signals.py: Events.tell",
     "testing.py: _left_behind",
     "testing.py: _new_session",
