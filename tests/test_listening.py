@@ -423,6 +423,7 @@ def test_the_status_tells_of_it(wrapper: Any, cluster: Server) -> None:
         assert {**told, "backend_pid": 0} == {
             "channels": ["a", "b"],
             "listeners": 2,
+            "counts": False,
             "backend_pid": 0,
             "lost": None,
             "error": None,
