@@ -20,6 +20,7 @@ from .connection_pool import ConnectionPool
 from .errors import PoolClosed
 from .pool.outage import again
 from .process.background import NEVER
+from .readers import PGBOUNCER
 from .redaction import one_line
 from .session.channels import GAP, Notification, check_names
 from .session.refusals import heals
@@ -47,7 +48,12 @@ def listen(alias: str, *channels: str, timeout: float | None = None) -> Listener
     check_names(channels)
     if not registry.is_pooled(connections[alias]):
         raise ImproperlyConfigured(f"listen(): the database {alias!r} is not pooled")
-    conf.parse(connections[alias].settings_dict)  # raises what is wrong with the options
+    options = conf.parse(connections[alias].settings_dict)  # raises what is wrong with them
+    if options is not None and options.behind == PGBOUNCER:
+        raise ImproperlyConfigured(
+            f"listen(): {alias!r} is behind a pooler that lends a session for one transaction, where "
+            "nothing would be told. Listen by an alias of its own that leads past the pooler."
+        )
     return Listener(alias, frozenset(channels), timeout)
 
 

@@ -306,6 +306,47 @@ def test_a_password_that_changes_while_twenty_threads_wait_is_felt_by_none(
     assert in_threads([*[work] * 20, change]) == [1] * 21
 
 
+@pytest.mark.stress
+def test_passwords_that_change_under_load_while_all_is_killed_refuse_no_login(
+    add: Callable[..., Any], locked: Cluster
+) -> None:
+    changing = threading.Lock()
+    passwords = [PASSWORD]
+    stop = threading.Event()
+    errors: list[str] = []
+
+    def ask(parameters: dict[str, Any]) -> str:
+        with changing:  # as whoever gives it knows when it changes
+            return passwords[-1]
+
+    wrapper = add(ask, max_size=10, timeout=60)
+
+    def work() -> int:
+        served = 0
+        while not stop.is_set():
+            try:
+                with wrapper.pool.connection() as connection:
+                    connection.execute("SELECT 1")
+                served += 1
+            except psycopg.OperationalError as error:
+                errors.append(str(error))
+        return served
+
+    def change() -> int:
+        for number in range(12):
+            with changing:
+                rotate(locked, f"{NEW} {number}")
+                passwords.append(f"{NEW} {number}")
+            locked.terminate()
+            stop.wait(0.1)
+        stop.set()
+        return 1
+
+    assert all(in_threads([*[work] * 14, change]))
+    assert not [error for error in errors if "authentication" in error or "credentials" in error]
+    assert wrapper.pool.snapshot()["size"] <= 10
+
+
 def test_a_coroutine_is_refused_and_closed() -> None:
     async def later() -> str:
         return PASSWORD
