@@ -595,6 +595,7 @@ def test_a_loop_that_has_ended_stops_no_other_listener(wrapper: Any, cluster: Se
 # -- Forks ------------------------------------------------------------------------------------
 
 
+@pytest.mark.e2e
 def test_a_child_listens_anew_and_the_parent_goes_on(cluster: Server) -> None:
     from tests.backends.test_fork import forked
 

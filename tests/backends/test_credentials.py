@@ -275,7 +275,7 @@ def test_who_waits_for_a_callable_that_hangs_is_told_why_nothing_comes(
         go_on.wait(60)
         return PASSWORD
 
-    wrapper = add(hang, timeout=1.5, max_size=1)
+    wrapper = add(hang, timeout=1.2, max_size=1)
     with pytest.raises(OperationalError, match=r"attempt to connect has not ended for \d+\.\d s"):
         pid(wrapper)
     go_on.set()
@@ -542,6 +542,7 @@ def test_a_callable_that_asks_its_own_database_is_told_so() -> None:
         credentials.open_with({}, keep)
 
 
+@pytest.mark.e2e
 def test_a_child_asks_although_a_thread_of_its_parent_was_asking(cluster: Server) -> None:
     found = forked("with_credentials", cluster, "forks-with-credentials")
 
