@@ -144,11 +144,12 @@ def test_a_cursor_of_a_loan_that_is_over_says_so(make_pool: MakePool, run: Run) 
 
 def test_sequences_of_an_earlier_loan_are_not_seen(make_pool: MakePool, run: Run) -> None:
     pool = make_pool(max_size=1)
+    until_known(pool.sync)  # or each session is cleaned
 
     async def main() -> None:
-        await pool.execute("CREATE SEQUENCE IF NOT EXISTS aio_sequence")
+        await pool.execute("CREATE TABLE IF NOT EXISTS aio_serial (id serial, a int)")
         async with pool.acquire() as conn:
-            await conn.execute("SELECT nextval('aio_sequence')")
+            await conn.execute("INSERT INTO aio_serial (a) VALUES (1)")
             await conn.execute("SELECT lastval()")
         for begin in ("SELECT 1", "BEGIN"):
             async with pool.acquire() as conn:
@@ -156,7 +157,7 @@ def test_sequences_of_an_earlier_loan_are_not_seen(make_pool: MakePool, run: Run
                 with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState):
                     await conn.execute("SELECT lastval()")
                 await conn.rollback()
-        await pool.execute("DROP SEQUENCE aio_sequence")
+        await pool.execute("DROP TABLE aio_serial")
 
     run(main())
 
