@@ -51,8 +51,8 @@ def listen(alias: str, *channels: str, timeout: float | None = None) -> Listener
     options = conf.parse(connections[alias].settings_dict)  # raises what is wrong with them
     if options is not None and options.behind == PGBOUNCER:
         raise ImproperlyConfigured(
-            f"listen(): {alias!r} is behind a pooler that lends a session for one transaction, where "
-            "nothing would be told. Listen by an alias of its own that leads past the pooler."
+            f"listen(): {alias!r} is behind a pooler that lends a session for one transaction, "
+            "where nothing would be told. Listen by an alias of its own that leads past the pooler."
         )
     return Listener(alias, frozenset(channels), timeout)
 

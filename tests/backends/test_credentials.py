@@ -282,12 +282,29 @@ def test_who_waits_for_a_callable_that_hangs_is_told_why_nothing_comes(
     assert in_threads([lambda: value(connections[wrapper.alias], "SELECT 1")]) == [1]
 
 
+def _knowing(changing: threading.Lock, passwords: list[str]) -> Callable[..., str]:
+    """A callable that knows when the password is just being changed, and waits for that."""
+
+    def ask(parameters: dict[str, Any]) -> str:
+        with changing:
+            return passwords[-1]
+
+    return ask
+
+
+def _change(server: Cluster, changing: threading.Lock, passwords: list[str], password: str) -> None:
+    with changing:
+        rotate(server, password)
+        passwords.append(password)
+
+
 def test_a_password_that_changes_while_twenty_threads_wait_is_felt_by_none(
     add: Callable[..., Any], locked: Cluster
 ) -> None:
     """What was opened with the old one is replaced each time."""
-    vault: list[str] = [PASSWORD]
-    wrapper = add(lambda parameters: vault[-1], max_size=3, timeout=60)
+    changing = threading.Lock()
+    passwords = [PASSWORD]
+    wrapper = add(_knowing(changing, passwords), max_size=3, timeout=60)
 
     def work() -> int:
         mine = connections[wrapper.alias]
@@ -298,8 +315,7 @@ def test_a_password_that_changes_while_twenty_threads_wait_is_felt_by_none(
 
     def change() -> int:
         for number in range(3):
-            rotate(locked, f"{NEW} {number}")
-            vault.append(f"{NEW} {number}")
+            _change(locked, changing, passwords, f"{NEW} {number}")
             wrapper.pool.drain()
         return 1
 
@@ -315,11 +331,7 @@ def test_passwords_that_change_under_load_while_all_is_killed_refuse_no_login(
     stop = threading.Event()
     errors: list[str] = []
 
-    def ask(parameters: dict[str, Any]) -> str:
-        with changing:  # as whoever gives it knows when it changes
-            return passwords[-1]
-
-    wrapper = add(ask, max_size=10, timeout=60)
+    wrapper = add(_knowing(changing, passwords), max_size=10, timeout=60)
 
     def work() -> int:
         served = 0
@@ -334,9 +346,7 @@ def test_passwords_that_change_under_load_while_all_is_killed_refuse_no_login(
 
     def change() -> int:
         for number in range(12):
-            with changing:
-                rotate(locked, f"{NEW} {number}")
-                passwords.append(f"{NEW} {number}")
+            _change(locked, changing, passwords, f"{NEW} {number}")
             locked.terminate()
             stop.wait(0.1)
         stop.set()
