@@ -220,7 +220,7 @@ class Listener:
     def _join(self) -> Hub:
         """The hub of its database, which it has joined. Raises PoolClosed."""
         if self._hub is None:
-            self._hub = hub_of(_pool(self.alias))
+            self._hub = hub_of(_pool(self.alias), _counts(self.alias))
             self._life = self._hub.join(self)
         elif self._life != self._hub.life:  # of the parent's, until this was forked
             self._items.clear()
@@ -228,6 +228,11 @@ class Listener:
         elif self._hub.closed:
             raise PoolClosed(f"{self!r}: the pool of {self.alias!r} was closed")
         return self._hub
+
+
+def _counts(alias: str) -> bool:
+    options = conf.parse(connections[alias].settings_dict)
+    return options is not None and options.listen_counts
 
 
 def _pool(alias: str) -> ConnectionPool[Any]:

@@ -19,7 +19,7 @@ from django.views.decorators.csrf import csrf_protect
 from django.views.decorators.http import require_safe
 
 import django_connpool
-from django_connpool.status import readiness, shared
+from django_connpool.status import listeners, readiness, shared
 from django_connpool.status.collect import Collected, of_host
 from django_connpool.status.document import Loan, Pool, Process
 from django_connpool.status.text import clean, duration, plural
@@ -92,6 +92,7 @@ class ShownPool:
     more_loans: int
     leaks: int
     bounds: list[str]
+    listening: str
     events: list[dict[str, Any]]
     is_quiet: bool
     has_charts: bool
@@ -243,6 +244,7 @@ def _pool(
     trouble = readiness.judge(pool, limits)
     loans = sorted(pool["loans"], key=lambda loan: -loan["held"])
     events = pool.get("events", [])
+    listening = pool.get("listening")
     has_waited = any(one["waiting"] or one["timeouts"] for one in seen.values())
     return ShownPool(
         key=f"{process['pid']}-{number}",
@@ -259,6 +261,7 @@ def _pool(
         more_loans=max(0, len(loans) - LOANS),
         leaks=sum(bool(loan.get("leak")) for loan in loans),
         bounds=[clean(shared.line(process, pool, one, known)) for one in pool.get("bounds", [])],
+        listening=listeners.line(listening) if listening else "",
         events=[
             {
                 "ago": duration(event["ago"]),
@@ -267,7 +270,14 @@ def _pool(
             }
             for event in events[:EVENTS]
         ],
-        is_quiet=not (trouble or loans or pool["waiting"] or pool["suspended"] or has_waited),
+        is_quiet=not (
+            trouble
+            or loans
+            or pool["waiting"]
+            or pool["suspended"]
+            or has_waited
+            or (listening and not listeners.is_connected(listening))
+        ),
         has_charts=bool(seen),
     )
 

@@ -590,6 +590,30 @@ MUTANTS = [
     ),
     Mutant(
         "switchboard.py",
+        "self._borrow() if self._counts else Channels(self._connect())",
+        "Channels(self._connect())",
+        "who listens may count in max_size",
+    ),
+    Mutant(
+        "switchboard.py",
+        "        self._conn.lock.release()\n        self._pool.putconn(self._conn)\n",
+        "        self._conn.lock.release()\n",
+        "its place is given back",
+    ),
+    Mutant(
+        "pool/locking.py",
+        "[slot for slot in slots if not slot.lasts]",
+        "list(slots)",
+        "a loan that lasts hides no others that wait for each other",
+    ),
+    Mutant(
+        "session/credentials.py",
+        "except (Exception, SystemExit) as error:",
+        "except Exception as error:",
+        "a callable that leaves by sys.exit() is told",
+    ),
+    Mutant(
+        "switchboard.py",
         "            channels.bury(grave)\n",
         "            pass\n",
         "a child leaves the connection that its parent listens on alone",
