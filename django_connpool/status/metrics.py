@@ -77,6 +77,15 @@ def _closed(pool: Numbers) -> Values:
     return {reason.replace(" ", "_"): found.get(reason, 0) for reason in REASONS}
 
 
+def by_bound(pool: Numbers, key: str) -> dict[str, int]:
+    """A number of each bound that the pool shares with others, by the bound's name."""
+    return {bound["name"]: int(bound[key]) for bound in pool.get("bounds") or ()}
+
+
+def _bound(key: str) -> Callable[[Numbers], Values]:
+    return lambda pool: by_bound(pool, key)
+
+
 GAUGES = (
     Metric(
         "db_client_connection_count",
@@ -142,6 +151,24 @@ GAUGES = (
         "django_connpool_listener_lost_seconds",
         "For how long the connection on which they listen has been lost; 0 while there is one.",
         _listening("lost"),
+    ),
+    Metric(
+        "django_connpool_bound_max",
+        "The most connections that all who share the bound may have.",
+        _bound("most"),
+        "bound",
+    ),
+    Metric(
+        "django_connpool_bound_held",
+        "Of these, the pool's.",
+        _bound("held"),
+        "bound",
+    ),
+    Metric(
+        "django_connpool_bound_waiting",
+        "Whether somebody in line waits for a place of a bound.",
+        _bound("waits"),
+        "bound",
     ),
 )
 

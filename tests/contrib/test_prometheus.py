@@ -239,6 +239,17 @@ def test_a_scrape_opens_no_connection_and_needs_none(databases: Databases, clust
     assert connected(cluster, wrapper) == 1
 
 
+def test_who_has_how_much_of_a_bound_is_told_by_the_bound(
+    databases: Databases, settings: Any
+) -> None:
+    settings.CONNPOOL_BUDGETS = {"shop": 3}
+    value(databases.add(pool={"name": NAME, "max_size": 2, "budget": "shop"}), "SELECT 1")
+    shown, bound = scrape(), {"bound": "budget 'shop'"}
+    assert shown.value("django_connpool_bound_max", NAME, **bound) == 3
+    assert shown.value("django_connpool_bound_held", NAME, **bound) == 1
+    assert shown.value("django_connpool_bound_waiting", NAME, **bound) == 0
+
+
 def test_two_pools_of_one_name_are_one(databases: Databases) -> None:
     for alias in ("spare", "second"):
         wrapper = databases.add(alias, pool={"name": NAME, "max_size": 2})
