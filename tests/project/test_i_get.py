@@ -44,7 +44,7 @@ def pieces(heading: str) -> list[str]:
 
 @functools.cache
 def spoken() -> str:
-    """All that our package, psycopg, psycopg_pool, Django's database side, libpq and a server say."""
+    """All that our package, psycopg, psycopg_pool, Django, libpq and a server say."""
     folders = [Path(package.__path__[0]) for package in (django_connpool, psycopg, psycopg_pool)]
     folders += [Path(django.__path__[0]) / name for name in ("db", "utils")]
     texts = []
