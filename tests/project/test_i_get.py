@@ -75,6 +75,53 @@ def test_each_message_is_said_by_somebody(heading: str) -> None:
         assert [piece for piece in pieces(heading) if piece not in spoken()] == []
 
 
+# Rooms whose errors are answers of their own: of a command, the page, the settings, a log line.
+ELSEWHERE = {
+    *("conf.py", "contrib", "bounds.py", "management", "places", "process", "readers.py", "status"),
+    "web",
+}
+
+
+def said_in(node: ast.expr) -> str:
+    """A text, with what is filled in as `{}`."""
+    if isinstance(node, ast.JoinedStr):
+        return "".join(map(said_in, node.values))
+    if isinstance(node, ast.FormattedValue):
+        return "{}"
+    return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ""
+
+
+def raised() -> dict[str, str]:
+    """The longest piece of each text that the package raises, and the file."""
+    package = Path(django_connpool.__path__[0])
+    found = {}
+    for file in package.rglob("*.py"):
+        path = file.relative_to(package)
+        if path.parts[0] in ELSEWHERE:
+            continue
+        for node in ast.walk(ast.parse(file.read_text())):
+            call = node.exc if isinstance(node, ast.Raise) else None
+            if not isinstance(call, ast.Call) or not call.args:
+                continue
+            if ast.unparse(call.func) not in ("AssertionError", "AttributeError"):
+                said = said_in(call.args[0]).partition("\n")[0].split("{}")
+                found[max(said, key=len).strip(" :,;'")] = str(path)
+    found.pop("", None)
+    return found
+
+
+def test_errors_are_found() -> None:
+    assert len(raised()) > 40
+    assert raised()["the server did not answer in time"].startswith("session/")
+
+
+@pytest.mark.parametrize("piece", sorted(raised()))
+def test_each_error_of_ours_is_on_the_page(piece: str) -> None:
+    # A message may be too long for a heading: its first sentence is there then.
+    first = piece.partition(". ")[0]
+    assert first in " ".join(PAGE.split()), raised()[piece]
+
+
 def test_what_others_say_is_on_the_page() -> None:
     assert set(OTHERS) <= set(HEADINGS)
 

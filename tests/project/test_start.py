@@ -79,7 +79,7 @@ class Site:
 
     def get(self, path: str) -> int:
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/{path}", timeout=60) as got:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/{path}", timeout=200) as got:
                 return int(got.status)
         except urllib.error.HTTPError as error:
             return error.code
