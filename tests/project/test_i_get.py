@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import functools
 import re
-import select
 from collections.abc import Callable
 from pathlib import Path
 
@@ -178,22 +177,6 @@ def take_long(conn: psycopg.Connection) -> None:
     conn.execute("SELECT pg_sleep(60)")
 
 
-def lie_idle(conn: psycopg.Connection) -> None:
-    conn.execute("SET idle_session_timeout = 1")
-    wait_for_the_end(conn)
-
-
-def lie_idle_in_a_transaction(conn: psycopg.Connection) -> None:
-    conn.autocommit = False
-    conn.execute("SET LOCAL idle_in_transaction_session_timeout = 1")
-    wait_for_the_end(conn)
-
-
-def wait_for_the_end(conn: psycopg.Connection) -> None:
-    assert select.select([conn.fileno()], [], [], 30)[0]
-    conn.execute("SELECT 1")
-
-
 @pytest.mark.parametrize(
     ("act", "code"),
     [
@@ -202,8 +185,6 @@ def wait_for_the_end(conn: psycopg.Connection) -> None:
         (write_where_nothing_is_written, "25006"),
         (go_on_after_an_error, "25P02"),
         (take_long, "57014"),
-        (lie_idle, "57P05"),
-        (lie_idle_in_a_transaction, "25P03"),
     ],
 )
 def test_the_page_tells_of_what_the_server_says(
