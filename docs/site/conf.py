@@ -29,7 +29,7 @@ suppress_warnings = ["myst.header"]  # logs.md has headings one after the other,
 
 html_theme = "furo"
 html_title = f"django-connpool {release}"
-html_extra_path = ["start"]  # index.html leads to docs/index.html
+html_extra_path = ["top"]  # index.html leads to docs/index.html
 html_copy_source = False
 html_show_sphinx = False
 # Nothing is fetched from anywhere, neither when the site is built nor when it is read.
@@ -40,16 +40,14 @@ linkcheck_ignore = [r"https?://(\w+\.)*example\.com", r"https?://(localhost|127\
 linkcheck_timeout = 20
 
 SECTION = re.compile(r"^## (.+)\n((?:(?!^## ).*\n)*)", re.MULTILINE)
-PAGE = re.compile(r"^- \[.+?\]\((?:\.\./)?([\w/.-]+)\.md\)", re.MULTILINE)
+PAGE = re.compile(r"^- \[(.+?)\]\(((?:\.\./)?[\w-]+)\.md\)", re.MULTILINE)
 
 
 def contents(index: str) -> str:
     """The navigation, in Sphinx's words: the pages that docs/index.md lists, by its headings."""
     trees = []
     for caption, text in SECTION.findall(index):
-        pages = [
-            f"/{page}" if (ROOT / f"{page}.md").exists() else page for page in PAGE.findall(text)
-        ]
+        pages = [f"{title.replace('`', '')} <{page}>" for title, page in PAGE.findall(text)]
         lines = ["```{toctree}", ":hidden:", f":caption: {caption}", "", *pages, "```"]
         trees.append("\n".join(lines))
     return "\n\n".join(trees)

@@ -30,7 +30,8 @@ OTHERS = {
 }
 # What is filled in: names in capitals, numbers, and what the system calls its errors.
 FILLED = re.compile(
-    r"\b(?!SSL|SYSCALL|EOF)[A-Z]{3,}\b|\d+\.\d+|Connection (?:refused|timed out)|\ba transaction\b"
+    r"\b(?!SSL|SYSCALL|EOF)[A-Z]{3,}\b|\d+\.\d+|\ba transaction\b"
+    r"|Connection (?:refused|timed out|reset by peer)|decryption failed or bad record mac"
 )
 LEVEL = "FATAL: "
 
@@ -55,7 +56,7 @@ def spoken() -> str:
     site = Path(psycopg.__path__[0]).parent
     binaries = [*site.glob("psycopg_binary.libs/libpq*"), clusters._bin(18) / "postgres"]
     texts += [binary.read_bytes().decode("latin-1") for binary in binaries]
-    return "\n".join(texts)
+    return "\n".join(texts).replace("\n\t", " ")
 
 
 def test_what_people_search_for_is_there() -> None:
@@ -119,6 +120,19 @@ def test_each_error_of_ours_is_on_the_page(piece: str) -> None:
     # A message may be too long for a heading: its first sentence is there then.
     first = piece.partition(". ")[0]
     assert first in " ".join(PAGE.split()), raised()[piece]
+
+
+def phrases() -> set[str]:
+    """What else the text quotes of messages: four words and more, none of them code."""
+    text = re.sub(r"```.*?```", "", PAGE.partition("## And these")[0], flags=re.DOTALL)
+    quoted = {" ".join(found.split()) for found in re.findall(r"`([^`]+)`", text)}
+    is_message = re.compile(r"(?!SET|ALTER|manage|pg_ctl|POOL|pool )[\w' -]+(: [\w ]+)?\.?")
+    return {found for found in quoted if found.count(" ") > 2 and is_message.fullmatch(found)}
+
+
+@pytest.mark.parametrize("phrase", sorted(phrases()))
+def test_each_message_in_the_text_is_said_by_somebody(phrase: str) -> None:
+    assert [piece for piece in pieces(phrase) if piece not in spoken()] == []
 
 
 def test_what_others_say_is_on_the_page() -> None:
