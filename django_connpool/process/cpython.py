@@ -122,10 +122,14 @@ running_loop: Callable[[], asyncio.AbstractEventLoop | None] = getattr(
 # -- References ---------------------------------------------------------------------------
 
 
+def has_global_lock() -> bool:
+    """Whether one thread runs Python at a time. Before Python 3.13 it always is so, in CPython."""
+    return bool(getattr(sys, "_is_gil_enabled", lambda: sys.version_info < (3, 13))())
+
+
 def _can_count() -> bool:
     """References are counted by CPython with its global lock; else a count says little."""
-    has_global_lock = getattr(sys, "_is_gil_enabled", lambda: sys.version_info < (3, 13))()
-    return sys.implementation.name == "cpython" and has_global_lock
+    return sys.implementation.name == "cpython" and has_global_lock()
 
 
 def count(reference: object) -> int:

@@ -6,12 +6,13 @@ from collections.abc import AsyncIterator
 from contextlib import AbstractContextManager
 from typing import Any, assert_type
 
-import django_connpool
 import psycopg
+from psycopg.rows import DictRow, dict_row
+
+import django_connpool
 from django_connpool import ConnectionPool, PoolTimeout, aio, signals
 from django_connpool.aio import Pool
 from django_connpool.testing import assert_session_stays_clean
-from psycopg.rows import DictRow, dict_row
 
 
 def borrow() -> None:
