@@ -55,7 +55,7 @@ def test_what_is_public_is_named_in_the_docs(module: str) -> None:
     [
         ("class scope", "class scape"),
         ("timeout: float = 30.0", "timeout: float = 31.0"),
-        ('"django_connpool.E001"', '"django_connpool.E101"'),
+        ('"django_connpool.E003"', '"django_connpool.E103"'),
     ],
 )
 def test_a_change_is_seen(

@@ -209,8 +209,8 @@ def test_what_fails_is_told_of_and_hides_nothing_else(monkeypatch: pytest.Monkey
 
 
 @pytest.mark.usefixtures("no_server", "status_dir")
-@pytest.mark.parametrize("other", [("--watch",), ("--fail-on", "busy")])
-def test_a_report_does_not_go_with_what_judges_or_goes_on(other: tuple[str, ...]) -> None:
+@pytest.mark.parametrize("other", [("--watch",), ("--fail-on", "busy"), ("drain",)])
+def test_a_report_does_not_go_with_what_acts_judges_or_goes_on(other: tuple[str, ...]) -> None:
     with pytest.raises(CommandError, match="printed once"):
         run(*other)
 

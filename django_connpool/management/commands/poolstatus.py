@@ -128,6 +128,8 @@ class Command(BaseCommand):
         self._wrappers = _pooled(options["database"])
         if os.environ.get("NO_COLOR") and not options["force_color"]:
             self.stderr.style_func = None
+        if options["report"] and (options["do"] or options["watch"] or options["fail_on"]):
+            raise CommandError("--report is printed once: it does nothing, and judges nothing.")
         if options["do"]:
             self._act()
             return
@@ -135,8 +137,6 @@ class Command(BaseCommand):
             raise CommandError("A number is for resize and cancel.")
         if options["watch"] and options["fail_on"]:
             raise CommandError("--watch does not end by itself, so --fail-on has no meaning there.")
-        if options["report"] and (options["watch"] or options["fail_on"]):
-            raise CommandError("--report is printed once, and judges nothing.")
         colours = True if options["force_color"] else False if options["no_color"] else None
         self._screen = Screen(self.stdout, colours)
         try:
