@@ -62,6 +62,7 @@ def stages() -> list[Stage]:
             ("newest-deep", 600),
             ("newest-ways", 180),
             ("page", 90),
+            ("package", 60),
             ("works-with", 40),
             ("docs", 40),
             ("oldest-deep", 600),

@@ -764,4 +764,35 @@ MUTANTS = [
         "                raise\n",
         "a task goes on to the pool that takes the place of its own",
     ),
+    # What strangers are shown, and what an interpreter is not relied on for
+    Mutant(
+        "status/bundle.py",
+        "_value(value) if name in _PARAMETERS else HIDDEN",
+        "_value(value)",
+        "a password that is a number is not reported",
+    ),
+    Mutant(
+        "status/harmless.py",
+        'return "; ".join(found) or HIDDEN',
+        "return text",
+        "of an error only known phrases are reported",
+    ),
+    Mutant(
+        "status/harmless.py",
+        "return reader(found) if reader is not None else HIDDEN",
+        "return reader(found) if reader is not None else found",
+        "a text of which nothing is known is not reported",
+    ),
+    Mutant(
+        "process/cpython.py",
+        "not (FREE_THREADED or compiles) and _counts_right(one_variable)",
+        "True",
+        "references are counted only where a count is what it is taken for",
+    ),
+    Mutant(
+        "process/cpython.py",
+        'dict if FREE_THREADED else getattr(sys, "_current_frames", dict)',
+        'getattr(sys, "_current_frames", dict)',
+        "no thread looks at the frames of others where they run meanwhile",
+    ),
 ]
