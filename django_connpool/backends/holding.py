@@ -283,9 +283,10 @@ class Holding(Bound):
             connection._pool.putconn(connection)
 
     def unpark(self) -> None:
-        """Give back what this thread has parked, if it is still there."""
-        self.parked = False
-        self.surrender()
+        """Give back what this thread has parked, if there is something, and still is."""
+        if self.parked:
+            self.parked = False
+            self.surrender()
 
     def _pin(self, why: str) -> None:
         """Note for the status why this loan lasts longer than it should."""

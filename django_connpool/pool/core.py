@@ -276,16 +276,13 @@ class Core:
         self.parked = False  # first: who parks meanwhile says so again
         self.stats.count_again(self.slots.all)
         found = [slot.offer for slot in self.slots.all if slot.is_parked]
-        # A copy of when, because the borrower may go on with it at this moment.
-        for offer in sorted(found, key=lambda offer: offer.ended[:1]):
-            taken = offer.take_parked()
-            if taken is not None:
+        for offer in sorted(found, key=lambda offer: offer.ended[:1]):  # which others may delete
+            if (taken := offer.take_parked()) is not None:
                 slot, (conn, ended) = offer.slot, taken
                 slot.session.conn = conn  # it was found fit when it was parked
                 slot.state = RETURNING
                 conn.__dict__["_pool"] = None  # as it was when it was new
-                # Who waits may have come later than that, and does not wait less than nothing.
-                self._settle_if_clean(slot, conn, None if self.line else ended)
+                self._settle_if_clean(slot, conn, None if self.line else ended)  # or waits are < 0
 
     def condemn(self) -> None:
         """Under the lock: close the idle connections without trying them on a borrower.
