@@ -784,6 +784,7 @@ CODE_OF_POOL = tuple(
     str(Path(core.__file__).parents[1] / room)
     for room in ("pool", "session", "process", "connection_pool.py", "block.py")
 )
+CODE_OF_TASKS = ("aio/pool.py", "pool/awaiting.py", "pool/tasks.py", "session/twin.py")
 
 # What the interpreter itself calls, so that what they raise goes nowhere.
 FINALIZERS = ("__del__", "connection_died", "task_is_gone")

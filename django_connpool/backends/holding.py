@@ -283,7 +283,7 @@ class Holding(Bound):
             connection._pool.putconn(connection)
 
     def unpark(self) -> None:
-        """Give back what this thread has parked, if there is something, and still is."""
+        """Give back what this thread has parked, if it is still there."""
         if self.parked:
             self.parked = False
             self.surrender()

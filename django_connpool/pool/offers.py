@@ -234,7 +234,11 @@ def for_those_who_wait(core: Core, now: float, more: int) -> list[Offer]:
     line, slots = core.line, core.slots
     if slots.idle or not core.serving:
         return []
-    has_place = len(slots) < core.limits.max_size and core.outage is None
+    has_place = (
+        len(slots) < core.limits.max_size
+        and core.outage is None
+        and (core.sharing is None or core.sharing.may_open(0))
+    )
     if has_place and (not line or now - line[0].since < OPENING):
         return []
     ripe = [one for one in unused(core) if now - one.slot.turned_at >= one.slot.patience]
