@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 from weakref import WeakValueDictionary
@@ -80,6 +80,12 @@ def of_options(options: PoolOptions) -> Budget | None:
             raise ImproperlyConfigured(
                 f"{SETTING} has no budget {options.budget!r}; there are: {known}."
             )
+        least = min(size for size in (budget.max_size, budget.host_max_size) if size is not None)
+        if options.listen_counts and least - budget.reserve < 2:
+            raise ImproperlyConfigured(
+                f'{SETTING}["{options.budget}"] has only one connection for usual work: who '
+                "listens would leave none. Allow two or more, or leave 'listen_counts' out."
+            )
         return budget
     most = background_most(options.background_max, options.host_max_size or options.max_size)
     budget = Budget(None, options.host_max_size, options.reserve, most)
@@ -103,6 +109,29 @@ def limits_background() -> bool:
         ):
             return True
     return any(isinstance(one, Mapping) and "background_max" in one for one in _setting().values())
+
+
+def most_of_all(entries: Iterable[Mapping[str, Any]], processes: int) -> int:
+    """How many connections so many processes of a host may open. Raises ImproperlyConfigured."""
+    each: dict[Any, int] = {}  # process: by the budget, or by the database
+    most: dict[Any, float] = {}
+    hosts: dict[Any, Path] = {}
+    for number, entry in enumerate(entries):
+        options = parse(entry)
+        if options is None:
+            continue
+        found, key = of_options(options), options.budget or number
+        each[key] = each.get(key, 0) + options.max_size
+        if found is not None and found.max_size is not None:
+            each[key] = min(each[key], found.max_size)
+        if found is not None and found.host_max_size is not None:
+            hosts[key] = where = path(entry, options.budget)
+            most[where] = min(most.get(where, found.host_max_size), found.host_max_size)
+    of_places: dict[Any, int] = {}
+    for key, size in each.items():
+        place = hosts.get(key, key)
+        of_places[place] = of_places.get(place, 0) + size * processes
+    return int(sum(min(size, most.get(place, size)) for place, size in of_places.items()))
 
 
 def budgets() -> dict[str, Budget]:

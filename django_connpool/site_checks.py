@@ -87,14 +87,18 @@ def _check_room(here: Entries, admitted: int) -> Iterator[CheckMessage]:
     if processes is None:
         return
     sizes = [options.max_size for entry in here.values() if (options := _options(entry))]
-    most = sum(sizes) * int(processes.number)
+    try:
+        most = bounds.most_of_all(here.values(), int(processes.number))
+    except ImproperlyConfigured:  # E006 says so
+        return
     if most > admitted:
         each = " + ".join(map(str, sizes))
         yield Warning(
             f"{int(processes.number)} processes ({processes.source}) with pools of at most {each} "
             f"may open {most} connections, and the server admits {admitted}.",
-            hint="Lower max_size or the number of processes, or raise the server's "
-            "max_connections. CONNPOOL_PROCESSES in the settings tells the number of processes.",
+            hint="Lower max_size or the number of processes, set host_max_size, or raise the "
+            "server's max_connections. CONNPOOL_PROCESSES in the settings tells the number of "
+            "processes.",
             obj=", ".join(_name(alias) for alias in here),
             id="django_connpool.W011",
         )

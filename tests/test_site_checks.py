@@ -144,6 +144,26 @@ def test_w011_the_pools_of_all_processes_must_fit(
     assert told.obj == 'DATABASES["spare"], DATABASES["second"]'
 
 
+def test_w011_counts_what_bounds_leave(
+    room: Callable[..., list[CheckMessage]], cluster: Server, settings: Any
+) -> None:
+    settings.CONNPOOL_PROCESSES = 1000
+    pools = [connections.settings[alias]["OPTIONS"]["pool"] for alias in ("spare", "second")]
+    pools[0]["host_max_size"] = 7
+    (told,) = room("spare")
+    assert f"may open {1000 * 20 + 7} connections" in told.msg
+    pools[1]["host_max_size"] = 8
+    assert room("spare") == []
+    for pool in pools:
+        del pool["host_max_size"]
+        pool["budget"] = "all"
+    settings.CONNPOOL_BUDGETS = {"all": 30}
+    (told,) = room("spare")
+    assert f"may open {1000 * 30} connections" in told.msg
+    settings.CONNPOOL_BUDGETS = {"all": {"host_max_size": 9}}
+    assert room("spare") == []
+
+
 @pytest.mark.parametrize("aliases", [(), ("unpooled",)])
 def test_w011_asks_only_the_servers_it_is_told_to(
     room: Callable[..., list[CheckMessage]], settings: Any, aliases: tuple[str, ...]

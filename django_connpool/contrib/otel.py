@@ -32,6 +32,7 @@ from django_connpool import signals
 
 POOL_NAME = "db.client.connection.pool.name"
 STATE = "db.client.connection.state"
+BOUND = "django_connpool.bound.name"
 SPAN = "pool.acquire"
 WAIT_SUM = "django_connpool.wait_time"  # of the span in which somebody waited, in seconds
 WORTH_A_SPAN = 0.001  # seconds
@@ -125,6 +126,13 @@ class _Instruments:
             meter.create_observable_up_down_counter(
                 _PREFIX + name, [self._observing(key)], unit, meaning
             )
+        for name, meaning, key in (
+            ("max", "The most connections that all who share the bound may have.", "most"),
+            ("held", "Of these, the pool's.", "held"),
+        ):
+            meter.create_observable_up_down_counter(
+                "django_connpool.bound." + name, [self._observing_bound(key)], _CONNECTIONS, meaning
+            )
         meter.create_observable_up_down_counter(
             _PREFIX + "count", [self._observe_states], _CONNECTIONS, "Connections, by state."
         )
@@ -139,6 +147,14 @@ class _Instruments:
         def observe(options: metrics.CallbackOptions) -> Iterable[metrics.Observation]:
             for name, pool in self._pools().items():
                 yield metrics.Observation(pool[key], {POOL_NAME: name})
+
+        return observe
+
+    def _observing_bound(self, key: str) -> Any:
+        def observe(options: metrics.CallbackOptions) -> Iterable[metrics.Observation]:
+            for name, pool in self._pools().items():
+                for bound, number in _by_bound(pool, key).items():
+                    yield metrics.Observation(number, {POOL_NAME: name, BOUND: bound})
 
         return observe
 
@@ -179,6 +195,12 @@ def _durations() -> list[tuple[str, dict[str, list[float]]]]:
     from django_connpool import registry
 
     return [(pool.name, pool.durations()) for _, pool in registry.live()]
+
+
+def _by_bound(pool: Any, key: str) -> dict[str, int]:
+    from django_connpool.status.metrics import by_bound
+
+    return by_bound(pool, key)
 
 
 def _bounds() -> tuple[float, ...]:

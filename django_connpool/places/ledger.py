@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .policy import NEVER, SILENT, Claim
+from .policy import FAST, NEVER, SILENT, Claim
 
 try:
     import fcntl
@@ -62,7 +62,7 @@ class Record:
     pid: int
     name: str
     bound: int
-    is_awake: bool  # it looks at the table by itself, at the moment
+    pace: int  # how often it looks at the table by itself: see policy.py
     seen: float  # when it said so
 
 
@@ -82,7 +82,7 @@ class Ledger:
         try:
             self._identity = _identity(os.fstat(self._fd))
             self.number = self._join()
-            self.say(Claim(self.number), True, now)
+            self.say(Claim(self.number), FAST, now)
         except Exception:
             os.close(self._fd)
             raise
@@ -155,12 +155,12 @@ class Ledger:
 
     # -- Members --------------------------------------------------------------------------
 
-    def say(self, claim: Claim, is_awake: bool, now: float) -> None:
+    def say(self, claim: Claim, pace: int, now: float) -> None:
         """Tell the others."""
         numbers = (claim.idle, claim.spare, claim.giving, claim.waiting, claim.wants)
         since = claim.since if claim.since < NEVER else 0.0
         record = MEMBER.pack(
-            *(os.getpid(), self.bound, len(self.places), *numbers, is_awake, since, now),
+            *(os.getpid(), self.bound, len(self.places), *numbers, pace, since, now),
             self.name.encode()[:16],
         )
         os.pwrite(self._fd, record, len(MAGIC) + self.number * MEMBER.size)
@@ -169,18 +169,18 @@ class Ledger:
         """What the other members say; of one that is silent only what it has."""
         found = []
         for number, fields in self._records():
-            pid, bound, held, idle, spare, giving, waiting, wants, awake = fields[:9]
+            pid, bound, held, idle, spare, giving, waiting, wants, pace = fields[:9]
             since, seen, name = fields[9:]
             if not pid or number == self.number:
                 continue
             if not -1.0 < now - seen < SILENT:
                 if not self._is_locked(MEMBER_LOCKS + number):
                     continue  # it has died
-                idle = spare = giving = waiting = wants = awake = 0
+                idle = spare = giving = waiting = wants = pace = 0
             counts = (number, held, idle, spare, giving, waiting, wants)
             claim = Claim(*counts, since or NEVER)
             text = name.rstrip(b"\0").decode(errors="replace")
-            found.append(Record(claim, pid, text, bound, bool(awake), seen))
+            found.append(Record(claim, pid, text, bound, pace, seen))
         return found
 
     def _records(self) -> Iterator[tuple[int, tuple[Any, ...]]]:

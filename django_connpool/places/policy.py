@@ -12,7 +12,10 @@ from dataclasses import dataclass
 
 NEVER = float("inf")
 
-TICK = 0.01  # seconds between two looks of a member, while somebody waits for a place
+# How often a member looks at the table by itself: never; while such wait for a place as have some,
+# and whose lines move; while somebody waits who has none.
+ASLEEP, SLOW, FAST = 0, 1, 2
+TICK, SLOW_TICK = 0.01, 0.04  # seconds between two looks when FAST, and when SLOW
 PATIENT = 0.02  # seconds in line without any, after which others part with what they use
 LONG = 0.1  # the same, with some, or where it is the last; and between two partings of a member
 DEFER = 0.03  # seconds for which a free place is left to who deserves it more
@@ -46,6 +49,11 @@ def is_first(me: Claim, others: Iterable[Claim]) -> bool:
     """Whether the next free place is for `me`."""
     mine = rank(me)
     return all(rank(other) > mine for other in others if other.wants)
+
+
+def pace(claims: Iterable[Claim]) -> int:
+    """How often those are to look who may have something for these."""
+    return max((SLOW if one.held > 0 else FAST for one in claims if one.wants), default=ASLEEP)
 
 
 def in_want(free: int, claims: Iterable[Claim]) -> int:

@@ -66,9 +66,9 @@ class Seat:
                 self._table.taken[place] = 0, now + rest if rest else 0.0
                 self.places.discard(place)
 
-    def say(self, claim: Claim, is_awake: bool, now: float) -> None:
+    def say(self, claim: Claim, pace: int, now: float) -> None:
         own = replace(claim, number=self.number, held=len(self.places))
-        self.record = Record(own, os.getpid(), self.name, self.bound, is_awake, now)
+        self.record = Record(own, os.getpid(), self.name, self.bound, pace, now)
 
     def others(self, now: float) -> list[Record]:
         with self._table.lock:

@@ -18,7 +18,7 @@ from django_connpool.pool.sharing import RESTED
 
 from . import policy
 from .ledger import AFTER_GOODBYE, Ledger, Record, Unusable
-from .policy import DEFER, LONG, NEVER, TICK, Claim
+from .policy import ASLEEP, DEFER, FAST, LONG, NEVER, SLOW_TICK, TICK, Claim
 from .terms import Bound, Hold
 
 RING_FIRST = 0.01  # seconds between two rings at first, and at last
@@ -226,22 +226,36 @@ class Tenant:
             while self._granted:
                 self._drop(self._granted.pop(), now)
         place = self._come(look, now)
-        gives, parts, awaited = 0, False, False
+        gives, parts, awaited = 0, False, ASLEEP
         beyond: set[int] = set()
         try:
             for number, hold in enumerate(self._holds or ()):
                 if hold is None:
                     continue
                 found = self._decide(number, hold, look, now)
-                gives, parts, awaited = max(gives, found[0]), parts or found[1], awaited or found[2]
+                gives, parts = max(gives, found[0]), parts or found[1]
+                awaited = max(awaited, found[2])
                 beyond |= found[3]
         except OSError as error:
             self._complain("%s: what others want cannot be read: %s", error)
-        parts = self._goes_on_parting(parts, awaited, look, now)
-        again = NEVER
-        if self.is_waiting or (awaited and self._held):
-            again = now + (RESTED if look.resting and awaited else TICK)
+        parts = self._goes_on_parting(parts, bool(awaited), look, now)
+        again = now + self._pause(awaited if self._held else ASLEEP, look)
         return Plan(gives, parts, frozenset(beyond), place, again)
+
+    def _pace(self, hold: Hold, awaited: int) -> int:
+        mine = policy.pace([self._claim]) if self.is_waiting else ASLEEP
+        return max(mine, awaited if hold.places else ASLEEP)
+
+    def _pause(self, awaited: int, look: Look) -> float:
+        """Seconds until it looks again."""
+        pace = max(
+            [self._pace(hold, awaited) for hold in self._holds or () if hold], default=ASLEEP
+        )
+        if pace == ASLEEP:
+            return NEVER
+        if pace == FAST:
+            return RESTED if look.resting and awaited == FAST else TICK
+        return min(SLOW_TICK, max(look.spare_in, RESTED)) if awaited else SLOW_TICK
 
     def _goes_on_parting(self, parts: bool, awaited: bool, look: Look, now: float) -> bool:
         """Until something has come back, or nobody waits any more."""
@@ -268,8 +282,8 @@ class Tenant:
 
     def _decide(
         self, number: int, hold: Hold, look: Look, now: float
-    ) -> tuple[int, bool, bool, set[int]]:
-        """Of one bound: what to give up, whether anybody waits, which places are no more."""
+    ) -> tuple[int, bool, int, set[int]]:
+        """Of one bound: what to give up, how others wait, which places are no more."""
         bound = self.bounds[number]
         records = hold.others(now)
         others = [one.claim for one in records]
@@ -279,8 +293,8 @@ class Tenant:
             *(look.waiting, wants, look.since),
         )
         self._claim = me
-        awaited = any(one.wants for one in others)
-        hold.say(me, self.is_waiting or (awaited and bool(hold.places)), now)
+        awaited = policy.pace(others)
+        hold.say(me, self._pace(hold, awaited), now)
         most = self._most(bound, records)
         free = most - me.held - sum(one.held for one in others)
         if wants:
@@ -295,8 +309,9 @@ class Tenant:
         return gives, parts, awaited, beyond
 
     def _ring_others(self, hold: Hold, records: Sequence[Record], now: float) -> None:
-        """Wake those who have something and do not look by themselves; less and less often."""
-        asleep = [one for one in records if one.claim.held and not one.is_awake]
+        """Wake those who have something and do not look as often; less and less often."""
+        mine = policy.pace([self._claim])
+        asleep = [one for one in records if one.claim.held and one.pace < mine]
         if not asleep or now < self._ring_at:
             return
         is_new = now - self._ring_at > LONG

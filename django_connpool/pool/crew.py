@@ -53,11 +53,13 @@ class Crew:
         """Find workers for what there is to do. Call without the lock."""
         core = self.core
         while True:
-            thread = threading.Thread(target=self._begin, name=f"{core.name}-worker", daemon=True)
             with core.lock:
                 self._forget_failed()
                 if not self._is_wanted(len(self._hired)):
                     return
+                # Only now: whoever waits comes by here.
+                name = f"{core.name}-worker"
+                thread = threading.Thread(target=self._begin, name=name, daemon=True)
                 self._hired[thread] = core.clock()
             if not self._start(thread):
                 with core.lock:

@@ -139,6 +139,7 @@ class Look(NamedTuple):
     idle: int  # connections that could be given up at once, to who has none
     spare: int  # of these, such that could be given up to anybody
     resting: int  # others that nobody uses, and soon could
+    spare_in: float  # seconds until there may be one more of those that are spare
     giving: int  # that are being closed
     waiting: int  # borrowers in line
     wants: int  # connections that it would open now

@@ -131,6 +131,7 @@ class Sharing:
             idle=dispensable(unused, slots.staying(), RESTED, RESTED_LAST),
             spare=dispensable(unused, slots.staying(), SPARE, SPARE_LAST),
             resting=len(unused),
+            spare_in=min([SPARE - one for one in unused if one < SPARE], default=SPARE),
             giving=len(slots.closing),
             waiting=len(line),
             wants=self._wanted() if line else 0,

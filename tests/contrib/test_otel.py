@@ -145,6 +145,18 @@ def test_states_and_sizes_are_those_of_the_moment(telemetry: Telemetry, measured
     assert telemetry.value("idle.min").value == 0
 
 
+def test_a_bound_that_is_shared_has_instruments_of_its_own(
+    telemetry: Telemetry, databases: Databases, settings: Any
+) -> None:
+    settings.CONNPOOL_BUDGETS = {"shop": 3}
+    use(databases.add(pool={"max_size": 2, "budget": "shop"}))
+    found = telemetry.collect()
+    for name, number in (("max", 3), ("held", 1)):
+        point = _first(found[f"django_connpool.bound.{name}"])
+        assert point.value == number
+        assert point.attributes["django_connpool.bound.name"] == "budget 'shop'"
+
+
 def test_who_waits_and_who_waited_in_vain_is_counted(telemetry: Telemetry, measured: Any) -> None:
     measured.ensure_connection()
     pool = measured.pool

@@ -147,7 +147,8 @@ MUTANTS = [
     ),
     Mutant(
         "pool/pool.py",
-        "            if core.parked:  # meanwhile\n                core.bring_in()\n",
+        "        if core.parked:  # meanwhile, by who has not seen this one in line\n"
+        "            core.bring_in()\n",
         "",
         "what another parks while one gets in line is seen",
     ),
@@ -165,9 +166,27 @@ MUTANTS = [
     ),
     Mutant(
         "pool/parking.py",
-        "            or now >= slot.retire_at\n",
-        "",
+        "            or now >= slot.retire_at\n            or now > ended",
+        "            or now > ended",
         "nor one that is too old",
+    ),
+    Mutant(
+        "pool/parking.py",
+        "            or len(slots.all) > limits.max_size + len(slots.closing)\n",
+        "",
+        "a pool that got smaller gets back what is too much",
+    ),
+    Mutant(
+        "pool/offers.py",
+        "            ended = self.ended[0]\n            del self.ended[0]  # no call",
+        "            ended = 1.0  # no call",
+        "what was parked a moment ago, and is used again, is not taken",
+    ),
+    Mutant(
+        "backends/offering.py",
+        "        slot.patience, slot.idle_limit = self.terms  #",
+        "        #",
+        "a block of hold() holds for what was parked, too",
     ),
     # What a session goes back to
     Mutant("session/cleaning.py", '    (SETTINGS, b"RESET ALL"),\n', "", "settings go back"),
@@ -568,6 +587,30 @@ MUTANTS = [
         "            if not self._forget(listener):  #",
         "            if self._forget(listener) and False:  #",
         "who begins to listen is not told of errors of earlier times",
+    ),
+    Mutant(
+        "switchboard.py",
+        "self._borrow() if self._counts else Channels(self._connect())",
+        "Channels(self._connect())",
+        "who listens may count in max_size",
+    ),
+    Mutant(
+        "switchboard.py",
+        "        self._conn.lock.release()\n        self._pool.putconn(self._conn)\n",
+        "        self._conn.lock.release()\n",
+        "its place is given back",
+    ),
+    Mutant(
+        "pool/locking.py",
+        "[slot for slot in slots if not slot.lasts]",
+        "list(slots)",
+        "a loan that lasts hides no others that wait for each other",
+    ),
+    Mutant(
+        "session/credentials.py",
+        "except (Exception, SystemExit) as error:",
+        "except Exception as error:",
+        "a callable that leaves by sys.exit() is told",
     ),
     Mutant(
         "switchboard.py",

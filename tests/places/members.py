@@ -134,6 +134,7 @@ class Member:
             idle=sharing.dispensable(unused, staying, sharing.RESTED, sharing.RESTED_LAST),
             spare=sharing.dispensable(unused, staying, sharing.SPARE, sharing.SPARE_LAST),
             resting=len(self.idle),
+            spare_in=min([0.04 - one for one in unused if one < 0.04], default=0.04),
             giving=len(self.closing),
             waiting=len(self.line),
             wants=self.wanted() if self.line else 0,

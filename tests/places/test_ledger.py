@@ -82,25 +82,25 @@ def test_a_place_that_rests_is_had_afterwards(join: Any) -> None:
 def test_members_read_what_others_say(join: Any) -> None:
     one, other = join(bound=5), join()
     one.take(range(2), NOW)
-    one.say(claim(waiting=4, wants=2, since=NOW - 1), True, NOW)
+    one.say(claim(waiting=4, wants=2, since=NOW - 1), 2, NOW)
     (record,) = other.others(NOW)
     assert (record.claim.held, record.claim.waiting, record.claim.wants) == (1, 4, 2)
     assert (record.claim.since, record.pid, record.name) == (NOW - 1, os.getpid(), "pool")
-    assert (record.bound, record.is_awake) == (5, True)
+    assert (record.bound, record.pace) == (5, 2)
 
 
 def test_a_silent_member_wants_nothing_and_keeps_what_it_has(join: Any) -> None:
     stopped, other = join(), join()
     stopped.take([0], NOW)
-    stopped.say(claim(waiting=4, wants=2, since=NOW), True, NOW)
+    stopped.say(claim(waiting=4, wants=2, since=NOW), 2, NOW)
     (record,) = other.others(NOW + 10)
-    assert (record.claim.held, record.claim.wants, record.is_awake) == (1, 0, False)
+    assert (record.claim.held, record.claim.wants, record.pace) == (1, 0, 0)
     assert other.take([0], NOW + 10) is None
 
 
 def test_a_dead_member_is_none(join: Any) -> None:
     dead, other = join(), join()
-    dead.say(claim(waiting=4, wants=2, since=NOW), True, NOW)
+    dead.say(claim(waiting=4, wants=2, since=NOW), 2, NOW)
     inside.die(dead)
     assert other.others(NOW + 10) == []
 
