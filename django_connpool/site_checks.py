@@ -97,7 +97,8 @@ def _check_room(here: Entries, admitted: int) -> Iterator[CheckMessage]:
             f"{int(processes.number)} processes ({processes.source}) with pools of at most {each} "
             f"may open {most} connections, and the server admits {admitted}.",
             hint="Lower max_size or the number of processes, set host_max_size, or raise the "
-            "server's max_connections. CONNPOOL_PROCESSES in the settings tells the number of processes.",
+            "server's max_connections. CONNPOOL_PROCESSES in the settings tells the number of "
+            "processes.",
             obj=", ".join(_name(alias) for alias in here),
             id="django_connpool.W011",
         )

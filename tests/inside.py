@@ -785,6 +785,8 @@ CODE_OF_POOL = tuple(
     for room in ("pool", "session", "process", "connection_pool.py", "block.py")
 )
 
+CODE_OF_SHARING = str(Path(core.__file__).with_name("sharing.py"))
+
 # What the interpreter itself calls, so that what they raise goes nowhere.
 FINALIZERS = ("__del__", "connection_died", "task_is_gone")
 

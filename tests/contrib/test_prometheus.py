@@ -204,7 +204,9 @@ def test_a_scrape_opens_no_connection_and_needs_none(databases: Databases, clust
     assert connected(cluster, wrapper) == 1
 
 
-def test_who_has_how_much_of_a_bound_is_told_by_the_bound(databases: Databases, settings: Any) -> None:
+def test_who_has_how_much_of_a_bound_is_told_by_the_bound(
+    databases: Databases, settings: Any
+) -> None:
     settings.CONNPOOL_BUDGETS = {"shop": 3}
     value(databases.add(pool={"name": NAME, "max_size": 2, "budget": "shop"}), "SELECT 1")
     shown, bound = scrape(), {"bound": "budget 'shop'"}
