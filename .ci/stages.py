@@ -62,7 +62,9 @@ def stages() -> list[Stage]:
             ("newest-deep", 600),
             ("newest-ways", 180),
             ("page", 90),
+            ("package", 60),
             ("works-with", 40),
+            ("docs", 40),
             ("oldest-deep", 600),
             ("py313-django61-psycopg32-pool", 80),
             ("py312-django61", 45),
@@ -77,7 +79,7 @@ def stages() -> list[Stage]:
             ("py310-django51", 45),
         )
     ]
-    return [deep[0], suite[0], *deep[1:4], suite[1], deep[4], *suite[2:4], *deep[5:], *suite[4:]]
+    return [deep[0], suite[0], *deep[1:5], suite[1], deep[5], *suite[2:4], *deep[6:], *suite[4:]]
 
 
 class Run:

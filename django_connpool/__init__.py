@@ -17,6 +17,7 @@ Set `ENGINE` to "django_connpool.backends.postgresql". What can be called from P
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from .errors import PoolClosed, PoolTimeout, TooManyRequests
     from .listening import listen
     from .registry import pools
+
+    __version__: str
 
 _OF_BORROWING = ("hold", "pinned", "priority", "release", "released", "scope", "warm")
 _OF_THE_POOL = ("ConnectionPool", "PoolClosed", "PoolTimeout", "TooManyRequests")
@@ -45,8 +48,6 @@ __all__ = [
     "warm",
 ]
 
-__version__ = "0.1.0"
-
 
 def __getattr__(name: str) -> Any:
     # Late, so that the pool can be used where there is no Django.
@@ -62,8 +63,21 @@ def __getattr__(name: str) -> Any:
         from .listening import listen
 
         return listen
+    if name == "__version__":
+        return _version()
     if name == "pools":
         from .registry import pools
 
         return pools
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+@cache
+def _version() -> str:
+    """What is installed; "unknown" where the folder alone was copied, as into a zipped app."""
+    from importlib import metadata
+
+    try:
+        return metadata.version("django-connpool")
+    except metadata.PackageNotFoundError:
+        return "unknown"

@@ -80,6 +80,12 @@ def of_options(options: PoolOptions) -> Budget | None:
             raise ImproperlyConfigured(
                 f"{SETTING} has no budget {options.budget!r}; there are: {known}."
             )
+        least = min(size for size in (budget.max_size, budget.host_max_size) if size is not None)
+        if options.listen_counts and least - budget.reserve < 2:
+            raise ImproperlyConfigured(
+                f'{SETTING}["{options.budget}"] has only one connection for usual work: who '
+                "listens would leave none. Allow two or more, or leave 'listen_counts' out."
+            )
         return budget
     most = background_most(options.background_max, options.host_max_size or options.max_size)
     budget = Budget(None, options.host_max_size, options.reserve, most)

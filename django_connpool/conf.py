@@ -96,13 +96,14 @@ class PoolOptions:
     reserve: int = 0
     background_max: int | str | None = None
     label_sessions: bool = False
+    listen_counts: bool = False
 
     def pool_kwargs(self) -> dict[str, Any]:
         """Return the keyword arguments of ``ConnectionPool``: all but what the backend does."""
         backend_only = {
             *("credentials", "credentials_ttl", "max_hold_idle", "release", "round_trips"),
             *("host_max_size", "host_required", "budget", "reserve", "background_max"),
-            *("label_sessions", *SERVERS_LIMITS),
+            *("label_sessions", "listen_counts", *SERVERS_LIMITS),
         }
         names = [field.name for field in fields(self) if field.name not in backend_only]
         return {name: getattr(self, name) for name in names}
@@ -244,8 +245,10 @@ def _unknown(given: _Given) -> UnknownOption:
 
 
 def _impossible(given: _Given, hint: str) -> ImpossibleValue:
-    value = "what it is" if given.option in HIDDEN else repr(given.value)
-    message = f"Pool option {given.key!r} in {given.place} cannot be {value}."
+    value = f"cannot be {given.value!r}"
+    if given.option in HIDDEN:
+        value = "has an impossible value (not shown, as it may be a password)"
+    message = f"Pool option {given.key!r} in {given.place} {value}."
     return ImpossibleValue(message, hint)
 
 
@@ -266,7 +269,7 @@ def _check_shared(values: dict[str, Any]) -> list[ImpossibleValue]:
     budget, reserve = values.get("budget"), values.get("reserve", 0)
     if budget is not None:
         own = [name for name in ("host_max_size", "reserve", "background_max") if values.get(name)]
-        return [
+        return _check_listening(values, values["max_size"]) + [
             ImpossibleValue(
                 f"Pool option {name!r} cannot be given beside 'budget'.",
                 f'Write it into CONNPOOL_BUDGETS["{budget}"].',
@@ -277,4 +280,13 @@ def _check_shared(values: dict[str, Any]) -> list[ImpossibleValue]:
     if reserve >= most:
         message = f"Pool option 'reserve' cannot be {reserve}: there are only {most} connections."
         return [ImpossibleValue(message, f"It may be {most - 1} at most.")]
-    return []
+    return _check_listening(values, min(most, values["max_size"]) - reserve)
+
+
+def _check_listening(values: dict[str, Any], most: int) -> list[ImpossibleValue]:
+    """Whether something is left to lend while somebody listens. `most`: for usual work."""
+    if not values.get("listen_counts") or most > 1:
+        return []
+    message = "Pool option 'listen_counts' cannot be True: there is only one connection"
+    hint = "Who listens would leave none to borrow: allow two or more, or leave it out."
+    return [ImpossibleValue(f"{message} for usual work.", hint)]

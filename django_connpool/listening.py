@@ -15,11 +15,12 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import connections
 from psycopg import OperationalError
 
-from . import registry
+from . import conf, registry
 from .connection_pool import ConnectionPool
 from .errors import PoolClosed
 from .pool.outage import again
 from .process.background import NEVER
+from .readers import PGBOUNCER
 from .redaction import one_line
 from .session.channels import GAP, Notification, check_names
 from .session.refusals import heals
@@ -45,8 +46,15 @@ def listen(alias: str, *channels: str, timeout: float | None = None) -> Listener
     is closed.
     """
     check_names(channels)
-    if not registry.is_pooled(connections[alias]):
+    wrapper = connections[alias]
+    if not registry.is_pooled(wrapper):
         raise ImproperlyConfigured(f"listen(): the database {alias!r} is not pooled")
+    options = conf.parse(wrapper.settings_dict)
+    if options is not None and options.behind == PGBOUNCER:
+        raise ImproperlyConfigured(
+            f"listen(): the database {alias!r} stands behind a pooler (pool option 'behind'), "
+            "which loses notifications: listen by an alias that leads to the server itself"
+        )
     return Listener(alias, frozenset(channels), timeout)
 
 
@@ -212,7 +220,7 @@ class Listener:
     def _join(self) -> Hub:
         """The hub of its database, which it has joined. Raises PoolClosed."""
         if self._hub is None:
-            self._hub = hub_of(_pool(self.alias))
+            self._hub = hub_of(_pool(self.alias), _counts(self.alias))
             self._life = self._hub.join(self)
         elif self._life != self._hub.life:  # of the parent's, until this was forked
             self._items.clear()
@@ -220,6 +228,11 @@ class Listener:
         elif self._hub.closed:
             raise PoolClosed(f"{self!r}: the pool of {self.alias!r} was closed")
         return self._hub
+
+
+def _counts(alias: str) -> bool:
+    options = conf.parse(connections[alias].settings_dict)
+    return options is not None and options.listen_counts
 
 
 def _pool(alias: str) -> ConnectionPool[Any]:

@@ -255,4 +255,5 @@ READERS: dict[str, Reader] = {
     "reserve": _count(0),
     "background_max": _or_none(_background),
     "label_sessions": _switch,
+    "listen_counts": _switch,
 }

@@ -1,7 +1,8 @@
 """The connection on which all listeners of a process listen to a database: see listening.py.
 
-It is none of the pool's, and does not count in its `max_size`. A short-lived thread opens it, as
-the pool's are, and the background thread reads it.
+It is none of the pool's, and does not count in its `max_size`, unless `listen_counts` says so:
+then it is a loan like any other, which lasts. A short-lived thread opens or borrows it, and the
+background thread reads it.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ logger = bursts.logger("connecting")
 
 FIRST_RETRY, LAST_RETRY = 0.05, 5.0  # seconds between two attempts to connect
 SENDING = 0.1  # seconds after which what could not be sent is tried again
+LASTS = "listen()"  # whose loan it is
 LOOK_AFTER = 1.0  # seconds after which it is looked whether a thread that connects is still there
 
 
@@ -52,8 +54,11 @@ class Hub:
     The background's lock is taken inside. Whoever is told of something takes no lock.
     """
 
-    def __init__(self, pool: Any) -> None:
+    def __init__(self, pool: Any, counts: bool) -> None:
+        """`counts`: its connection is one of the pool's."""
         self.name = pool.name
+        self._counts = counts
+        self._pool: weakref.ref[Any] = weakref.ref(pool)
         self._connect: Callable[[], Any] = pool.connection_class.connect  # see backends/opener.py
         self._ticket = background.join(self)
         self.life = 0
@@ -67,6 +72,7 @@ class Hub:
         self.closed = False
         self._listeners: list[weakref.ref[Listener]] = []
         self._channels: Channels | None = None  # those of the connection, when there is one
+        self._last: Channels | None = None  # those at the end of the process
         self._opener: threading.Thread | None = None  # who opens it
         self.error: BaseException | None = None  # why there is none
         self._lost_at: float | None = None
@@ -158,7 +164,10 @@ class Hub:
     def _open(self) -> None:
         """In a thread of its own: connect."""
         try:
-            channels = Channels(self._connect())
+            channels = self._borrow() if self._counts else Channels(self._connect())
+        except PoolClosed:
+            self.close()
+            return
         except Exception as error:
             self._failed(error)
         else:
@@ -170,6 +179,12 @@ class Hub:
                 self._channels = channels
                 background.read(channels.socket, self._read)
         self._ticket.by(AT_ONCE)
+
+    def _borrow(self) -> Channels:
+        pool = self._pool()
+        if pool is None:
+            raise PoolClosed(f"the pool {self.name!r} is gone")
+        return Borrowed(pool.getconn(), pool)
 
     def _failed(self, error: BaseException) -> None:
         with self._lock:
@@ -262,7 +277,9 @@ class Hub:
         """At the end of the process. Threads that still wait end with it, and are told nothing."""
         with self._lock:
             self.closed = True
-            self._hang_up()
+            self._last = self._take_off()  # kept, for what is dropped comes back by itself
+            if self._last is not None:
+                self._last.say_goodbye()
 
     # -- What there is to see -----------------------------------------------------------------
 
@@ -272,31 +289,58 @@ class Hub:
             return {
                 "channels": sorted(self._wanted()),
                 "listeners": len(self._living()),
+                "counts": self._counts,
                 "backend_pid": None if channels is None else channels.backend_pid,
                 "lost": None if lost_at is None else monotonic() - lost_at,
                 "error": None if self.error is None else one_line(self.error),
             }
 
 
+class Borrowed(Channels):
+    """Of a connection that the pool has lent. Whoever closes it gives it back.
+
+    Its lock is held meanwhile, so that nobody thinks that it is not used; see `Control.leave`.
+    """
+
+    def __init__(self, conn: Any, pool: Any) -> None:
+        super().__init__(conn)
+        self._pool = pool
+        pool.outlive_thread(conn, LASTS)
+        conn.lock.acquire()
+
+    def close(self, seconds: float = 0.0) -> None:
+        if not self._conn.broken:  # of which the pool draws its own conclusions
+            super().close(seconds)
+        name = f"{self._pool.name}-listener"
+        try:  # in a thread, for it may take time
+            threading.Thread(target=self._give_back, name=name, daemon=True).start()
+        except RuntimeError:  # none is to be had
+            self._give_back()
+
+    def _give_back(self) -> None:
+        self._conn.lock.release()
+        self._pool.putconn(self._conn)
+
+
 _lock = threading.RLock()  # guards the next; no other is taken inside
 _hubs: weakref.WeakKeyDictionary[Any, Hub] = weakref.WeakKeyDictionary()  # by their pools
 
 
-def hub_of(pool: Any) -> Hub:
-    """That of a pool."""
+def hub_of(pool: Any, counts: bool) -> Hub:
+    """That of a pool. `counts`: whether its connection is one of the pool's."""
     with _lock:
         hub = _hubs.get(pool)
         if hub is None or hub.closed:
-            hub = _hubs[pool] = Hub(pool)
+            hub = _hubs[pool] = Hub(pool, counts)
         return hub
 
 
-def of(pool: Any) -> dict[str, Any] | None:
-    """What there is to see of those who listen beside a pool; None if there are none."""
+def of(pool: Any) -> dict[str, Any]:
+    """What there is to see of those who listen beside a pool, as `listening`, if there are any."""
     with _lock:
         hub = _hubs.get(pool)
     seen = None if hub is None else hub.snapshot()
-    return seen if seen and seen["listeners"] else None
+    return {"listening": seen} if seen and seen["listeners"] else {}
 
 
 def _close_beside(pool: Any, timeout: float) -> None:

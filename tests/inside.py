@@ -784,6 +784,7 @@ CODE_OF_POOL = tuple(
     str(Path(core.__file__).parents[1] / room)
     for room in ("pool", "session", "process", "connection_pool.py", "block.py")
 )
+CODE_OF_TASKS = ("aio/pool.py", "pool/awaiting.py", "pool/tasks.py", "session/twin.py")
 
 CODE_OF_SHARING = str(Path(core.__file__).with_name("sharing.py"))
 
@@ -1072,7 +1073,7 @@ def offered(wrapper: Any) -> Any:
 def parked(wrapper: Any) -> Any:
     """The connection that this thread has parked; None when it has none, or it was taken."""
     offer = wrapper.leaving.offer
-    return offer[0] if wrapper.parked and offer and offer.parked_at else None
+    return offer[0] if wrapper.parked and offer and offer.ended else None
 
 
 def park(pool: Any, offer: Any) -> bool:
@@ -1084,11 +1085,90 @@ def park(pool: Any, offer: Any) -> bool:
 
 def go_on_with_parked(pool: Any, offer: Any) -> Any:
     """The connection for the next loan of the same borrower; None when it has to borrow."""
-    conn = offer.take_up()
-    if conn is not None and not pool.parking.end(offer, conn):
+    taken = offer.take_parked()
+    if taken is None:
+        return None
+    conn, ended = taken
+    if not pool.parking.end(offer.slot, ended):
         pool.putconn(conn)
         return None
     return conn
+
+
+@contextmanager
+def when_parked_was_seen(act: Callable[[], None]) -> Iterator[None]:
+    """A block in which this is done once, when somebody has seen what is parked, and takes it."""
+    core_sorted = sorted
+    acts = [act]
+
+    def after_a_look(found: Iterable[Any], **how: Any) -> list[Any]:
+        ordered = core_sorted(found, **how)
+        while acts:
+            acts.pop()()
+        return ordered
+
+    with mock.patch.object(core, "sorted", after_a_look, create=True):
+        yield
+
+
+@contextmanager
+def interrupted_as_it_is_parked(wrapper: Any) -> Iterator[None]:
+    """A block in which an interrupt strikes when the wrapper has parked its connection."""
+    parking = wrapper.pool.parking
+    begin = type(parking).begin
+
+    def begun(*args: Any) -> bool:
+        assert begin(*args)
+        raise KeyboardInterrupt
+
+    with mock.patch.object(type(parking), "begin", begun):
+        yield
+
+
+def stand_in_line_again(pool: Any) -> Any:
+    """Stand in line as one who was served something dead; return what it was given, if anything."""
+    waiter = line.Waiter(0.0, 1)
+    with pool._core.lock:
+        pool._stand_in_line(waiter, 1.0)
+        pool._core.line.leave(waiter)
+    return waiter.slot
+
+
+def leave_to_others(pool: Any, one: Any) -> None:
+    """What somebody in line was given, and does not want."""
+    one.waiter.left = True
+    with pool._core.lock:
+        pool._core.audit()
+
+
+@contextmanager
+def in_doubt_of_functions(pool: Any) -> Iterator[None]:
+    """A block in which the pool does not know which functions on its server change a session."""
+    trust = pool._opening.policy.trust
+    trust.lost = True
+    try:
+        yield
+    finally:
+        trust.lost = False
+
+
+@contextmanager
+def looking_on(monkeypatch: Any) -> Iterator[list[Any]]:
+    """A block in which it is noted what work does with its connections, as for a panel."""
+    watching = _module("backends.watching")
+    holding, offering = _module("backends.holding").Holding, _module("backends.offering").Offering
+    for cls in (holding, offering):
+        for name in ("_take", "_hand_back", "release_if_free", "_go_on_with_parked"):
+            if name in vars(cls):
+                monkeypatch.setattr(cls, name, vars(cls)[name])
+    monkeypatch.setattr(watching, "_is_installed", False)
+    watching.install()
+    found: list[Any] = []
+    token = watching.seen.set(found)
+    try:
+        yield found
+    finally:
+        watching.seen.reset(token)
 
 
 @contextmanager

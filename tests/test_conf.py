@@ -136,6 +136,7 @@ def test_defaults() -> None:
         "reserve": 0,
         "background_max": None,
         "label_sessions": False,
+        "listen_counts": False,
     }
 
 
@@ -167,6 +168,7 @@ def test_pool_kwargs_are_arguments_of_the_pool() -> None:
         "host_max_size",
         "host_required",
         "label_sessions",
+        "listen_counts",
         "max_hold_idle",
         "release",
         "reserve",
@@ -391,7 +393,8 @@ def test_what_stands_in_the_place_of_credentials_is_not_shown(value: Any) -> Non
         parse(nested(credentials=value))
     told = str(caught.value) + repr(caught.value.__cause__)
     assert told.startswith(
-        "Pool option 'credentials' in OPTIONS[\"pool\"] cannot be what it is. It "
+        "Pool option 'credentials' in OPTIONS[\"pool\"] has an impossible value (not "
+        "shown, as it may be a password). It "
     )
     assert "cret" not in told
     assert "333" not in told
@@ -580,6 +583,24 @@ def test_something_is_left_for_usual_work() -> None:
     assert parse(nested(max_size=5, host_max_size=12, reserve=5))
     with pytest.raises(ImpossibleValue, match="'reserve' cannot be 12: there are only 12"):
         parse(nested(max_size=5, host_max_size=12, reserve=12))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"max_size": 1},
+        {"max_size": 1, "host_max_size": 9},
+        {"max_size": 1, "budget": "main"},
+        {"max_size": 9, "host_max_size": 1},
+        {"max_size": 9, "reserve": 8},
+    ],
+    ids=str,
+)
+def test_who_listens_within_the_bound_leaves_something_to_borrow(options: dict[str, Any]) -> None:
+    assert parse(nested(**options))
+    with pytest.raises(ImpossibleValue, match="'listen_counts' cannot be True"):
+        parse(nested(**options, listen_counts=True))
+    assert parse(nested(max_size=9, reserve=7, listen_counts=True))
 
 
 @pytest.mark.parametrize("option", ["host_max_size", "reserve", "background_max"])

@@ -390,6 +390,12 @@ def test_a_name_as_long_as_it_may_be_is_listened_to(wrapper: Any, cluster: Serve
         assert payloads(listener, 1) == ["1"]
 
 
+def test_who_listens_behind_a_pooler_that_loses_notifications_is_told(databases: Databases) -> None:
+    databases.add("bounced", pool={"behind": "pgbouncer"})
+    with pytest.raises(ImproperlyConfigured, match="'bounced' stands behind a pooler"):
+        django_connpool.listen("bounced", "orders")
+
+
 def test_a_database_without_a_pool_is_refused(databases: Databases) -> None:
     databases.add("bare", pool=False)
     with pytest.raises(ImproperlyConfigured, match="'bare' is not pooled"):
@@ -423,6 +429,7 @@ def test_the_status_tells_of_it(wrapper: Any, cluster: Server) -> None:
         assert {**told, "backend_pid": 0} == {
             "channels": ["a", "b"],
             "listeners": 2,
+            "counts": False,
             "backend_pid": 0,
             "lost": None,
             "error": None,
@@ -508,6 +515,29 @@ def test_a_task_listens(wrapper: Any, cluster: Server) -> None:
     assert run(work) == ["1", "2", "gap"]
 
 
+def test_tasks_of_two_event_loops_listen(wrapper: Any, cluster: Server) -> None:
+    """Each with a listener of its own, and to one that they share."""
+    begun = threading.Barrier(3)
+
+    with listen(wrapper, "shared") as shared:
+
+        async def work() -> tuple[str, str]:
+            async with listen(wrapper, "own") as own:
+                await asyncio.to_thread(begun.wait, 30)
+                mine, ours = await asyncio.gather(own.aget(SOON), shared.aget(SOON))
+                return mine.payload, ours.payload
+
+        def tell() -> tuple[str, str]:
+            begun.wait(30)
+            notify(cluster, "own", "for each")
+            notify(cluster, "shared", "1", "2")
+            return "", ""
+
+        found = in_threads([lambda: run(work), lambda: run(work), tell])[:2]
+        assert sorted(found) == [("for each", "1"), ("for each", "2")]
+        assert connected(cluster, wrapper) == 1
+
+
 def test_an_async_loop_ends_after_a_silence_and_leaves_the_loop_running(wrapper: Any) -> None:
     async def work() -> tuple[int, list[Any]]:
         ticks = 0
@@ -571,6 +601,7 @@ def test_a_loop_that_has_ended_stops_no_other_listener(wrapper: Any, cluster: Se
 # -- Forks ------------------------------------------------------------------------------------
 
 
+@pytest.mark.e2e
 def test_a_child_listens_anew_and_the_parent_goes_on(cluster: Server) -> None:
     from tests.backends.test_fork import forked
 

@@ -15,7 +15,7 @@ from psycopg.abc import Params, Query
 from django_connpool.connection_pool import ConnectionPool
 from django_connpool.errors import PoolClosed, PoolTimeout
 from django_connpool.session.rest import IN_TRANSACTION
-from django_connpool.session.twin import cut_off, ending, twin_of
+from django_connpool.session.twin import cut_off, ending, is_at_work, twin_of
 
 Conn: TypeAlias = AsyncConnection[Any]
 
@@ -163,7 +163,8 @@ class Pool:
             under_way = ending(conn)
             if under_way is None:
                 return owner.take_back(lent, rolls_back)
-            return owner.take_back_after(under_way, lent, rolls_back)
+            complaint = owner.complaint(lent) if is_at_work(conn) else ""
+            return owner.take_back_after(under_way, lent, rolls_back, complaint)
         raise ValueError(f"can't return connection to pool {self.name!r}, {why}: {conn}")
 
     # -- One statement --------------------------------------------------------------------

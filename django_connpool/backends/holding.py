@@ -284,8 +284,9 @@ class Holding(Bound):
 
     def unpark(self) -> None:
         """Give back what this thread has parked, if it is still there."""
-        self.parked = False
-        self.surrender()
+        if self.parked:
+            self.parked = False
+            self.surrender()
 
     def _pin(self, why: str) -> None:
         """Note for the status why this loan lasts longer than it should."""

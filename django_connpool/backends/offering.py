@@ -111,26 +111,34 @@ class Offering(Holding):
         offer, binding = self.leaving.offer, self._binding
         if not offer or binding is None or not binding.suits(self) or running_loop() is not None:
             return False
+        # First, so that after an interrupt the end of the work finds what is in hand.
         self.noted.add(self.me)
-        try:
-            connection = self.in_hand = offer.pop()
-        except IndexError:
-            return False
-        self.parked = False
-        slot, ended = offer.slot, offer.parked_at
-        if (
-            connection.connpool_receivers != connection_created.receivers
-            or not binding.pool.parking.end(offer, connection)
-        ):
-            self._hand_back(connection)
-            return False
-        self.comes_soon = slot.since - ended < loans.SOON
-        self.turn += 1
-        self.offer, self.resumes = offer, binding
         work = scopes.current.get()
         if work is not None:
             work.borrowers.add(self)
             self.life = work.life
+        try:
+            ended = offer.ended[0]
+            del offer.ended[0]  # it is this thread's from here on
+            connection = self.in_hand = offer.pop()
+        except IndexError:
+            return False
+        self.parked = False
+        slot = offer.slot
+        if (
+            connection.connpool_receivers != connection_created.receivers
+            or self.terms_of is not binding
+            or not binding.pool.parking.end(slot, ended)
+        ):
+            self._hand_back(connection)
+            return False
+        slot.patience, slot.idle_limit = self.terms  # a block of `hold()` may have begun, or ended
+        self.comes_soon = slot.since - ended < loans.SOON
+        # As `_take` does. The rest of it is as it was left.
+        self.turn += 1
+        self.errors_occurred = self.by_hand = False
+        self.isolation_level = connection.connpool_isolation_level
+        self.offer, self.resumes = offer, binding
         return True
 
     def end_offered(self, offer: loans.Offer) -> None:
@@ -141,6 +149,7 @@ class Offering(Holding):
         else:
             self.surrender()
             self.left_at = monotonic()
+        # Last: until then whoever ends the work finds it after an interrupt.
         self.offer = self.resumes = self.life = None
         self.run_on_commit = []
         self.noted.discard(self.me)
@@ -230,7 +239,8 @@ class Offering(Holding):
     def _offer(self, connection: Any, slot: Any) -> None:
         """Put it where others may take it. An interrupt leaves it here or there."""
         offer = self.offer
-        if offer is None or offer.slot is not slot:
+        # Not in one that an interrupt has left as parked.
+        if offer is None or offer.slot is not slot or offer.ended:
             if offer is not None:  # of a signal handler that came by as this one was taken up
                 self.surrender()
             offer = self.offer = self.leaving.offer = loans.Offer(slot, *self.terms)

@@ -84,6 +84,7 @@ def install() -> None:
         return
     _is_installed = True
     take, hand_back, release = Holding._take, Holding._hand_back, Offering.release_if_free
+    go_on = Offering._go_on_with_parked
 
     @wraps(take)
     def taken(self: Holding, binding: Any, connection: Any) -> None:
@@ -91,6 +92,14 @@ def install() -> None:
         if here is not None:
             here.append(Seen(self, connection))
         take(self, binding, connection)
+
+    @wraps(go_on)
+    def gone_on(self: Offering) -> bool:
+        goes_on = go_on(self)
+        here = seen.get()
+        if goes_on and here is not None:
+            here.append(Seen(self, self.in_hand))
+        return goes_on
 
     @wraps(hand_back)
     def given_back(self: Holding, connection: Any) -> None:
@@ -115,6 +124,7 @@ def install() -> None:
 
     Holding._take = taken  # type: ignore[method-assign]
     Holding._hand_back = given_back  # type: ignore[method-assign]
+    Offering._go_on_with_parked = gone_on  # type: ignore[method-assign]
     Offering.release_if_free = released  # type: ignore[method-assign]
 
 

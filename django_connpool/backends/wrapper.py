@@ -76,6 +76,7 @@ class PooledDatabaseWrapperMixin(Querying):
     def _leave_pool(self) -> None:
         if self.is_opener:  # Django's own code calls this while it sets the time zone
             return
+        self.unpark()
         # Also one that only other threads' wrappers have used so far.
         bindings = {self._binding, registry.find(self)}
         self.stop_resuming()
@@ -232,8 +233,7 @@ class PooledDatabaseWrapperMixin(Querying):
 
     def end_loan(self) -> None:
         """As `end_work`, because its author says so: nothing is parked."""
-        if self.parked:
-            self.unpark()
+        self.unpark()
         self._end_work()
 
     def give_back(self) -> None:
@@ -364,6 +364,7 @@ class PooledDatabaseWrapperMixin(Querying):
 
     def inc_thread_sharing(self) -> None:
         """As Django's; and what is on loan is not taken back with the thread that borrowed it."""
+        self.unpark()
         if self.offer is not None and self.in_hand is None:
             self._take_up()
         super().inc_thread_sharing()

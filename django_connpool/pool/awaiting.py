@@ -20,7 +20,7 @@ from django_connpool.process.cpython import running_loop
 from .core import CLEAN_TIMEOUT
 from .pool import Pool
 from .slot import IDLE, LOAN, TAKEN, Slot
-from .tasks import Errand, Place, Task, TaskLoans, TaskWaiter, tell
+from .tasks import Errand, Outcome, Place, Task, TaskLoans, TaskWaiter, look_at_error, tell
 
 OFTEN = 0.001  # seconds in line after which what others do not use is looked for
 
@@ -106,11 +106,11 @@ class Awaited(Pool):
             fits = self._checking.is_fit(slot, now, timeout)
         else:
             look = partial(self._checking.is_fit, slot, now, timeout)
-            with Errand(self._core, slot, look) as errand:
-                place.slot = None  # the errand has it
-                self._crew.in_a_thread(errand.run, "checks")
-                fits = await errand.outcome()
-        place.slot = slot if fits else None
+            errand = Errand(self._core, slot, look)
+            place.slot, place.errand = None, errand
+            self._crew.in_a_thread(errand.run, "checks")
+            fits = await errand.outcome()
+        place.slot, place.errand = (slot if fits else None), None
         return fits
 
     async def _turn_of(
@@ -139,9 +139,8 @@ class Awaited(Pool):
                 if core.limits.has_offers:
                     self._watch.come_by(core.clock() + OFTEN)
                 await waiter.wait_its_turn(began + seconds - now)
-            slot = self._accept(waiter, seconds)
+            slot = self._accept(place, waiter, seconds)
             if slot is not None:
-                place.slot = slot
                 now = core.clock()
                 is_fresh = queued and self._checking.is_fresh(slot, now)
                 if is_fresh or await self._fits(place, slot, now, began + seconds - now):
@@ -152,7 +151,7 @@ class Awaited(Pool):
             place.waiter = waiter = waiter.again()
             now = core.clock()
 
-    def _accept(self, waiter: TaskWaiter, seconds: float) -> Slot | None:
+    def _accept(self, place: Place, waiter: TaskWaiter, seconds: float) -> Slot | None:
         """What it was given; None when it is to stand in line again. Raises why there is nothing.
 
         It may have left without its knowledge: its loop stood still when it was served.
@@ -163,12 +162,13 @@ class Awaited(Pool):
                 return None
             slot: Slot | None = waiter.slot
             if slot is not None:
-                slot.waiter, slot.state = None, LOAN
+                # One line, so that no interrupt finds a slot that is accepted and nobody's.
+                place.slot, slot.waiter, slot.state = slot, None, LOAN
                 return slot
         if waiter.error is not None:
             raise waiter.error
         self._leave_line(waiter, seconds)
-        return self._accept(waiter, seconds)  # served at the last moment
+        return self._accept(place, waiter, seconds)  # served at the last moment
 
     def _settle(self) -> None:
         """Do at once what the notes say: somebody else may be waiting for it."""
@@ -193,45 +193,54 @@ class Awaited(Pool):
             self.putconn(conn)
             return None
         slot.pinned = TAKEN
-        loop = running_loop()
-        future = loop.create_future() if loop is not None else None
-        if future is not None:
-            future.add_done_callback(_look_at_error)
-        put_back = partial(self._put_back, conn, rolls_back, loop, future)
+        outcome = Outcome(running_loop())
+        put_back = partial(self._put_back, conn, rolls_back, outcome)
         self._crew.in_a_thread(put_back, "returns")
-        return future
+        return outcome.future
+
+    def complaint(self, conn: Any) -> str:
+        """What is wrong with giving it back at this moment; logged, unless `strict`."""
+        return self._complaint(conn._slot)
 
     def take_back_after(
-        self, ending: asyncio.Future[None], conn: Any, rolls_back: bool = False
+        self,
+        ending: asyncio.Future[None],
+        conn: Any,
+        rolls_back: bool = False,
+        complaint: str = "",
     ) -> asyncio.Future[None]:
-        """The same, when something in the loop has come to its end."""
+        """The same, when something in the loop has come to its end.
+
+        `complaint`: what whoever gives back is told then.
+        """
         slot: Slot = conn._slot
         if isinstance(slot.loans, TaskLoans):
             slot.loans.end()
         slot.pinned = TAKEN
-        future: asyncio.Future[None] = ending.get_loop().create_future()
+        told = self._core.errors.misuse(f"pool {self._core.name!r}: {complaint}")
+        failure = told if complaint else None
+        future = ending.get_loop().create_future()
+        future.add_done_callback(look_at_error)
 
         def go_on(_: object) -> None:
-            returned = self.take_back(conn, rolls_back)
+            try:
+                returned = self.take_back(conn, rolls_back)
+            except Exception as error:
+                tell(future, None, failure or error)
+                return
             if returned is None:
-                tell(future, None, None)
+                tell(future, None, failure)
             else:
-                returned.add_done_callback(lambda _: tell(future, None, None))
+                returned.add_done_callback(lambda it: tell(future, None, failure or it.exception()))
 
         ending.add_done_callback(go_on)
         return future
 
-    def _put_back(self, conn: Any, rolls_back: bool, loop: Any, future: Any) -> None:
-        error = None
-        try:
+    def _put_back(self, conn: Any, rolls_back: bool, outcome: Outcome) -> None:
+        with outcome:
             if rolls_back:
                 self._roll_back(conn)
             self.putconn(conn)
-        except Exception as failure:
-            error = failure
-        if future is not None:
-            with suppress(RuntimeError):  # the loop is closed
-                loop.call_soon_threadsafe(tell, future, None, error)
 
     def _roll_back(self, conn: Any) -> None:
         """So that nothing is said of it. What fails is met again by who makes the session fit."""
@@ -252,9 +261,3 @@ def _this_task() -> Task:
             "with anyio choose its asyncio backend"
         )
     return task
-
-
-def _look_at_error(future: asyncio.Future[None]) -> None:
-    """So that asyncio does not complain of an error that nobody has waited for."""
-    if not future.cancelled():
-        future.exception()

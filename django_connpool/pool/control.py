@@ -109,18 +109,23 @@ class Control:
     def cancel(self, backend_pid: int, number: int | None, timeout: float) -> bool:
         core = self._core
         with core.lock:
+            core.bring_in()
             for slot in core.slots.all:
                 if slot.state is LOAN and slot.session.backend_pid == backend_pid:
                     break
             else:
                 text = f"pool {core.name!r} has no loan of backend {backend_pid}"
                 raise core.errors.misuse(text)
-            if number is not None and slot.loan != number:
+            # It may come late, and is not to hit another's statement. First, because the borrower
+            # may begin his next loan of it without the lock, but not once it is to be replaced.
+            before, slot.retire_at = slot.retire_at, AT_ONCE
+            interrupt = slot.session.interrupt()
+            is_over = number is not None and slot.loan != number
+            if is_over or interrupt is None:
+                slot.retire_at = before
+            if is_over:
                 text = f"pool {core.name!r}: that loan of backend {backend_pid} is over"
                 raise core.errors.misuse(text)
-            interrupt = slot.session.interrupt()
-            if interrupt is not None:
-                slot.retire_at = AT_ONCE  # it may come late, and is not to hit another's statement
         if interrupt is not None:
             interrupt(time.monotonic() + timeout)  # a connection of its own, without the lock
         return interrupt is not None

@@ -23,7 +23,6 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Callable
-from operator import attrgetter
 from typing import Any
 
 from django_connpool.process import bursts, ending
@@ -148,12 +147,11 @@ class Core:
             if self.inbox and self.inbox[0] is note:
                 del self.inbox[0]
 
+    # For finalizers: a connection (`loans` None), a thread or an idle borrower is gone.
     def orphaned(self, slot: Slot, loans: Loans | None) -> None:
-        """A loan's connection (`loans` None) or thread died. For finalizers."""
         self.put(Core.reclaim, slot, loans)
 
     def dropped(self, slot: Slot, conn: Any) -> None:
-        """A borrower is gone that did not use its connection. For finalizers."""
         self.put(Core.take_back, slot, conn, slot.loan)
 
     def write_was_refused(self, slot: Slot) -> None:
@@ -277,12 +275,14 @@ class Core:
         self.parked = False  # first: who parks meanwhile says so again
         self.stats.count_again(self.slots.all)
         found = [slot.offer for slot in self.slots.all if slot.is_parked]
-        for offer in sorted(found, key=attrgetter("parked_at")):
-            conn = offer.take_up()
-            if conn is not None:
-                offer.slot.state = RETURNING
+        for offer in sorted(found, key=lambda offer: offer.ended[:1]):  # a copy: it may go on
+            if (taken := offer.take_parked()) is not None:
+                slot, (conn, ended) = offer.slot, taken
+                slot.session.conn = conn  # it was found fit when it was parked
+                slot.state = RETURNING
                 conn.__dict__["_pool"] = None  # as it was when it was new
-                self._settle_if_clean(offer.slot, conn, offer.parked_at)
+                # Who waits may have come later than that, and does not wait less than nothing.
+                self._settle_if_clean(slot, conn, None if self.line else ended)
 
     def condemn(self) -> None:
         """Under the lock: close the idle connections without trying them on a borrower.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from django_connpool.process import userline, uwsgi
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from .slot import Slot
 
 GIVEN_BACK = "a connection was given back in %s by %s%s%s; %s"
+SLOW = 1.0  # seconds that an attempt to connect may take, and not be told of
 LISTED = 10  # holders named in a message
 
 
@@ -103,3 +105,14 @@ def timeout(snapshot: dict[str, Any], waited: float) -> str:
     if uwsgi.stands_still():
         text += f" {uwsgi.STANDS_STILL} {uwsgi.HINT}"
     return text
+
+
+def connecting(attempts: Iterable[float]) -> str:
+    """What to say of attempts to connect that have lasted so long, and not ended."""
+    longest = max(attempts, default=0.0)
+    if longest < SLOW:
+        return ""
+    return (
+        f" An attempt to connect has not ended for {longest:.1f} s: it waits for the network, the "
+        "server, or a function of yours (credentials, configure)."
+    )

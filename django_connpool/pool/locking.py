@@ -50,6 +50,7 @@ def _is_locked(
     slots: Collection[Slot], notes: set[int], threads: set[int], frames: dict[int, FrameType]
 ) -> bool:
     awaited: set[int] | None = None
+    slots = [slot for slot in slots if not slot.lasts]  # which nobody waits for
     for slot in slots:
         if slot.loans is None or slot.note is None or slot.is_offered:
             return False

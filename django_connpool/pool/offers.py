@@ -35,7 +35,7 @@ SELDOM = 0.008
 class Offer(list[Any]):
     """Holds a connection while its borrower can do without it. One for each loan."""
 
-    __slots__ = ("parked_at", "slot")
+    __slots__ = ("ended", "slot")
 
     def __init__(self, slot: Slot, patience: float, idle_limit: float) -> None:
         """For the borrower of the loan that the slot is on.
@@ -44,7 +44,9 @@ class Offer(list[Any]):
         it is taken although nobody waits.
         """
         self.slot = slot
-        self.parked_at = 0.0  # when the borrower's work ended that it is left from; see parking.py
+        # While it is parked: when the work ended that it is left from. Who deletes that may take
+        # what is parked, and nobody else: its borrower may offer it again in this same object.
+        self.ended: list[float] = []
         slot.patience, slot.idle_limit = patience, idle_limit
         slot.offer = self
 
@@ -65,6 +67,15 @@ class Offer(list[Any]):
             self.slot.pinned = TAKEN
         return connection
 
+    def take_parked(self) -> tuple[Any, float] | None:
+        """For others: the connection, and when its work ended; None when somebody was faster."""
+        try:
+            ended = self.ended[0]
+            del self.ended[0]  # no call: so no interrupt strikes before the next line
+            return self.pop(), ended
+        except IndexError:
+            return None
+
     def agree(self, patience: float, idle_limit: float) -> None:
         """Change these two."""
         if self.slot.offer is self:  # or the loan is over
@@ -78,7 +89,7 @@ class _GivenBack(Offer):
 
     def __init__(self) -> None:
         self.slot: Any = None
-        self.parked_at = 0.0
+        self.ended = []
 
     def agree(self, patience: float, idle_limit: float) -> None:
         pass

@@ -5,17 +5,20 @@ looks at the pool makes it idle first (`Core.bring_in`). But the thread's next w
 soon, goes on with it, and neither takes the pool's lock for that. For a thread that answers one
 request after the other that is most of what a pool costs.
 
-The connection lies in the loan's offer (see offers.py), from which exactly one can take it. Who
-parks a connection looks afterwards whether somebody waits; who waits looks afterwards whether
-something is parked. So at least one of them sees the other.
+The connection lies in the loan's offer (see offers.py), and `Offer.ended` says that it is parked.
+Exactly one can delete that, and then take the connection: its thread, to go on, or somebody else,
+to make it idle. Others may still take the connection past that, to give it back: what is parked
+can be missing, too.
+
+Who parks looks afterwards whether somebody waits; who waits looks afterwards whether something is
+parked. So at least one of them sees the other.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
 from .core import COUNT_AT, Core
 from .offers import Offer, Watch
+from .slot import Slot
 from .upkeep import Upkeep
 
 SOON = 0.02  # seconds between the works of a thread that parks: who comes seldom gives back
@@ -33,40 +36,47 @@ class Parking:
     def begin(self, offer: Offer) -> bool:
         """Leave there what is on offer, for the borrower's next work; or it is to be given back.
 
-        The loan has ended then, which is noted by whoever begins the next.
+        That is so when it would be closed or cleaned now, or somebody is to have it. The loan has
+        ended then, which is noted by whoever begins the next.
         """
-        core = self._core
-        limits = core.limits
+        core, slot = self._core, offer.slot
+        limits, slots = core.limits, core.slots
+        now = core.clock()
         if (
             core.line
             or core.inbox
             or not limits.parks
             or limits.most < limits.max_size  # others wait for a part of a bound
-            or not offer.slot.session.can_stay()
+            or len(slots.all) > limits.max_size + len(slots.closing)
+            or now >= slot.retire_at
+            or core.winding_up
+            or slot.core is not core.ref  # the settings have changed since it was borrowed
+            or not slot.session.can_stay()
         ):
             return False
-        offer.parked_at = now = core.clock()
+        offer.ended[:] = (now,)
         core.parked = True
         if core.line or not core.serving:  # last: see the first lines
-            offer.parked_at = 0.0
+            offer.ended.clear()
             return False
         if now + PARKED_FOR < self._watch.ticket.due:
             self._watch.come_by(now + PARKED_FOR)
         return True
 
-    def end(self, offer: Offer, conn: Any) -> bool:
+    def end(self, slot: Slot, ended: float) -> bool:
         """Begin the next loan of what its borrower has taken out; or it is to be given back.
 
         That is so when it is not fit, when somebody stands in line for it, and where there is more
-        to do than is done here.
+        to do than is done here. `ended`: when the work before did.
         """
-        core, slot, ended = self._core, offer.slot, offer.parked_at
+        core = self._core
         now = core.clock()
         if (
             core.line
             or not core.serving
             or now >= slot.retire_at
             or now > ended + PARKED_FOR
+            or slot.core is not core.ref
             or slot.reported
             or not (slot.loan + 1) % COUNT_AT
             or not slot.session.goes_on()
@@ -74,7 +84,6 @@ class Parking:
         ):
             return False
         core.stats.hold.note(ended - slot.since)
-        offer.parked_at = 0.0
         slot.loan += 1
         slot.again += 1
         slot.since = slot.turned_at = now

@@ -20,7 +20,7 @@ from .outage import again
 from .owners import this_thread
 from .parking import Parking
 from .prospects import gave_up, waiting_cannot_help
-from .slot import CLOSING, GONE, HANDED, IDLE, LOAN, RETURNING, Loans, Slot
+from .slot import CLOSING, GONE, HANDED, IDLE, LOAN, RETURNING, Lasting, Loans, Slot
 from .upkeep import Upkeep
 
 logger = bursts.logger("loans")
@@ -252,9 +252,9 @@ class Pool:
             core.stats.requests_num += 1
             waiter.tries = 1
             line.append(waiter)
-            if core.parked:  # meanwhile
-                core.bring_in()
             core.history.lines_up(len(line))
+        if core.parked:  # meanwhile, by who has not seen this one in line
+            core.bring_in()
         if slots.on_loan() + len(line) > core.stats.peak:  # whom offers are looked at for
             core.stats.peak = max(core.stats.peak, slots.in_use() + len(line))
         return True
@@ -376,17 +376,18 @@ class Pool:
         """Give back, here and now, everything on loan that nobody is using."""
         self._watch.take_all()
 
-    def outlive_thread(self, conn: Any) -> None:
+    def outlive_thread(self, conn: Any, why: str = "") -> None:
         """Let a loan go on when the thread that borrowed it ends.
 
         For a connection that several threads share: from then on it comes back by
-        `putconn`, or when nobody can reach it any more.
+        `putconn`, or when nobody can reach it any more. `why` it is kept for long, if it is.
         """
         slot: Slot | None = getattr(conn, "_slot", None)
         with self._core.lock:
             if slot in self._core.slots.all and slot.state is LOAN and slot.loans:
                 slot.loans.discard(slot)
-                slot.loans = Loans(slot.loans.thread, [slot])
+                thread = slot.loans.thread
+                slot.loans = Lasting(slot, why) if why else Loans(thread, [slot])
 
     def adopt(self, conn: Any) -> None:
         """What this connection, which is on loan, is like now belongs to it from its birth."""

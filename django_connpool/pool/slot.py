@@ -73,6 +73,24 @@ class Loans(set["Slot"]):
         return ""
 
 
+class Lasting(Loans):
+    """One loan that belongs to no thread, and is not given back for long: why it is not."""
+
+    __slots__ = ("_why",)
+
+    def __init__(self, slot: Slot, why: str) -> None:
+        super().__init__(0, (slot,))
+        self._why = why
+
+    @property
+    def task_name(self) -> str:
+        return self._why
+
+    def coroutine(self) -> Any:
+        """None runs for it."""
+        return None
+
+
 class Job:
     """What a worker has in hand. `over` says that it has nothing in hand any more."""
 
@@ -217,7 +235,7 @@ class Slot:
     @property
     def is_parked(self) -> bool:
         """Whether its loan is over, but for where the connection is; see parking.py."""
-        return self.is_unused and self.offer.parked_at > 0
+        return self.is_unused and bool(self.offer.ended)
 
     def is_orphan(self, loans: Loans | None, conn: Any) -> bool:
         """Under the lock: whether nobody will give it back. `loans`: of a thread that has ended."""
@@ -227,6 +245,11 @@ class Slot:
             return conn is None
         # Or it was given back meanwhile, or another thread works with it, or will give it back.
         return self.loans is loans and not self.session.in_use() and self.pinned is not TAKEN
+
+    @property
+    def lasts(self) -> bool:
+        """Whether its borrower has said that it keeps it for long."""
+        return isinstance(self.loans, Lasting)
 
     @property
     def is_left_behind(self) -> bool:

@@ -126,16 +126,18 @@ class TaskWaiter(Waiter):
 class Place:
     """What a task has before it has a loan: a place in line, or a slot that it looks at.
 
-    Both are given up when it leaves the block with an error, a cancellation or an interrupt.
+    Both are given up when it leaves the block with an error, a cancellation or an interrupt; and
+    when another interrupt keeps it from that, as it is collected.
     """
 
-    __slots__ = ("_core", "_settle", "slot", "waiter")
+    # Of the class, for an interrupt may strike before there is more of it.
+    slot: Slot | None = None
+    errand: Errand | None = None  # or it has the slot
+    waiter: TaskWaiter | None = None
 
     def __init__(self, core: Core, settle: Callable[[], None]) -> None:
         self._core = core
         self._settle = settle
-        self.slot: Slot | None = None
-        self.waiter: TaskWaiter | None = None
 
     def __enter__(self) -> Place:
         return self
@@ -144,72 +146,107 @@ class Place:
         self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
     ) -> None:
         if kind is None:
+            self.slot = None
             return
-        core, slot, waiter = self._core, self.slot, self.waiter
-        if slot is not None and slot.state is LOAN:
-            slot.state = RETURNING
-        if waiter is not None:
-            waiter.left = True
-            core.inbox.append((gave_up, waiter, kind))
-        else:
-            core.inbox.append((Core.audit,))
+        self._give_up(kind)
         # Not when an interrupt has just struck, or a coroutine is being collected, which may be
         # inside any lock.
         if isinstance(error, (Exception, asyncio.CancelledError)):
             self._settle()
         else:
-            core.ticket.now()
+            self._core.ticket.now()
+
+    def __del__(self) -> None:
+        # A finalizer: it may run inside any lock, so it takes none.
+        if self.slot or self.errand or self.waiter:
+            self._give_up(KeyboardInterrupt)
+            self._core.ticket.now()
+
+    def _give_up(self, why: type[BaseException]) -> None:
+        core, slot, errand, waiter = self._core, self.slot, self.errand, self.waiter
+        if slot is not None and slot.state is LOAN:
+            slot.state = RETURNING
+        if errand is not None:
+            core.inbox.append((Errand.was_left, errand))
+        if waiter is not None:
+            waiter.left = True
+            core.inbox.append((gave_up, waiter, why))
+        else:
+            core.inbox.append((Core.audit,))
+        self.slot = self.errand = self.waiter = None
+
+
+class Outcome:
+    """What a thread tells the loop of who waits for it, when its work has ended, however it has."""
+
+    __slots__ = ("_loop", "future", "is_lost", "value")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop | None) -> None:
+        """Without a loop nobody waits."""
+        self._loop = loop
+        self.future: asyncio.Future[Any] | None = None
+        self.value: Any = None
+        self.is_lost = False  # the loop is closed
+        if loop is not None:
+            self.future = loop.create_future()
+            self.future.add_done_callback(look_at_error)
+
+    def __enter__(self) -> Outcome:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> bool:
+        if self._loop is not None and self.future is not None:
+            try:
+                self._loop.call_soon_threadsafe(tell, self.future, self.value, error)
+            except RuntimeError:
+                self.is_lost = True
+        return isinstance(error, Exception)
 
 
 class Errand:
     """What a thread finds out about a slot that is its task's, and not lent yet.
 
-    The thread has the slot meanwhile. When its task has gone, it gives the slot up itself.
+    The thread has the slot meanwhile. When its task has gone, it gives the slot up itself; one
+    that begins only then finds nothing to do.
     """
 
     def __init__(self, core: Core, slot: Slot, work: Callable[[], bool]) -> None:
         self._core = core
         self._work = work
-        self._loop = asyncio.get_running_loop()
-        self._future: asyncio.Future[bool] = self._loop.create_future()
+        self._outcome = Outcome(asyncio.get_running_loop())
         # Guarded by the core's lock:
         self._slot: Slot | None = slot  # None once it is given up
-        self._is_over = False
+        self._is_at_it = False
         self._is_missed = False  # its task has gone
 
     def run(self) -> None:
-        fits, error = False, None
-        try:
-            fits = self._work()
-        except Exception as failure:
-            error = failure
         with self._core.lock:
-            self._is_over = True
-            if self._is_missed:
-                self._give_up()
-        try:
-            self._loop.call_soon_threadsafe(tell, self._future, fits, error)
-        except RuntimeError:  # the loop is closed
-            with self._core.lock:
-                self._give_up()
+            if self._slot is None:
+                return
+            self._is_at_it = True
+        with self, self._outcome as outcome:
+            outcome.value = self._work()
 
     async def outcome(self) -> bool:
-        return await self._future
+        assert self._outcome.future is not None
+        return bool(await self._outcome.future)
 
-    def __enter__(self) -> Errand:
-        return self
+    def __enter__(self) -> None:
+        pass
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
-    ) -> None:
-        if kind is not None:
-            self._core.put(Errand._was_left, self)
+    def __exit__(self, *error: object) -> None:
+        with self._core.lock:
+            self._is_at_it = False
+            if self._is_missed or self._outcome.is_lost:
+                self._give_up()
 
     @staticmethod
-    def _was_left(core: Core, errand: Errand) -> None:
+    def was_left(core: Core, errand: Errand) -> None:
         """Under the lock."""
         errand._is_missed = True
-        if errand._is_over:
+        if not errand._is_at_it:
             errand._give_up()
 
     def _give_up(self) -> None:
@@ -219,7 +256,7 @@ class Errand:
             self._core.audit()
 
 
-def tell(future: asyncio.Future[Any], outcome: Any, error: Exception | None) -> None:
+def tell(future: asyncio.Future[Any], outcome: Any, error: BaseException | None) -> None:
     """In the loop of who waits for it, if he still does."""
     if future.done():
         return
@@ -227,3 +264,9 @@ def tell(future: asyncio.Future[Any], outcome: Any, error: Exception | None) -> 
         future.set_exception(error)
     else:
         future.set_result(outcome)
+
+
+def look_at_error(future: asyncio.Future[Any]) -> None:
+    """So that asyncio does not complain of an error that nobody has waited for."""
+    if not future.cancelled():
+        future.exception()

@@ -106,7 +106,7 @@ class Upkeep:
             moments += [
                 (now if slot.is_offered else slot.used_since) + core.limits.leak_after
                 for slot in slots.all
-                if slot.loans is not None and not slot.reported
+                if slot.loans is not None and not slot.reported and not slot.lasts
             ]
         if core.line:
             moments.append(now + AUDIT_EVERY)
@@ -140,6 +140,7 @@ class Upkeep:
                 slot.loans is not None
                 and not slot.reported
                 and not slot.is_offered
+                and not slot.lasts
                 and slot.pinned is not TAKEN  # by who gives it back in its borrower's stead
                 and held >= core.limits.leak_after
             ):

@@ -71,7 +71,9 @@ def timeout(core: Core, seconds: float, advice: str = "") -> Exception:
     seen = snapshot(core)
     explain.locate(seen["loans"], explain.LISTED)
     text = explain.timeout(seen, seconds) + advice
-    core.history.tell(core.clock(), "timeout", text)
+    now = core.clock()
+    text += explain.connecting(now - slot.opened_at for slot in core.slots.opening)
+    core.history.tell(now, "timeout", text)
     error: Any = core.errors.timeout(text)
     error.numbers = core.numbers(waited=max(0.0, seconds))
     return cast(Exception, error)

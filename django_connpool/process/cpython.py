@@ -9,13 +9,27 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+import sysconfig
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from functools import partial
-from types import FrameType
+from types import FrameType, SimpleNamespace
 from typing import Any
 
 LAST = -100  # among multiprocessing's finalizers: those of the user may query
+
+# -- The global lock ----------------------------------------------------------------------
+
+
+def has_global_lock() -> bool:
+    """Whether one thread runs Python at a time, at this moment."""
+    return bool(getattr(sys, "_is_gil_enabled", lambda: sys.version_info < (3, 13))())
+
+
+# Whether threads may run Python at the same time. Such a build takes the lock and lets it go as
+# extensions are loaded, so it counts which build it is.
+FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED")) or not has_global_lock()
 
 # -- Locks --------------------------------------------------------------------------------
 
@@ -60,9 +74,12 @@ def expect_free(error: RuntimeError) -> None:
 
 # -- Threads ------------------------------------------------------------------------------
 
-# The innermost frame of each thread, by its identifier; none where Python does not tell. That of
-# the caller is among them, so clear the mapping: else it is a circle with all that they hold.
-frames_of_threads: Callable[[], dict[int, FrameType]] = getattr(sys, "_current_frames", dict)
+# The innermost frame of each thread, by its identifier; none where Python does not tell, or where
+# to look at the frame of a thread that runs may end the process. That of the caller is among them,
+# so clear the mapping: else it is a circle with all that they hold.
+frames_of_threads: Callable[[], dict[int, FrameType]] = (
+    dict if FREE_THREADED else getattr(sys, "_current_frames", dict)
+)
 
 
 def is_awaiting_threads() -> bool:
@@ -122,12 +139,6 @@ running_loop: Callable[[], asyncio.AbstractEventLoop | None] = getattr(
 # -- References ---------------------------------------------------------------------------
 
 
-def _can_count() -> bool:
-    """References are counted by CPython with its global lock; else a count says little."""
-    has_global_lock = getattr(sys, "_is_gil_enabled", lambda: sys.version_info < (3, 13))()
-    return sys.implementation.name == "cpython" and has_global_lock
-
-
 def count(reference: object) -> int:
     """How many references there are to an object; see `ONE_VARIABLE`."""
     return sys.getrefcount(reference)
@@ -135,11 +146,42 @@ def count(reference: object) -> int:
 
 def _of_one_variable() -> int:
     only = object()
-    return count(only) if COUNTS else 0
+    return count(only)
 
 
-COUNTS = _can_count()
-ONE_VARIABLE = _of_one_variable()  # what `count` says of what one local variable refers to
+def _of_what(holder: SimpleNamespace) -> int:
+    thing = holder.thing
+    return count(thing)
+
+
+def _counts_right(one_variable: int) -> bool:
+    """Whether a count is what it is taken for: an interpreter may know better than to count."""
+    holder = SimpleNamespace(thing=object())
+    seen = [_of_what(holder) - one_variable]
+    another = [holder.thing]
+    seen.append(_of_what(holder) - one_variable)
+    variable = another[0]
+    seen.append(_of_what(holder) - one_variable)
+    blocks = [nullcontext(variable)]
+    before = count(blocks[0])
+    with blocks[0]:
+        inside = count(blocks[0])
+    return seen == [1, 2, 3] and inside > before
+
+
+def _can_count(one_variable: int) -> bool:
+    """References are counted by CPython with its global lock; else a count says little.
+
+    A compiler leaves counting out where it sees that nobody needs it.
+    """
+    compiles = getattr(getattr(sys, "_jit", None), "is_enabled", bool)()
+    is_cpython = sys.implementation.name == "cpython"
+    return is_cpython and not (FREE_THREADED or compiles) and _counts_right(one_variable)
+
+
+COUNTS = _can_count(_of_one_variable())
+# What `count` says of what one local variable refers to.
+ONE_VARIABLE = _of_one_variable() if COUNTS else 0
 
 # -- multiprocessing ----------------------------------------------------------------------
 

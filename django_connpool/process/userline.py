@@ -16,7 +16,7 @@ from functools import lru_cache
 from types import FrameType
 from typing import Any
 
-from .cpython import frames_of_threads
+from .cpython import FREE_THREADED, frames_of_threads
 
 # By the names of their packages: an editable one is not where installed ones are.
 _RUNNERS = frozenset(
@@ -92,6 +92,8 @@ def _ways_in(frame: FrameType | None, note: object) -> Iterator[FrameType]:
 
 def _of_coroutine(coroutine: Any) -> Iterator[FrameType]:
     """The frames of a coroutine and of what it awaits, the innermost first."""
+    if FREE_THREADED:  # another thread may be running it
+        return
     frames = []
     while inspect.iscoroutine(coroutine):
         frame = coroutine.cr_frame
@@ -108,7 +110,7 @@ def _above(frame: FrameType) -> list[FrameType]:
     """The frames of calls that a frame waits for, the innermost first; none if it runs nowhere."""
     frames = frames_of_threads()
     # This function's own would make a circle, and what the others hold would live on.
-    del frames[threading.get_ident()]
+    frames.pop(threading.get_ident(), None)
     try:
         return _between(inspect.currentframe(), frame) or next(
             (found for one in frames.values() if (found := _between(one, frame))), []

@@ -112,13 +112,16 @@ class Channels:
     def close(self, seconds: float = 0.0) -> None:
         """Close it, and wait so long for the server to have let go of it."""
         end = end_of(self._pgconn)
-        say_goodbye(self._conn, self._pgconn)
+        self.say_goodbye()
         await_end(end, seconds)
+
+    def say_goodbye(self) -> None:
+        say_goodbye(self._conn, self._pgconn)
 
     def bury(self, grave: Any) -> None:
         """In a forked child: make it harmless without a byte to the server."""
         bury(self._pgconn, grave)
-        say_goodbye(self._conn, self._pgconn)  # to nobody; psycopg warns of what was not closed
+        self.say_goodbye()  # to nobody; psycopg warns of what was not closed
 
 
 def _command(command: bytes, name: str, conn: Any) -> bytes:

@@ -86,7 +86,12 @@ class Credentials:
         self._asking = True
         try:
             found = self._ask(_shown(parameters))
-        except Exception as error:
+        except (Exception, SystemExit) as error:
+            # What a signal handler raises is for the main thread. In another one sys.exit() would
+            # end an attempt to connect without a word.
+            is_signals = threading.current_thread() is threading.main_thread()
+            if isinstance(error, SystemExit) and is_signals:
+                raise
             # Without its text, which may hold anything: whoever reads a traceback finds it there.
             text = f"credentials: {named(self._ask)} raised {type(error).__name__}"
             return _Answer({}, (text, error))
@@ -99,10 +104,16 @@ class Credentials:
         if iscoroutine(said):
             said.close()
         found: dict[str, Any]
+        if isinstance(said, bytes):
+            said = _decoded(said)
+            if said is None:
+                raise ProgrammingError(f"credentials: {name} returned bytes that are not UTF-8")
         if isinstance(said, Mapping):
             found = dict(said)
-        elif isinstance(said, (str, bytes)):
-            found = {"password": said.decode() if isinstance(said, bytes) else said}
+            if not all(isinstance(key, str) for key in found):
+                raise ProgrammingError(f"credentials: {name} returned names that are no text")
+        elif isinstance(said, str):
+            found = {"password": said}
         else:
             raise ProgrammingError(
                 f"credentials: {name} returned an object of class {type(said).__name__}: it must "
@@ -128,6 +139,14 @@ class _Answer:
     def serves(self, came: float, ttl: float) -> bool:
         """Whether it is for somebody who came then: not too old, or given while he waited."""
         return self.at >= came or (self.error is None and monotonic() < self.at + ttl)
+
+
+def _decoded(said: bytes) -> str | None:
+    """None if it is none: the error would have all of it."""
+    try:
+        return said.decode()
+    except UnicodeDecodeError:
+        return None
 
 
 def _shown(parameters: Mapping[str, Any]) -> dict[str, Any]:

@@ -114,7 +114,7 @@ def refuse_held() -> None:
 
 def _refusal(instead: str) -> str:
     return (
-        "behind a pooler that lends a session for one transaction (pool option 'behind') a "
+        "behind a pooler that lends a session for one transaction (pool option 'behind'), a "
         f"stranger would get {instead}"
     )
 

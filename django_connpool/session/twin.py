@@ -10,6 +10,8 @@ Made of psycopg's private names, as fronts.py is.
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
 from asyncio import Lock
 from collections import deque
 from collections.abc import AsyncGenerator, Generator
@@ -33,6 +35,7 @@ from .statements import Judge
 
 IS_OVER = "the connection has been given back to its pool"
 END_TIMEOUT = 5.0  # seconds for a statement to end that was cancelled
+_HANG_UP_TIMEOUT = 1.0  # seconds for it to notice that the connection is ended
 _INTERVAL = 0.1  # seconds, psycopg's own, after which it looks at the socket in any case
 _endings: set[asyncio.Future[None]] = set()  # else nobody keeps them until they are done
 _FORGET_SEQUENCES = b"DISCARD SEQUENCES"
@@ -87,6 +90,7 @@ class Twin(AsyncConnection[Any]):
     _lent: Any = None  # what the pool has lent: alive as long as somebody can reach this
     _changes: Changes
     _ending: asyncio.Future[None] | None = None  # of a statement that was cancelled
+    _is_at_work = False  # something waits for its server
     _forgets = False  # the sequences' numbers of earlier loans, before the next statement
 
     def _start_query(self) -> Any:
@@ -123,17 +127,26 @@ class Twin(AsyncConnection[Any]):
         psycopg does it in the task that is being cancelled. Where that is told so at each await,
         as anyio does, the connection would be closed while its server still works.
         """
+        if self._lent is None:
+            raise OperationalError(IS_OVER)
         if self._ending is not None and not self._ending.done():
             await asyncio.shield(self._ending)
+        self._is_at_work = True
         try:
             return await wait_async(gen, self.pgconn.socket, interval, **limits)
         except asyncio.CancelledError:
             if self.pgconn.transaction_status == TransactionStatus.ACTIVE:
-                self._ending = ending = asyncio.ensure_future(self._end(gen))
-                _endings.add(ending)
-                ending.add_done_callback(_endings.discard)
-                await asyncio.shield(ending)
+                await asyncio.shield(self._begin_ending(self._end(gen)))
             raise
+        finally:
+            self._is_at_work = False
+
+    def _begin_ending(self, work: Any) -> asyncio.Future[None]:
+        ending: asyncio.Future[None] = asyncio.ensure_future(work)
+        self._ending = ending
+        _endings.add(ending)
+        ending.add_done_callback(_endings.discard)
+        return ending
 
     async def _end(self, gen: Any) -> None:
         """Have the server end what it is busy with, and take its answer.
@@ -146,6 +159,35 @@ class Twin(AsyncConnection[Any]):
     async def _cancel_and_wait(self, gen: Any, pgconn: Any) -> None:
         await self.cancel_safe(timeout=END_TIMEOUT)
         await wait_async(gen, pgconn.socket, _INTERVAL)
+
+    async def _stop(self, conn: Any) -> None:
+        """Have another task that waits for the server stop, for the connection was given back.
+
+        To close it meanwhile would be to free what psycopg's C code is at. What the server does
+        not end is ended by hanging up, and then the session is of no more use.
+        """
+        loop = asyncio.get_running_loop()
+        give_up = loop.time() + END_TIMEOUT
+        while self._is_busy() and loop.time() < give_up:
+            with suppress(Error, OSError, asyncio.TimeoutError):
+                await self.cancel_safe(timeout=END_TIMEOUT)
+            await self._is_left(_INTERVAL)
+        for how in (socket.SHUT_WR, socket.SHUT_RDWR):
+            if self._is_at_work:
+                conn._closed = True  # by us: it is no sign that the server is gone
+                with suppress(Error, OSError), socket.socket(fileno=os.dup(self.fileno())) as end:
+                    end.shutdown(how)
+                await self._is_left(_HANG_UP_TIMEOUT)
+
+    def _is_busy(self) -> bool:
+        return self._is_at_work and self.pgconn.transaction_status == TransactionStatus.ACTIVE
+
+    async def _is_left(self, seconds: float) -> None:
+        """Wait, at most so long, until nobody waits for the server any more."""
+        loop = asyncio.get_running_loop()
+        give_up = loop.time() + seconds
+        while self._is_at_work and loop.time() < give_up:
+            await asyncio.sleep(_INTERVAL / 20)
 
     def _check_connection_ok(self) -> None:
         if self.pgconn is _NO_PGCONN:
@@ -289,6 +331,8 @@ def cut_off(twin: Any) -> Any:
         return None
     if twin._closed:  # by its borrower
         behind(lent)._closed = True
+    if twin._is_at_work:  # in another task
+        twin._begin_ending(twin._stop(behind(lent)))
     if (under_way := ending(twin)) is None:
         _cut(twin)
     else:  # which still needs it
@@ -304,6 +348,11 @@ def _cut(twin: Any) -> None:
 
 
 def ending(twin: Any) -> asyncio.Future[None] | None:
-    """What ends a statement that was cancelled, if that is still under way."""
+    """What ends a statement that was cancelled or left, if that is still under way."""
     under_way: asyncio.Future[None] | None = twin._ending
     return under_way if under_way is not None and not under_way.done() else None
+
+
+def is_at_work(twin: Any) -> bool:
+    """Whether a task waits for the server with it, at this moment."""
+    return bool(twin._is_at_work)

@@ -35,13 +35,15 @@ class Demand:
     timeouts: int
     hosts: int
     bound: int  # for all pools of a host together; 0 if there is none
+    setting: str  # where that stands
+    sharing: int  # pools of other aliases that share it
 
     @classmethod
-    def of(cls, pools: Sequence[Pool], hosts: int = 1) -> Demand:
+    def of(cls, pools: Sequence[Pool], hosts: int = 1, sharing: Sequence[Pool] = ()) -> Demand:
         stats = [pool["stats"] for pool in pools]
-        most = sum(pool["max_size"] for pool in pools)
-        bounds = [one["most"] for pool in pools if (one := _of_host(pool)) is not None]
-        bound = min(bounds) if len(bounds) == len(pools) else 0
+        most = sum(pool["max_size"] for pool in (*pools, *sharing))
+        bounds = [one for pool in pools if (one := _of_host(pool)) is not None]
+        bound = min(one["most"] for one in bounds) if len(bounds) == len(pools) else 0
         return cls(
             pools=len(pools),
             most=min(most, bound * hosts) if bound else most,
@@ -52,7 +54,14 @@ class Demand:
             timeouts=sum(one.get("requests_timeouts", 0) for one in stats),
             hosts=hosts,
             bound=bound,
+            setting=_setting(pools[0]["alias"], bounds[0]["name"] if bounds else ""),
+            sharing=len(sharing),
         )
+
+    @property
+    def is_bound(self) -> bool:
+        """Whether the bound for the host is what keeps the pools from opening more."""
+        return self.most == self.bound * self.hosts
 
 
 def advise(report: Report) -> dict[str, str]:
@@ -69,12 +78,14 @@ def _advise(report: Report, alias: str) -> str:
     if not mine:
         return f"{alias}: no running process has a pool of it, so there is nothing to go by"
     hosts = {p["host"] for p in report.processes if any(pool in mine for pool in p["pools"])}
-    demand = Demand.of(mine, len(hosts))
     # Two processes of two projects may mean different servers by an alias; one of `--database`
     # is alone here.
     same = next(names for names in sides.servers(report) if alias in names)
     beside = [pool for pool in pools if set(pool["aliases"]) & set(same) and pool not in mine]
-    room = _room(report, same, answer, sum(pool["max_size"] for pool in beside))
+    sharing = [pool for pool in beside if _share(mine[0], pool)]
+    demand = Demand.of(mine, len(hosts), sharing)
+    own = sum(pool["max_size"] for pool in beside if pool not in sharing)
+    room = _room(report, same, answer, own)
     what_to_do = " ".join(_sentences(alias, demand, room))
     return f"{alias}: {_count(demand)}; {room.reason}. {_seen(demand)}. {what_to_do}"
 
@@ -83,6 +94,20 @@ def _of_host(pool: Pool) -> Bound | None:
     """What it shares with the other processes of its host."""
     bounds = pool.get("bounds") or []
     return next((one for one in bounds if one["of_host"] and one["kept"]), None)
+
+
+def _share(one: Pool, other: Pool) -> bool:
+    """Whether two aliases are in one budget of the host."""
+    bounds = [bound for bound in map(_of_host, (one, other)) if bound and "'" in bound["name"]]
+    return len(bounds) == 2 and bounds[0]["name"] == bounds[1]["name"]
+
+
+def _setting(alias: str, bound: str) -> str:
+    """Where to write a bound for the host: the name of a budget's stands between quotes."""
+    if "'" in bound:
+        name = bound.split("'", 1)[1].rpartition("'")[0]
+        return f'CONNPOOL_BUDGETS["{name}"]'
+    return f'DATABASES["{alias}"]["OPTIONS"]["pool"]'
 
 
 def _slow(buckets: dict[str, int]) -> int:
@@ -118,7 +143,10 @@ def _room(report: Report, same: Sequence[str], found: Activity, beside: int) -> 
 def _count(demand: Demand) -> str:
     if demand.bound:
         where = f" on each of {demand.hosts} hosts" if demand.hosts > 1 else ""
-        shared = f"a host_max_size of {demand.bound}{where} = {demand.most} at most"
+        shared = f"a host_max_size of {demand.bound}{where}"
+        if demand.sharing:
+            shared += f" and {plural(demand.sharing, 'pool')} of other aliases in the same budget"
+        shared += f" = {demand.most} at most"
         return f"{plural(demand.pools, 'pool')} x max_size {demand.largest}, with {shared}"
     if demand.most == demand.pools * demand.largest:
         return f"{plural(demand.pools, 'pool')} x max_size {demand.largest} = {demand.most} at most"
@@ -172,8 +200,12 @@ def _sentences_of_host(alias: str, demand: Demand, room: Room) -> Iterator[str]:
         yield f"It fits with no host_max_size: use fewer hosts, or raise that limit by {lacking}."
     elif demand.most > room.size:
         yield "Too many: when all are in use, the server refuses the rest."
-        yield f'Write "host_max_size": {each} into DATABASES["{alias}"]["OPTIONS"]["pool"].'
-    elif (demand.slow or demand.timeouts) and each > demand.bound:
-        yield f"Too few: borrowers waited, and there is room for a host_max_size of {each}."
+        yield f'Write "host_max_size": {each} into {demand.setting}.'
+    elif demand.peak > demand.largest and (demand.slow or demand.timeouts):
+        yield "Too few: borrowers waited while all connections of a process were in use."
+        yield f'Write "max_size": {demand.peak} into DATABASES["{alias}"]["OPTIONS"]["pool"].'
+    elif (demand.slow or demand.timeouts) and demand.bound < each and demand.is_bound:
+        yield "Too few: borrowers waited while the bound was less than the sum of max_size."
+        yield f'There is room for "host_max_size": {each} in {demand.setting}.'
     else:
         yield f"It fits: leave host_max_size at {demand.bound}."

@@ -89,10 +89,11 @@ class Event(TypedDict):
 
 
 class Listening(TypedDict):
-    """Who listens beside a pool, on a connection that is none of its."""
+    """Who listens beside a pool, on a connection that is none of its, or one that it has lent."""
 
     channels: list[str]
     listeners: int
+    counts: bool  # it is one of the pool's
     backend_pid: int | None  # None while there is no connection
     lost: float | None  # seconds since it was lost, until there is another
     error: str | None  # what keeps it from being there

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any, TypeAlias
 
-from django_connpool import registry
+from django_connpool import registry, switchboard
 from django_connpool.pool.slot import REASONS
+from django_connpool.status import listeners
 
 # Those of `ConnectionPool.numbers()`; a pool of a document has them too, and its loans.
 Numbers: TypeAlias = Mapping[str, Any]
@@ -59,6 +60,16 @@ def by_state(pool: Numbers) -> dict[str, int]:
 
 def _changing(pool: Numbers) -> Values:
     return {"opening": pool["opening"], "closing": pool["closing"]}
+
+
+def _listening(key: str) -> Callable[[Numbers], Values]:
+    """That number of those who listen; nothing where nobody does."""
+
+    def values(pool: Numbers) -> Values:
+        found = pool.get("listening")
+        return {} if found is None else {"": found[key]}
+
+    return values
 
 
 def _closed(pool: Numbers) -> Values:
@@ -120,6 +131,26 @@ GAUGES = (
         "django_connpool_dead_holders",
         "Loans that are still out although the thread that borrowed has ended.",
         _number("dead_holders"),
+    ),
+    Metric(
+        "django_connpool_listeners",
+        "Who listens to the database by listen(), where anybody does.",
+        _listening("listeners"),
+    ),
+    Metric(
+        "django_connpool_listener_channels",
+        "To how many channels they listen.",
+        _listening("channels"),
+    ),
+    Metric(
+        "django_connpool_listener_connections",
+        "Connections on which they listen: 0 while there is none, and notifications are missed.",
+        _listening("connected"),
+    ),
+    Metric(
+        "django_connpool_listener_lost_seconds",
+        "For how long the connection on which they listen has been lost; 0 while there is one.",
+        _listening("lost"),
     ),
     Metric(
         "django_connpool_bound_max",
@@ -220,7 +251,7 @@ def at_once(pool: Numbers) -> int:
 
 def of_this_process() -> dict[str, Numbers]:
     """The pools of this process by name. Opens no connection, makes no pool, asks nobody."""
-    return by_name(pool.numbers() for _, pool in registry.live())
+    return by_name({**pool.numbers(), **switchboard.of(pool)} for _, pool in registry.live())
 
 
 def by_name(pools: Iterable[Numbers]) -> dict[str, Numbers]:
@@ -231,6 +262,8 @@ def by_name(pools: Iterable[Numbers]) -> dict[str, Numbers]:
     found: dict[str, Numbers] = {}
     for pool in pools:
         name = str(pool.get("name") or pool["alias"])
+        if listening := pool.get("listening"):
+            pool = {**pool, "listening": listeners.numbers(listening)}
         found[name] = _added(found[name], pool) if name in found else pool
     return found
 
@@ -240,7 +273,7 @@ def _added(one: Numbers, other: Numbers) -> Numbers:
     for key in one.keys() & other.keys():
         if isinstance(one[key], Mapping):
             both[key] = _added(one[key], other[key])
-        elif key == "longest_wait":
+        elif key in ("longest_wait", "lost"):
             both[key] = max(one[key], other[key])
         elif isinstance(one[key], (int, float)):
             both[key] = one[key] + other[key]

@@ -76,7 +76,7 @@ def headline(judged: Sequence[Judged], width: int, paint: Paint = plain) -> str:
 def render(judged: Sequence[Judged], width: int, paint: Paint = plain) -> str:
     """A table of the pools, and what is wrong with each that is not well."""
     lines = list(_table([one for one in judged if one.pool], width, paint))
-    lines += shared.lines((one.process for one in judged if one.process), width)
+    lines += shared.lines([one.process for one in judged if one.process], width)
     bad = [one for one in judged if one.word != WELL]
     if len(bad) > 1:
         lines.append("")

@@ -61,7 +61,5 @@ def _with_aliases(
     aliases: tuple[str, ...], pool: ConnectionPool[Any], found: dict[str, Any]
 ) -> Pool:
     alias = aliases[0] if aliases else pool.name
-    found = {"alias": alias, "aliases": list(aliases), **found}
-    if (listening := switchboard.of(pool)) is not None:
-        found["listening"] = listening
+    found = {"alias": alias, "aliases": list(aliases), **found, **switchboard.of(pool)}
     return cast("Pool", found)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from django_connpool.status import shared
+from django_connpool.status import listeners, shared
 from django_connpool.status.activity import Activity
-from django_connpool.status.document import Listening, Loan, Pool, Process
+from django_connpool.status.document import Loan, Pool, Process
 from django_connpool.status.figures import Figures
 from django_connpool.status.report import Report
 from django_connpool.status.text import clean, duration, plural, shorten, shorten_path, wrapped
@@ -141,17 +141,7 @@ def _remarks(pool: Pool, width: int) -> Iterator[str]:
         # Whole: what it is about, the host say, is often at its end.
         yield from wrapped(f"last error: {' '.join(error.split())}", width, _INDENT * 2)
     if listening := pool.get("listening"):
-        yield from wrapped(_listening(listening), width, _INDENT * 2)
-
-
-def _listening(found: Listening) -> str:
-    who = plural(found["listeners"], "listener")
-    if found["backend_pid"] is not None and not found["error"]:
-        channels = ", ".join(found["channels"])
-        return f"beside the pool: backend {found['backend_pid']} for {who} to {channels}"
-    since = "" if found["lost"] is None else f" for {duration(found['lost'])}"
-    why = f": {' '.join(found['error'].split())}" if found["error"] else ""
-    return f"beside the pool: {who} without a connection{since}{why}"
+        yield from wrapped(listeners.line(listening), width, _INDENT * 2)
 
 
 def _loans(loans: Sequence[Loan], width: int) -> Iterator[str]:

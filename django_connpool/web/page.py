@@ -19,7 +19,7 @@ from django.views.decorators.csrf import csrf_protect
 from django.views.decorators.http import require_safe
 
 import django_connpool
-from django_connpool.status import readiness, shared
+from django_connpool.status import listeners, readiness, shared
 from django_connpool.status.collect import Collected, of_host
 from django_connpool.status.document import Loan, Pool, Process
 from django_connpool.status.text import clean, duration, plural
@@ -92,6 +92,7 @@ class ShownPool:
     more_loans: int
     leaks: int
     bounds: list[str]
+    listening: str
     events: list[dict[str, Any]]
     is_quiet: bool
     has_charts: bool
@@ -221,11 +222,12 @@ def show(found: Collected) -> list[ShownProcess]:
     """The processes, this one first, as the page shows them."""
     limits = readiness.Limits.from_settings()
     pools = sum(len(process["pools"]) for process in found.processes)
+    known = shared.known(found.processes)
     shown = []
     for process in found.processes:
         one = ShownProcess(process, clean(process["command"]), process["pid"] == os.getpid())
         for number, pool in enumerate(process["pools"]):
-            seen = _pool(process, number, pool, limits)
+            seen = _pool(process, number, pool, limits, known)
             (one.quiet if seen.is_quiet and pools > FEW else one.pools).append(seen)
         one.pools.sort(
             key=lambda seen: (seen.trouble is None, not seen.leaks, seen.is_quiet, seen.name)
@@ -235,11 +237,14 @@ def show(found: Collected) -> list[ShownProcess]:
     return shown
 
 
-def _pool(process: Process, number: int, pool: Pool, limits: readiness.Limits) -> ShownPool:
+def _pool(
+    process: Process, number: int, pool: Pool, limits: readiness.Limits, known: shared.Known
+) -> ShownPool:
     seen = charts.moments(pool.get("history", []))
     trouble = readiness.judge(pool, limits)
     loans = sorted(pool["loans"], key=lambda loan: -loan["held"])
     events = pool.get("events", [])
+    listening = pool.get("listening")
     has_waited = any(one["waiting"] or one["timeouts"] for one in seen.values())
     return ShownPool(
         key=f"{process['pid']}-{number}",
@@ -255,7 +260,8 @@ def _pool(process: Process, number: int, pool: Pool, limits: readiness.Limits) -
         loans=[_loan(loan) for loan in loans[:LOANS]],
         more_loans=max(0, len(loans) - LOANS),
         leaks=sum(bool(loan.get("leak")) for loan in loans),
-        bounds=[clean(shared.line(process["pid"], pool, one)) for one in pool.get("bounds", [])],
+        bounds=[clean(shared.line(process, pool, one, known)) for one in pool.get("bounds", [])],
+        listening=listeners.line(listening) if listening else "",
         events=[
             {
                 "ago": duration(event["ago"]),
@@ -264,7 +270,14 @@ def _pool(process: Process, number: int, pool: Pool, limits: readiness.Limits) -
             }
             for event in events[:EVENTS]
         ],
-        is_quiet=not (trouble or loans or pool["waiting"] or pool["suspended"] or has_waited),
+        is_quiet=not (
+            trouble
+            or loans
+            or pool["waiting"]
+            or pool["suspended"]
+            or has_waited
+            or (listening and not listeners.is_connected(listening))
+        ),
         has_charts=bool(seen),
     )
 

@@ -7,6 +7,7 @@ import datetime
 from typing import Any
 
 import pytest
+from asgiref.sync import sync_to_async
 from django.contrib.auth import get_user_model
 from django.db import connections
 from django.utils import timezone
@@ -61,6 +62,25 @@ def test_what_is_kept_goes_on_to_the_pool_that_takes_its_place(databases: Databa
     run(main())
     assert pool.sync is not before
     assert value(wrapper, "SELECT 1") == 1
+
+
+def test_who_stands_in_line_goes_on_to_the_pool_that_takes_its_place(
+    databases: Databases,
+) -> None:
+    databases.add(pool={"max_size": 1})
+    pool = aio.pools["spare"]
+    before = pool.sync
+
+    async def main() -> None:
+        async with pool.acquire() as conn:
+            waiting = asyncio.ensure_future(pool.fetchval("SELECT 1"))
+            await in_line(pool, 1)
+            await asyncio.to_thread(before.close)
+            assert await waiting == 1
+            await conn.execute("SELECT 1")
+
+    run(main())
+    assert pool.sync is not before
 
 
 def test_what_a_wrapper_offers_is_taken_for_a_task(databases: Databases) -> None:
@@ -167,6 +187,8 @@ def test_the_orm_goes_on_through_its_threads() -> None:
         assert found == ("seed",)
         await pool.execute("UPDATE auth_user SET first_name = %s", ["Ada"])
         assert (await users.aget(username="seed")).first_name == "Ada"
+        # The thread in which Django queries lives on, and so would its loan, on offer.
+        await sync_to_async(connections.close_all)()
 
     run(main())
 

@@ -144,11 +144,12 @@ def test_a_cursor_of_a_loan_that_is_over_says_so(make_pool: MakePool, run: Run) 
 
 def test_sequences_of_an_earlier_loan_are_not_seen(make_pool: MakePool, run: Run) -> None:
     pool = make_pool(max_size=1)
+    until_known(pool.sync)  # or each session is cleaned
 
     async def main() -> None:
-        await pool.execute("CREATE SEQUENCE IF NOT EXISTS aio_sequence")
+        await pool.execute("CREATE TABLE IF NOT EXISTS aio_serial (id serial, a int)")
         async with pool.acquire() as conn:
-            await conn.execute("SELECT nextval('aio_sequence')")
+            await conn.execute("INSERT INTO aio_serial (a) VALUES (1)")
             await conn.execute("SELECT lastval()")
         for begin in ("SELECT 1", "BEGIN"):
             async with pool.acquire() as conn:
@@ -156,7 +157,7 @@ def test_sequences_of_an_earlier_loan_are_not_seen(make_pool: MakePool, run: Run
                 with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState):
                     await conn.execute("SELECT lastval()")
                 await conn.rollback()
-        await pool.execute("DROP SEQUENCE aio_sequence")
+        await pool.execute("DROP TABLE aio_serial")
 
     run(main())
 
@@ -277,22 +278,72 @@ def test_copies_and_values_go_through(make_pool: MakePool, run: Run) -> None:
     run(main())
 
 
-def test_what_was_left_in_the_middle_is_closed_and_replaced(
+def test_a_statement_of_another_task_is_ended_when_its_connection_is_given_back(
     make_pool: MakePool, run: Run, logged: Callable[[str], list[str]]
 ) -> None:
     pool = make_pool(max_size=1)
 
     async def main() -> None:
+        for _ in range(10):  # a connection closed meanwhile may end the process
+            conn = await pool.acquire()
+            task = asyncio.ensure_future(conn.execute("SELECT pg_sleep(60)"))
+            other = asyncio.ensure_future(conn.execute("SELECT 1"))
+            await until(lambda conn=conn: conn.pgconn.transaction_status == 1)
+            await pool.release(conn)
+            with pytest.raises(psycopg.errors.QueryCanceled):
+                await task
+            with pytest.raises(psycopg.OperationalError, match="has been given back"):
+                await other
+            assert await pool.fetchval("SELECT 1") == 1
+
+    run(main())
+    assert "in the middle of a statement by task" in logged("given back")[0]
+    assert pool.sync.get_stats()["connections_num"] == 1
+
+
+def test_where_a_mistake_is_an_error_giving_back_in_a_statement_is_one(
+    make_pool: MakePool, run: Run
+) -> None:
+    pool = make_pool(max_size=1, strict=True)
+
+    async def main() -> None:
         conn = await pool.acquire()
         task = asyncio.ensure_future(conn.execute("SELECT pg_sleep(60)"))
         await until(lambda: conn.pgconn.transaction_status == 1)
-        await pool.release(conn)  # while another task works with it
-        with pytest.raises(psycopg.OperationalError):
+        with pytest.raises(psycopg.ProgrammingError, match="in the middle of a statement"):
+            await pool.release(conn)
+        with pytest.raises(psycopg.errors.QueryCanceled):
             await task
         assert await pool.fetchval("SELECT 1") == 1
 
     run(main())
-    assert "in the middle of a statement by task" in logged("given back")[0]
+
+
+def test_who_hears_notifications_stops_when_the_connection_is_given_back(
+    make_pool: MakePool, run: Run
+) -> None:
+    pool = make_pool(max_size=1)
+
+    async def main() -> None:
+        conn = await pool.acquire()
+        await conn.execute("LISTEN aio_left")
+
+        async def hear() -> None:
+            async for _ in conn.notifies():
+                raise AssertionError("of a later loan")
+
+        hearing = asyncio.ensure_future(hear())
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        first = conn.info.backend_pid
+        await pool.release(conn)
+        with pytest.raises(psycopg.OperationalError):
+            await hearing
+        assert await pool.fetchval("SELECT pg_backend_pid()") != first
+        await pool.execute("NOTIFY aio_left")
+
+    run(main())
+    assert pool.sync.get_stats()["connections_lost"] == 0
 
 
 @pytest.mark.parametrize("option", ["check", "reset", "configure"])

@@ -133,6 +133,14 @@ def listening() -> dict[str, Any]:
     return {**found, "parent": heard}
 
 
+def listening_within() -> dict[str, Any]:
+    """The same, with a listener that counts in `max_size`."""
+    from django.db import connection
+
+    connection.settings_dict["OPTIONS"]["pool"] = {"max_size": 2, "listen_counts": True}
+    return listening()
+
+
 def announced() -> dict[str, Any]:
     """Whether `pool_created` is sent in the child, for its pool."""
     from django_connpool import registry, signals
@@ -208,6 +216,7 @@ SCRIPTS: dict[str, Callable[[], dict[str, Any]]] = {
         with_threads,
         with_credentials,
         listening,
+        listening_within,
         announced,
     )
 }

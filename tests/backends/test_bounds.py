@@ -215,6 +215,17 @@ def test_an_impossible_budget_is_told(
     assert told in message
 
 
+def test_a_budget_of_one_leaves_nothing_to_borrow_beside_who_listens(
+    databases: Databases, settings: Any
+) -> None:
+    settings.CONNPOOL_BUDGETS = {"main": {"max_size": 5, "reserve": 4}}
+    databases.add(pool={"budget": "main"})
+    assert _found("E006") == []
+    databases.add(pool={"budget": "main", "listen_counts": True})
+    (message,) = _found("E006")
+    assert "only one connection for usual work" in message
+
+
 def _found(number: str) -> list[str]:
     return [one.msg for one in checks.check_pools() if one.id == f"django_connpool.{number}"]
 

@@ -237,6 +237,126 @@ def test_an_answer_that_is_none_is_refused(
     assert "333" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("answer", "error"),
+    [
+        (b"s3cret\xff", "returned bytes that are not UTF-8"),
+        ({1: "s3cret"}, "names that are no text"),
+    ],
+    ids=repr,
+)
+def test_an_answer_that_cannot_be_used_is_told_without_what_it_is(answer: Any, error: str) -> None:
+    with pytest.raises(psycopg.ProgrammingError, match=error) as caught:
+        inside.credentials(Vault(answer), 0).open_with({}, lambda parameters: None)
+    told = [repr(one) for one in (caught.value, caught.value.__cause__, caught.value.__context__)]
+    assert not any("s3cret" in text for text in told)
+
+
+def test_a_callable_that_leaves_by_sys_exit_is_told_as_one_that_fails(
+    add: Callable[..., Any],
+) -> None:
+    """In a thread of ours that would end the attempt to connect without a word."""
+    with pytest.raises(OperationalError, match="credentials: Vault raised SystemExit"):
+        pid(add(Vault(SystemExit(3)), outage_patience=0, timeout=30))
+
+
+def test_a_signal_that_comes_while_it_is_asked_ends_the_main_thread_as_ever() -> None:
+    """As SIGTERM does under gunicorn, whose handler raises SystemExit."""
+    with pytest.raises(SystemExit):
+        inside.credentials(Vault(SystemExit(0)), 0).open_with({}, lambda parameters: None)
+
+
+def test_who_waits_for_a_callable_that_hangs_is_told_why_nothing_comes(
+    add: Callable[..., Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    go_on = threading.Event()
+
+    def hang(parameters: dict[str, Any]) -> str:
+        go_on.wait(60)
+        return PASSWORD
+
+    wrapper = add(hang, timeout=1.2, max_size=1)
+    with pytest.raises(OperationalError, match=r"attempt to connect has not ended for \d+\.\d s"):
+        pid(wrapper)
+    go_on.set()
+    assert in_threads([lambda: value(connections[wrapper.alias], "SELECT 1")]) == [1]
+
+
+def _knowing(changing: threading.Lock, passwords: list[str]) -> Callable[..., str]:
+    """A callable that knows when the password is just being changed, and waits for that."""
+
+    def ask(parameters: dict[str, Any]) -> str:
+        with changing:
+            return passwords[-1]
+
+    return ask
+
+
+def _change(server: Cluster, changing: threading.Lock, passwords: list[str], password: str) -> None:
+    with changing:
+        rotate(server, password)
+        passwords.append(password)
+
+
+def test_a_password_that_changes_while_twenty_threads_wait_is_felt_by_none(
+    add: Callable[..., Any], locked: Cluster
+) -> None:
+    """What was opened with the old one is replaced each time."""
+    changing = threading.Lock()
+    passwords = [PASSWORD]
+    wrapper = add(_knowing(changing, passwords), max_size=3, timeout=60)
+
+    def work() -> int:
+        mine = connections[wrapper.alias]
+        for _ in range(5):
+            assert value(mine, "SELECT 1") == 1
+            mine.close()
+        return 1
+
+    def change() -> int:
+        for number in range(3):
+            _change(locked, changing, passwords, f"{NEW} {number}")
+            wrapper.pool.drain()
+        return 1
+
+    assert in_threads([*[work] * 20, change]) == [1] * 21
+
+
+@pytest.mark.stress
+def test_passwords_that_change_under_load_while_all_is_killed_refuse_no_login(
+    add: Callable[..., Any], locked: Cluster
+) -> None:
+    changing = threading.Lock()
+    passwords = [PASSWORD]
+    stop = threading.Event()
+    errors: list[str] = []
+
+    wrapper = add(_knowing(changing, passwords), max_size=10, timeout=60)
+
+    def work() -> int:
+        served = 0
+        while not stop.is_set():
+            try:
+                with wrapper.pool.connection() as connection:
+                    connection.execute("SELECT 1")
+                served += 1
+            except psycopg.OperationalError as error:
+                errors.append(str(error))
+        return served
+
+    def change() -> int:
+        for number in range(12):
+            _change(locked, changing, passwords, f"{NEW} {number}")
+            locked.terminate()
+            stop.wait(0.1)
+        stop.set()
+        return 1
+
+    assert all(in_threads([*[work] * 14, change]))
+    assert not [error for error in errors if "authentication" in error or "credentials" in error]
+    assert wrapper.pool.snapshot()["size"] <= 10
+
+
 def test_a_coroutine_is_refused_and_closed() -> None:
     async def later() -> str:
         return PASSWORD
@@ -432,6 +552,7 @@ def test_a_callable_that_asks_its_own_database_is_told_so() -> None:
         credentials.open_with({}, keep)
 
 
+@pytest.mark.e2e
 def test_a_child_asks_although_a_thread_of_its_parent_was_asking(cluster: Server) -> None:
     found = forked("with_credentials", cluster, "forks-with-credentials")
 

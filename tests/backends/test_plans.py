@@ -238,3 +238,49 @@ def test_in_a_plain_pool_the_loan_goes_on_with_new_plans(table: Server, dsn: str
                 conn.execute(QUERY, prepare=True)
             for _ in range(3):
                 conn.execute(QUERY, prepare=True)
+
+
+def test_a_server_side_cursor_has_no_stale_plan(wrapper: Any, table: Server) -> None:
+    """psycopg prepares no DECLARE; what was prepared beside it is found out in its own time."""
+    prepare(wrapper)
+    migrate(table)
+    with transaction.atomic(wrapper.alias), wrapper.chunked_cursor() as cursor:
+        cursor.execute(QUERY)
+        assert list(cursor) == [(1, 2)]
+    assert [rows(wrapper) for _ in range(4)] == [[(1, 2)]] * 4
+
+
+@pytest.mark.skipif(not psycopg.capabilities.has_pipeline(), reason="libpq has no pipelines")
+def test_in_a_pipeline_the_error_is_raised_and_the_next_ones_work(
+    wrapper: Any, table: Server
+) -> None:
+    prepare(wrapper)
+    migrate(table)
+    connection = wrapper.connection
+
+    def in_a_pipeline() -> list[Any]:
+        with connection.pipeline():
+            first = connection.execute(QUERY)
+            second = connection.execute(QUERY)
+            return [*first.fetchall(), *second.fetchall()]
+
+    with pytest.raises(psycopg.errors.FeatureNotSupported, match=STALE):
+        in_a_pipeline()
+    for _ in range(4):
+        assert in_a_pipeline() == [(1, 2)] * 2
+    assert [rows(wrapper) for _ in range(4)] == [[(1, 2)]] * 4
+
+
+def test_a_transaction_of_a_hundred_statements_meets_one_stale_plan(
+    wrapper: Any, table: Server
+) -> None:
+    """All that a session has prepared is forgotten at once, not one statement after the other."""
+    queries = [f"SELECT one, connpool_plans.* FROM connpool_plans WHERE one < {n}" for n in "2345"]
+    for query in queries:
+        for _ in range(4):
+            assert rows(wrapper, query) == [(1, 1)]
+    migrate(table)
+    with pytest.raises(NotSupportedError), transaction.atomic(wrapper.alias):
+        rows(wrapper, queries[0])
+    with transaction.atomic(wrapper.alias):
+        assert [rows(wrapper, query) for query in queries * 3] == [[(1, 1, 2)]] * 12

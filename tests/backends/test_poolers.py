@@ -6,11 +6,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from django.core.exceptions import ImproperlyConfigured
 from django.db import NotSupportedError, connections, transaction
 from django.db.utils import OperationalError
 
 import django_connpool
-from django_connpool import checks
+from django_connpool import checks, conf
 from tests import bouncer
 from tests.bouncer import PgBouncer
 from tests.cluster import Cluster
@@ -126,11 +127,22 @@ def test_rows_are_read_in_chunks_in_transactions_only(
         cursor.execute("SELECT 1")
 
 
-def test_a_time_limit_is_given_up_to_the_role(databases: Databases, shared: PgBouncer) -> None:
-    assert value(behind(databases, shared, pool={"command_timeout": 3}), "SELECT 1") == 1
-    wrapper = databases.add("silent", server=shared, pool={"command_timeout": 3})
+@pytest.mark.parametrize("option", conf.SERVERS_LIMITS)
+def test_a_time_limit_is_given_up_to_the_role(
+    databases: Databases, shared: PgBouncer, option: str
+) -> None:
+    assert value(behind(databases, shared, pool={option: 3}), "SELECT 1") == 1
+    wrapper = databases.add("silent", server=shared, pool={option: 3})
     with pytest.raises(OperationalError, match='"behind" to "pgbouncer"'):
         value(wrapper, "SELECT 1")
+
+
+def test_listening_where_nothing_would_be_told_is_refused(
+    databases: Databases, shared: PgBouncer
+) -> None:
+    wrapper = behind(databases, shared)
+    with pytest.raises(ImproperlyConfigured, match="nothing would be told"):
+        django_connpool.listen(wrapper.alias, "orders")
 
 
 def test_w034_a_pooler_of_which_nobody_has_said_anything(

@@ -14,17 +14,19 @@ from django.core.exceptions import ImproperlyConfigured
 from django.test import RequestFactory
 from prometheus_client import REGISTRY, CollectorRegistry, generate_latest, multiprocess
 
+import django_connpool
 from django_connpool import PoolTimeout, registry
 from django_connpool.contrib import prometheus
 from django_connpool.status import server
 from django_connpool.status.activity import Activity
 from django_connpool.status.collect import Collected, Silence
-from django_connpool.status.metrics import POOL_LABEL
+from django_connpool.status.metrics import POOL_LABEL, by_name
 from django_connpool.status.report import Report
 from tests import inside
 from tests.cluster import Server
 from tests.contrib.scraping import PROMISED, Scrape
 from tests.databases import DEADLINE, Databases, connected, in_thread, pid, value
+from tests.proxy import Proxy
 from tests.status.samples import answering, pool, process
 from tests.status.script import running
 from tests.status.test_poolstatus import environ
@@ -191,6 +193,39 @@ def test_a_loan_that_outlives_its_thread_has_a_dead_holder(measured: Any) -> Non
     kept[0].lock.release()
     measured.pool.putconn(kept.pop())
     assert scrape().value("django_connpool_dead_holders", NAME) == 0
+
+
+def test_who_listens_is_measured_where_anybody_does(databases: Databases, proxy: Proxy) -> None:
+    place = proxy.params()
+    wrapper = databases.add(HOST=place["host"], PORT=place["port"], pool={"name": NAME})
+    assert not any("listener" in sample.name for sample in scrape().samples)
+
+    def told() -> list[float]:
+        shown, names = scrape(), ("listeners", "listener_channels", "listener_connections")
+        return [shown.value(f"django_connpool_{name}", NAME) for name in names]
+
+    lost = "django_connpool_listener_lost_seconds"
+    with (
+        django_connpool.listen(wrapper.alias, "a", "b") as one,
+        django_connpool.listen(wrapper.alias, "a"),
+    ):
+        assert told() == [2, 2, 1]
+        assert scrape().value(lost, NAME) == 0
+        proxy.refuse()
+        proxy.drop()
+        wait_until(lambda: told() == [2, 2, 0], "it is lost")
+        wait_until(lambda: scrape().value(lost, NAME) > 0, "it tells for how long")
+        proxy.allow()
+        assert one.get(DEADLINE).missed
+        assert told() == [2, 2, 1]
+
+
+def test_who_listens_by_two_pools_of_one_name_is_added_up() -> None:
+    connected = {"channels": ["a"], "listeners": 1, "backend_pid": 7, "lost": None, "error": None}
+    lost = {**connected, "backend_pid": None, "lost": 5.0, "error": "no route"}
+    pools = [pool(name=NAME, listening=connected), pool(name=NAME, listening=lost)]
+    (found,) = by_name(pools).values()
+    assert found["listening"] == {"listeners": 2, "channels": 2, "connected": 1, "lost": 5.0}
 
 
 def test_a_scrape_opens_no_connection_and_needs_none(databases: Databases, cluster: Any) -> None:

@@ -147,7 +147,8 @@ MUTANTS = [
     ),
     Mutant(
         "pool/pool.py",
-        "            if core.parked:  # meanwhile\n                core.bring_in()\n",
+        "        if core.parked:  # meanwhile, by who has not seen this one in line\n"
+        "            core.bring_in()\n",
         "",
         "what another parks while one gets in line is seen",
     ),
@@ -165,9 +166,27 @@ MUTANTS = [
     ),
     Mutant(
         "pool/parking.py",
-        "            or now >= slot.retire_at\n",
-        "",
+        "            or now >= slot.retire_at\n            or now > ended",
+        "            or now > ended",
         "nor one that is too old",
+    ),
+    Mutant(
+        "pool/parking.py",
+        "            or len(slots.all) > limits.max_size + len(slots.closing)\n",
+        "",
+        "a pool that got smaller gets back what is too much",
+    ),
+    Mutant(
+        "pool/offers.py",
+        "            ended = self.ended[0]\n            del self.ended[0]  # no call",
+        "            ended = 1.0  # no call",
+        "what was parked a moment ago, and is used again, is not taken",
+    ),
+    Mutant(
+        "backends/offering.py",
+        "        slot.patience, slot.idle_limit = self.terms  #",
+        "        #",
+        "a block of hold() holds for what was parked, too",
     ),
     # What a session goes back to
     Mutant("session/cleaning.py", '    (SETTINGS, b"RESET ALL"),\n', "", "settings go back"),
@@ -571,6 +590,30 @@ MUTANTS = [
     ),
     Mutant(
         "switchboard.py",
+        "self._borrow() if self._counts else Channels(self._connect())",
+        "Channels(self._connect())",
+        "who listens may count in max_size",
+    ),
+    Mutant(
+        "switchboard.py",
+        "        self._conn.lock.release()\n        self._pool.putconn(self._conn)\n",
+        "        self._conn.lock.release()\n",
+        "its place is given back",
+    ),
+    Mutant(
+        "pool/locking.py",
+        "[slot for slot in slots if not slot.lasts]",
+        "list(slots)",
+        "a loan that lasts hides no others that wait for each other",
+    ),
+    Mutant(
+        "session/credentials.py",
+        "except (Exception, SystemExit) as error:",
+        "except Exception as error:",
+        "a callable that leaves by sys.exit() is told",
+    ),
+    Mutant(
+        "switchboard.py",
         "            channels.bury(grave)\n",
         "            pass\n",
         "a child leaves the connection that its parent listens on alone",
@@ -720,5 +763,36 @@ MUTANTS = [
         "                if self.sync is pool:\n                    raise\n",
         "                raise\n",
         "a task goes on to the pool that takes the place of its own",
+    ),
+    # What strangers are shown, and what an interpreter is not relied on for
+    Mutant(
+        "status/bundle.py",
+        "_value(value) if name in _PARAMETERS else HIDDEN",
+        "_value(value)",
+        "a password that is a number is not reported",
+    ),
+    Mutant(
+        "status/harmless.py",
+        'return "; ".join(found) or HIDDEN',
+        "return text",
+        "of an error only known phrases are reported",
+    ),
+    Mutant(
+        "status/harmless.py",
+        "return reader(found) if reader is not None else HIDDEN",
+        "return reader(found) if reader is not None else found",
+        "a text of which nothing is known is not reported",
+    ),
+    Mutant(
+        "process/cpython.py",
+        "not (FREE_THREADED or compiles) and _counts_right(one_variable)",
+        "True",
+        "references are counted only where a count is what it is taken for",
+    ),
+    Mutant(
+        "process/cpython.py",
+        'dict if FREE_THREADED else getattr(sys, "_current_frames", dict)',
+        'getattr(sys, "_current_frames", dict)',
+        "no thread looks at the frames of others where they run meanwhile",
     ),
 ]

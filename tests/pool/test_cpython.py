@@ -9,13 +9,14 @@ import ast
 import asyncio
 import subprocess
 import sys
+import sysconfig
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -125,6 +126,23 @@ def test_no_frames_are_seen_where_python_does_not_tell(monkeypatch: pytest.Monke
     assert without(monkeypatch, sys, "_current_frames").frames_of_threads() == {}
 
 
+def free_threaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a build of Python in which threads may run at the same time."""
+    known = sysconfig.get_config_var
+    monkeypatch.setattr(
+        sysconfig,
+        "get_config_var",
+        lambda name: 1 if name == "Py_GIL_DISABLED" else known(name),
+    )
+
+
+def test_no_frames_are_looked_at_where_their_threads_run_meanwhile(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    free_threaded(monkeypatch)
+    assert anew().frames_of_threads() == {}
+
+
 ENDING = """
 import sys, threading, time
 from concurrent.futures import ThreadPoolExecutor
@@ -231,6 +249,35 @@ def test_references_are_not_counted_without_the_global_lock(
     assert (module.COUNTS, bool(module.ONE_VARIABLE)) == (counts, counts)
 
 
+def test_references_are_not_counted_in_a_build_that_can_do_without_the_lock(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sys, GLOBAL_LOCK, lambda: True, raising=False)  # an extension wants it
+    free_threaded(monkeypatch)
+    assert not anew().COUNTS
+
+
+def test_references_are_not_counted_where_a_compiler_leaves_some_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for is_enabled in (True, False):
+        jit = SimpleNamespace(is_enabled=lambda said=is_enabled: said)
+        monkeypatch.setattr(sys, "_jit", jit, raising=False)
+        assert anew().COUNTS is not is_enabled
+
+
+@pytest.mark.parametrize(
+    "wrong", [lambda real: 2, lambda real: min(real, 4), lambda real: 2 * real]
+)
+def test_references_are_not_counted_where_a_count_is_not_what_it_is_taken_for(
+    wrong: Callable[[int], int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    count = sys.getrefcount
+    monkeypatch.setattr(sys, "getrefcount", lambda thing: wrong(count(thing)))
+    module = anew()
+    assert (module.COUNTS, module.ONE_VARIABLE) == (False, 0)
+
+
 # -- multiprocessing ----------------------------------------------------------------------
 
 
@@ -278,7 +325,7 @@ NAMES = {
     GLOBAL_LOCK,
     ENDS,
     *("_is_owned", "_current_frames", "_getframe", "_get_running_loop"),
-    *("getrefcount", "pythonapi", "Finalize", "register_after_fork"),
+    *("getrefcount", "_jit", "Py_GIL_DISABLED", "pythonapi", "Finalize", "register_after_fork"),
 }
 TEXTS = ("/proc/self/task", "release unlocked", "un-acquired lock")
 

@@ -405,6 +405,27 @@ def test_what_another_parks_while_one_gets_in_line_is_seen(pool: ConnectionPool[
     pool.putconn(conn)
 
 
+def test_what_another_parks_while_one_gets_in_line_again_is_seen(
+    pool: ConnectionPool[Any],
+) -> None:
+    """One that was served something dead, and takes its place by arrival."""
+    owner = owner_of(pool, patience=NEVER)
+    owner.rests()
+    clock = inside.clock(pool)
+
+    def park() -> float:
+        inside.set_clock(pool, clock)
+        assert inside.park(pool, owner.offer)
+        return clock()
+
+    with inside.maintenance_asleep():
+        inside.set_clock(pool, park)
+        served = inside.stand_in_line_again(pool)
+    assert not owner.offer and inside.clock(pool) is clock
+    assert served is not None
+    inside.leave_to_others(pool, served)
+
+
 @pytest.mark.parametrize(
     "act",
     [

@@ -60,7 +60,7 @@ FOREIGN: dict[str, set[str]] = {
 FOREIGN_ELSEWHERE = {"asgiref", "django", "psycopg"}
 
 LONGEST = 400  # lines of a file
-LINES = 22_840
+LINES = 24_407
 LEEWAY = 300  # lines below that, from which on the number has to be lowered
 DOORS = 16  # what catches BaseException, and `finally` blocks that mend; 6 are meant to remain
 
@@ -117,6 +117,7 @@ ENDING: set[str] = {
     "session/setup.py: repeating",
     "session/private.py: telling_of_rollbacks",
     "session/session.py: Session.say_goodbye_for_borrower",
+    "session/twin.py: Twin.wait",
     "signals.py: Events.tell",
     "testing.py: _left_behind",
     "testing.py: _new_session",

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import ast
 import email
+import importlib.metadata
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -26,6 +28,12 @@ sys.modules["django"] = None
 import django_connpool.pool
 """
 
+# As where nothing is installed: psycopg is not asked for a version.
+WITHOUT_METADATA = """
+import django_connpool
+print(django_connpool.__version__)
+"""
+
 
 def run(*args: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     """Run Python as someone would who has configured nothing."""
@@ -40,10 +48,8 @@ def run(*args: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[zipfile.ZipFile]:
-    # From a copy: what else lies in a developer's folder has no say in it.
-    source = tmp_path_factory.mktemp("source")
+def copy_to(source: Path) -> None:
+    """What else lies in a developer's folder has no say in what is built."""
     shutil.copytree(PACKAGE, source / PACKAGE.name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in (
         "pyproject.toml",
@@ -54,6 +60,18 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[zipfile.ZipFile]
     ):
         (source / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, source / name)
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    copy_to(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[zipfile.ZipFile]:
+    source = tmp_path_factory.mktemp("source")
+    copy_to(source)
     built = run("-m", "hatchling", "build", "-t", "wheel", "-d", "dist", cwd=source)
     assert built.returncode == 0, built.stderr
     (path,) = (source / "dist").iterdir()
@@ -83,8 +101,39 @@ def test_the_wheel_says_that_it_is_typed_and_brings_its_licence(wheel: zipfile.Z
     assert [name for name in names if name.endswith(".dist-info/licenses/LICENSE")]
 
 
-def test_the_version_is_the_same_everywhere(metadata: email.message.Message) -> None:
-    assert metadata["Version"] == django_connpool.__version__
+def test_the_version_is_that_of_what_is_installed() -> None:
+    assert django_connpool.__version__ == importlib.metadata.version("django-connpool")
+
+
+def test_a_copy_of_the_folder_alone_has_no_version_and_works(tmp_path: Path) -> None:
+    shutil.copytree(PACKAGE, tmp_path / PACKAGE.name)
+    script = "import sys; sys.path[:0] = [sys.argv[1]]\n" + WITHOUT_METADATA
+    done = run("-S", "-c", script, str(tmp_path), cwd=tmp_path)
+    assert done.stdout == "unknown\n", done.stderr
+
+
+def git(*args: str, cwd: Path) -> None:
+    me = ("-c", "user.name=t", "-c", "user.email=t@t", "-c", "commit.gpgsign=false")
+    subprocess.run(["git", *me, *args], cwd=cwd, capture_output=True, timeout=60, check=True)
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="there is no git")
+@pytest.mark.parametrize(
+    ("tag", "version"),
+    [("v3.2.1", r"3\.2\.1"), ("v3.2.1rc1", r"3\.2\.1rc1"), (None, r"0\.1\.dev1\+g[0-9a-f]+")],
+)
+def test_a_clone_has_the_version_of_its_tag(tag: str | None, version: str, source: Path) -> None:
+    git("init", "-q", cwd=source)
+    git("add", ".", cwd=source)
+    git("commit", "-q", "-m", "all", cwd=source)
+    if tag:
+        git("tag", tag, cwd=source)
+    said = run("-m", "hatchling", "version", cwd=source)
+    assert re.fullmatch(version, said.stdout.strip()), said.stdout + said.stderr
+
+
+def test_a_folder_that_is_no_clone_can_be_built(metadata: email.message.Message) -> None:
+    assert metadata["Version"] == "0.1.dev0"
 
 
 def test_a_user_has_to_install_django_and_psycopg_only(metadata: email.message.Message) -> None:

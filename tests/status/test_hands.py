@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 from psycopg.errors import QueryCanceled
 
@@ -150,7 +151,11 @@ def sleeping(wrapper: Any) -> tuple[threading.Thread, list[Any], int]:
     thread = threading.Thread(target=sleep)
     thread.start()
     wait_until(lambda: wrapper.pool.snapshot()["loans"][0]["transaction"] == "ACTIVE")
-    return thread, got, conn.info.backend_pid
+    backend = conn.info.backend_pid
+    query = "SELECT count(*) FROM pg_stat_activity WHERE pid = %s AND state = 'active'"
+    with psycopg.connect(conn.info.dsn, autocommit=True) as looker:  # a request in vain is lost
+        wait_until(lambda: looker.execute(query, [backend]).fetchone() == (1,))
+    return thread, got, backend
 
 
 @pytest.mark.filterwarnings("default")

@@ -62,7 +62,10 @@ def test_a_site_at_work() -> None:
     ]
 
 
-LISTENING = {"channels": ["a", "b"], "listeners": 2, "backend_pid": 7, "lost": None, "error": None}
+LISTENING: dict[str, Any] = {
+    **{"channels": ["a", "b"], "listeners": 2, "backend_pid": 7, "lost": None, "error": None},
+    "counts": False,
+}
 
 
 def test_who_listens_beside_a_pool_is_shown() -> None:
@@ -72,6 +75,7 @@ def test_who_listens_beside_a_pool_is_shown() -> None:
 
     lost = {"backend_pid": None, "lost": 75.0, "error": "no\nroute"}
     assert line() == "beside the pool: backend 7 for 2 listeners to a, b"
+    assert line(counts=True) == "in the pool: backend 7 for 2 listeners to a, b"
     assert line(**lost) == "beside the pool: 2 listeners without a connection for 1m 15s: no route"
     assert line(backend_pid=None) == "beside the pool: 2 listeners without a connection"
     assert "\x1b" not in line(channels=["\x1b[31m"])

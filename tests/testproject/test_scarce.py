@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from asgiref.sync import async_to_sync
@@ -29,7 +30,11 @@ def shop() -> Iterator[None]:
 def test_the_page_tells_what_is_scarce() -> None:
     Product.objects.update(stock=100)
     Product.objects.filter(slug=SLUG).update(stock=3)
-    response = async_to_sync(AsyncClient().get)("/scarce/")
+
+    async def get() -> Any:
+        return await AsyncClient().get("/scarce/")
+
+    response = async_to_sync(get)()
     page = response.content.decode()
     assert "Fresh Alpine Bread</a>: 3 left" in page
     assert f"1 of {Product.objects.count()} products" in page

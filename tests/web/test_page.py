@@ -148,6 +148,24 @@ def test_an_outage_is_told_in_plain_words(shows: Any) -> None:
     assert told in seen.text
 
 
+def test_who_listens_is_told_and_why_nobody_can(shows: Any) -> None:
+    listening = {
+        **{"channels": ["orders"], "listeners": 2, "counts": False},
+        **{"backend_pid": 77, "lost": None, "error": None},
+    }
+    seen = shows(process(pools=[pool(listening=listening)]))
+    assert "listening beside the pool: backend 77 for 2 listeners to orders" in seen.text
+
+    evil = {"backend_pid": None, "lost": 61.0, "error": "no <b>route</b>\x1b[2J", "counts": True}
+    quiet = {"loans": [], "in_use": 0, "waiting": 0}
+    some = [pool(aliases=[f"quiet{n}"], **quiet) for n in range(20)]
+    seen = shows(process(pools=[*some, pool(**quiet, listening=listening | evil)]))
+    assert "in the pool: 2 listeners without a connection for 1m 01s: no <b>route</b>" in seen.text
+    assert "\x1b" not in seen.text
+    assert seen.count("article") == 1  # it is not among the quiet ones
+    assert "listening" not in shows(process(pools=[pool()])).text
+
+
 def test_a_process_that_does_not_answer_is_told(shows: Any) -> None:
     seen = shows(process(), silent=[Silence(7, "did not answer within 1 s")])
     assert "pid 7 did not answer within 1 s" in seen.text

@@ -18,7 +18,7 @@ from django.db import connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from django_connpool import registry
-from django_connpool.status import activity, advice, hands, origin, overview, sides, table
+from django_connpool.status import activity, advice, bundle, hands, origin, overview, sides, table
 from django_connpool.status.collect import collect
 from django_connpool.status.document import Process
 from django_connpool.status.history import History
@@ -112,6 +112,12 @@ class Command(BaseCommand):
             help="What to print (default: table).",
         )
         parser.add_argument(
+            "--report",
+            action="store_true",
+            help="Print what to send with a question or a bug report: versions, options, checks and"
+            " the state of the pools, without passwords, names, addresses and values.",
+        )
+        parser.add_argument(
             "--all-projects", action="store_true", help="This user's other projects too."
         )
 
@@ -122,6 +128,8 @@ class Command(BaseCommand):
         self._wrappers = _pooled(options["database"])
         if os.environ.get("NO_COLOR") and not options["force_color"]:
             self.stderr.style_func = None
+        if options["report"] and (options["do"] or options["watch"] or options["fail_on"]):
+            raise CommandError("--report is printed once: it does nothing, and judges nothing.")
         if options["do"]:
             self._act()
             return
@@ -136,6 +144,9 @@ class Command(BaseCommand):
                 self._watch(options["watch"])
                 return
             report = self._ask()
+            if options["report"]:
+                self._screen.write(bundle.text(report, self._wrappers))
+                return
             self._screen.write(self._text(report))
         except BrokenPipeError:
             # Whoever read has seen enough, as `head` does.
@@ -159,7 +170,7 @@ class Command(BaseCommand):
         options = self._options
         details = options["server"] or options["advise"]
         server = {}
-        if details or options["format"] != "table":
+        if details or options["format"] != "table" or options["report"]:
             server = {
                 alias: activity.ask(wrapper, details) for alias, wrapper in self._wrappers.items()
             }

@@ -1,0 +1,287 @@
+"""An interrupt at every line of what a task does with a pool, one after the other."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import itertools
+import threading
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from types import FrameType
+from typing import Any, TypeAlias
+
+import psycopg
+import pytest
+
+from django_connpool import PoolTimeout, aio
+from tests import inside
+from tests.aio.conftest import MakePool, run_in
+from tests.aio.helpers import at_rest, in_line, seen, until
+from tests.interrupter import Interrupter, is_safe, trail
+from tests.testproject.processes import wait_until
+
+pytestmark = [pytest.mark.stress, pytest.mark.timeout(600)]
+
+DEADLINE = 20.0  # seconds until something that does not happen is called a failure
+
+Scene: TypeAlias = Callable[[aio.Pool, Interrupter], Awaitable[None]]
+
+
+def is_of_the_package(frame: FrameType) -> bool:
+    """What is for tasks alone: the rest of the pool is looked at in tests/pool."""
+    return frame.f_code.co_filename.endswith(inside.CODE_OF_TASKS)
+
+
+def is_safe_here(frame: FrameType) -> bool:
+    """What strikes a finalizer goes nowhere."""
+    running = {entry.partition(":")[0] for entry in trail(frame, is_of_the_package)}
+    return not running.isdisjoint(inside.FINALIZERS) or is_safe(frame)
+
+
+async def use(pool: aio.Pool) -> None:
+    async with pool.acquire(DEADLINE) as conn:
+        await conn.execute("SELECT 1")
+
+
+# -- What tasks do, each in a pool of two connections at most -----------------------------
+
+
+async def an_idle_connection(pool: aio.Pool, strikes: Interrupter) -> None:
+    await use(pool)
+    with strikes:
+        await use(pool)
+
+
+async def one_by_hand(pool: aio.Pool, strikes: Interrupter) -> None:
+    await use(pool)
+    with strikes:
+        conn = await pool.acquire()
+        await pool.release(conn)
+
+
+async def no_connection(pool: aio.Pool, strikes: Interrupter) -> None:
+    pool.sync.drain()
+    await until(lambda: not seen(pool)["size"])
+    with strikes:
+        await use(pool)
+
+
+async def one_that_is_handed_over(pool: aio.Pool, strikes: Interrupter) -> None:
+    held = [await pool.acquire() for _ in range(pool.sync.max_size)]
+    task = asyncio.ensure_future(use(pool))
+    await in_line(pool, 1)
+    with strikes:
+        for conn in held:
+            await pool.release(conn)
+        await task
+
+
+async def a_wait_that_is_cancelled(pool: aio.Pool, strikes: Interrupter) -> None:
+    held = [await pool.acquire() for _ in range(pool.sync.max_size)]
+    task = asyncio.ensure_future(use(pool))
+    await in_line(pool, 1)
+    with strikes:
+        task.cancel()
+        await asyncio.wait([task])
+    for conn in held:
+        await pool.release(conn)
+
+
+async def one_that_is_handed_to_who_is_cancelled(pool: aio.Pool, strikes: Interrupter) -> None:
+    held = [await pool.acquire() for _ in range(pool.sync.max_size)]
+    task = asyncio.ensure_future(use(pool))
+    await in_line(pool, 1)
+    with strikes:
+        await pool.release(held.pop())
+        task.cancel()
+        await asyncio.wait([task])
+    await pool.release(held.pop())
+
+
+async def a_wait_in_vain(pool: aio.Pool, strikes: Interrupter) -> None:
+    held = [await pool.acquire() for _ in range(pool.sync.max_size)]
+    with strikes, suppress(PoolTimeout):
+        await pool.acquire(timeout=0.001)
+    for conn in held:
+        await pool.release(conn)
+
+
+def passes(conn: Any) -> None:
+    conn.execute("SELECT 1")
+
+
+async def a_ping(pool: aio.Pool, strikes: Interrupter) -> None:
+    inside.change(pool.sync, ping_after=0.0)
+    await use(pool)
+    with strikes:
+        await use(pool)
+
+
+async def a_check(pool: aio.Pool, strikes: Interrupter) -> None:
+    inside.change(pool.sync, ping_after=0.0, check=passes)
+    await use(pool)
+    with strikes:
+        await use(pool)
+
+
+async def a_check_that_fails(pool: aio.Pool, strikes: Interrupter) -> None:
+    refused = []
+
+    def check(conn: Any) -> None:
+        if len(refused) < 1:
+            refused.append(1)
+            raise LookupError("not this one")
+
+    await use(pool)
+    inside.change(pool.sync, ping_after=0.0, check=check)
+    for one in inside.idle(pool.sync):
+        inside.vet(one)
+    with strikes:
+        await use(pool)
+
+
+async def a_check_that_is_cancelled(pool: aio.Pool, strikes: Interrupter) -> None:
+    inside.change(pool.sync, ping_after=0.0, check=passes)
+    await use(pool)
+    with strikes:
+        task = asyncio.ensure_future(use(pool))
+        await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait([task])
+
+
+async def a_changed_session(pool: aio.Pool, strikes: Interrupter) -> None:
+    conn = await pool.acquire()
+    await conn.execute("SET work_mem = '7MB'")
+    with strikes:
+        await pool.release(conn)
+        await use(pool)
+
+
+async def a_transaction_that_was_left_open(pool: aio.Pool, strikes: Interrupter) -> None:
+    conn = await pool.acquire()
+    await conn.execute("BEGIN")
+    with strikes:
+        await pool.release(conn)
+
+
+async def a_block_that_raises(pool: aio.Pool, strikes: Interrupter) -> None:
+    await use(pool)
+    with strikes, suppress(ZeroDivisionError):
+        async with pool.acquire() as conn:
+            await conn.set_autocommit(False)
+            await conn.execute("SELECT 1")
+            raise ZeroDivisionError
+
+
+async def a_block_that_is_a_transaction(pool: aio.Pool, strikes: Interrupter) -> None:
+    await use(pool)
+    with strikes:
+        async with pool.transaction() as conn:
+            await conn.execute("SELECT 1")
+
+
+async def a_statement_that_is_cancelled(pool: aio.Pool, strikes: Interrupter) -> None:
+    conn = await pool.acquire()
+    task = asyncio.ensure_future(conn.execute("SELECT pg_sleep(60)"))
+    await until(lambda: conn.pgconn.transaction_status == 1)
+    with strikes:
+        task.cancel()
+        await asyncio.wait([task])
+        await pool.release(conn)
+
+
+async def a_statement_of_another_task(pool: aio.Pool, strikes: Interrupter) -> None:
+    conn = await pool.acquire()
+    task = asyncio.ensure_future(conn.execute("SELECT pg_sleep(60)"))
+    await until(lambda: conn.pgconn.transaction_status == 1)
+    with strikes:
+        await pool.release(conn)
+        await asyncio.wait([task])
+
+
+async def a_task_that_ends(pool: aio.Pool, strikes: Interrupter) -> None:
+    kept = []
+
+    async def borrow() -> None:
+        kept.append(await pool.acquire())
+
+    await use(pool)
+    with strikes:
+        await asyncio.wait([asyncio.ensure_future(borrow())])
+        await asyncio.sleep(0)
+
+
+async def a_connection_that_is_dropped(pool: aio.Pool, strikes: Interrupter) -> None:
+    await use(pool)
+    with strikes:
+        conn = await pool.acquire()
+        del conn
+        await use(pool)
+
+
+SCENES = [
+    *(an_idle_connection, one_by_hand, no_connection, one_that_is_handed_over),
+    *(a_wait_that_is_cancelled, one_that_is_handed_to_who_is_cancelled, a_wait_in_vain),
+    *(a_ping, a_check, a_check_that_fails, a_check_that_is_cancelled),
+    *(a_changed_session, a_transaction_that_was_left_open, a_block_that_raises),
+    *(a_block_that_is_a_transaction, a_statement_that_is_cancelled, a_statement_of_another_task),
+    *(a_task_that_ends, a_connection_that_is_dropped),
+]
+
+
+def interrupted(scene: Scene, n: int, pool: aio.Pool) -> str:
+    """Play a scene with an interrupt at its n-th line; say where, or nothing when it has fewer.
+
+    Afterwards the loop is ended as `asyncio.run` ends it.
+    """
+    strikes = Interrupter(n, KeyboardInterrupt, is_of_the_package, is_safe_here)
+    with suppress(KeyboardInterrupt):
+        run_in(asyncio.new_event_loop(), scene(pool, strikes))
+    gc.collect(0)
+    return strikes.where
+
+
+def assert_sound(pool: aio.Pool, count: Callable[[], int]) -> None:
+    """Every place can be borrowed, and the server sees as many as there are places."""
+    served = []
+
+    def borrow() -> None:
+        conns = [pool.sync.getconn(DEADLINE) for _ in range(pool.sync.max_size)]
+        for conn in conns:
+            conn.execute("SELECT 1")
+            conn.rollback()
+        served.append(count())
+        for conn in conns:
+            pool.sync.putconn(conn)
+
+    thread = threading.Thread(target=borrow, daemon=True)
+    thread.start()
+    thread.join(2 * DEADLINE)
+    assert served == [pool.sync.max_size], pool.sync.snapshot()
+    wait_until(lambda: at_rest(pool, idle=pool.sync.max_size), "all is at rest")
+    assert not inside.has_leftovers(pool.sync)
+
+
+@pytest.mark.parametrize("scene", SCENES, ids=lambda scene: scene.__name__)
+def test_an_interrupt_at_any_line_loses_nothing(
+    scene: Scene, make_pool: MakePool, dsn: str, app: str
+) -> None:
+    pool = make_pool(max_size=2, timeout=DEADLINE)
+    query = "SELECT count(*) FROM pg_stat_activity WHERE application_name = %s"
+    with psycopg.connect(dsn, autocommit=True) as server:
+
+        def count() -> int:
+            return int(server.execute(query, [app]).fetchone()[0])  # type: ignore[index]
+
+        for n in itertools.count(1):
+            inside.change(pool.sync, ping_after=60.0, check=None)
+            where = interrupted(scene, n, pool)
+            try:
+                assert_sound(pool, count)
+            except Exception as failure:
+                raise AssertionError(f"after an interrupt at {where}") from failure
+            if not where:
+                break
+    assert n > 10
