@@ -154,7 +154,7 @@ MUTANTS = [
     ),
     Mutant(
         "pool/parking.py",
-        " or not offer.slot.session.can_stay()",
+        " or not slot.session.can_stay()",
         "",
         "a session that was changed is not gone on with",
     ),
@@ -368,8 +368,8 @@ MUTANTS = [
     ),
     Mutant(
         "pool/control.py",
-        "if number is not None and slot.loan != number:",
-        "if False:",
+        "is_over = number is not None and slot.loan != number",
+        "is_over = False",
         "a later loan of the same connection is not cancelled",
     ),
     Mutant(
