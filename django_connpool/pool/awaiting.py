@@ -189,11 +189,14 @@ class Awaited(Pool):
         `rolls_back`: that a transaction is left open is as it should be.
         """
         slot: Slot | None = getattr(conn, "_slot", None)
-        if slot is not None and isinstance(slot.loans, TaskLoans):
-            slot.loans.end()
+        loans = slot.loans if slot is not None else None
         if slot is None or not slot.session.takes_time():
             self.putconn(conn)
+            if isinstance(loans, TaskLoans):  # last: until then the end of its task gives back
+                loans.end()
             return None
+        if isinstance(loans, TaskLoans):
+            loans.end()
         slot.pinned = TAKEN
         outcome = Outcome(running_loop())
         put_back = partial(self._put_back, conn, rolls_back, outcome)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -15,7 +16,7 @@ import pytest
 
 from django_connpool import PoolTimeout, aio
 from tests import inside
-from tests.aio.conftest import MakePool, run_in
+from tests.aio.conftest import MakePool
 from tests.aio.helpers import at_rest, in_line, seen, until
 from tests.interrupter import Interrupter, is_safe, trail
 from tests.testproject.processes import wait_until
@@ -236,14 +237,24 @@ SCENES = [
 
 
 def interrupted(scene: Scene, strikes: Strike, pool: aio.Pool) -> str:
-    """Play a scene with an interrupt; say where, or nothing when there was none any more.
-
-    Afterwards the loop is ended as `asyncio.run` ends it.
-    """
-    with suppress(KeyboardInterrupt):
-        run_in(asyncio.new_event_loop(), scene(pool, strikes))
+    """Play a scene with an interrupt; say where, or nothing when there was none any more."""
+    play(scene, strikes, pool)
     gc.collect()  # of errors, which keep what they have passed
     return strikes.where
+
+
+def play(scene: Scene, strikes: Strike, pool: aio.Pool) -> None:
+    """As `asyncio.run` does, and it ends what is left however often an interrupt comes up."""
+    loop = asyncio.new_event_loop()
+    with suppress(KeyboardInterrupt):
+        loop.run_until_complete(asyncio.wait_for(scene(pool, strikes), DEADLINE))
+    while tasks := asyncio.all_tasks(loop):
+        for task in tasks:
+            task.cancel()
+        with suppress(KeyboardInterrupt):
+            loop.run_until_complete(asyncio.wait(tasks))
+    loop.run_until_complete(loop.shutdown_asyncgens())
+    loop.close()
 
 
 def assert_sound(pool: aio.Pool, count: Callable[[], int]) -> None:
@@ -288,6 +299,15 @@ def test_an_interrupt_at_any_line_loses_nothing(
             except Exception as failure:
                 raise AssertionError(f"after an interrupt at {where}") from failure
     assert len(struck) > 10
+
+
+@pytest.fixture(autouse=True)
+def nothing_kept_by_the_log() -> Iterator[None]:
+    """Whose records would keep the errors of tasks, and the frames that these have passed."""
+    logger = logging.getLogger("asyncio")
+    logger.disabled = True
+    yield
+    logger.disabled = False
 
 
 @contextmanager
