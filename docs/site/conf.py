@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 project = "django-connpool"
 copyright = "django-connpool contributors"
 author = copyright
-release = re.findall(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)[0]
+release = metadata.version("django-connpool")
 
 extensions = ["myst_parser"]
 root_doc = "docs/index"
