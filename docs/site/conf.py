@@ -9,6 +9,7 @@ that a link from one to another is right in both. What docs/index.md lists is th
 from __future__ import annotations
 
 import re
+from importlib import metadata
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
