@@ -786,6 +786,8 @@ CODE_OF_POOL = tuple(
 )
 CODE_OF_TASKS = ("aio/pool.py", "pool/awaiting.py", "pool/tasks.py", "session/twin.py")
 
+CODE_OF_SHARING = str(Path(core.__file__).with_name("sharing.py"))
+
 # What the interpreter itself calls, so that what they raise goes nowhere.
 FINALIZERS = ("__del__", "connection_died", "task_is_gone")
 

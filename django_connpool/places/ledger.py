@@ -146,8 +146,10 @@ class Ledger:
     def free(self, place: int, now: float, rest: float = 0.0) -> None:
         """Give it back; nobody may use it for so many seconds."""
         if place in self.places:
-            self._note(place, now + rest if rest else 0.0, 0)
-            self._unlock(PLACE_LOCKS + place)
+            # It is somebody else's, where an interrupt has kept this one from locking it.
+            if self._lock(PLACE_LOCKS + place):
+                self._note(place, now + rest if rest else 0.0, 0)
+                self._unlock(PLACE_LOCKS + place)
             self.places.discard(place)
 
     def _note(self, place: int, until: float, holder: int) -> None:

@@ -62,9 +62,9 @@ class Seat:
 
     def free(self, place: int, now: float, rest: float = 0.0) -> None:
         with self._table.lock:
-            if place in self.places:
+            if self._table.taken.get(place, (0, 0.0))[0] == self.number:  # see Ledger.free
                 self._table.taken[place] = 0, now + rest if rest else 0.0
-                self.places.discard(place)
+            self.places.discard(place)
 
     def say(self, claim: Claim, pace: int, now: float) -> None:
         own = replace(claim, number=self.number, held=len(self.places))

@@ -103,17 +103,25 @@ class Tenant:
         for token in [one for one in self._held if one not in held and one not in self._granted]:
             self._drop(token, now, AFTER_GOODBYE if token in self._doubted else 0.0)
             self._doubted.discard(token)
+        for number, hold in enumerate(self._holds or ()):
+            # What an interrupt has struck between the two belongs to no place of the pool's.
+            known = {parts[number] for parts in self._held.values() if number < len(parts)}
+            for place in () if hold is None else hold.places - known:
+                self._free(hold, place, now)
 
     def _drop(self, token: int, now: float, rest: float = 0.0) -> None:
         parts = self._held.pop(token)
         for hold, place in zip(self._holds or (), parts, strict=False):
             if hold is None or place is None:
                 continue
-            try:
-                hold.free(place, now, rest)
-                self._wake_first(hold, now)
-            except OSError as error:
-                self._complain("%s: giving a place back failed: %s", error)
+            self._free(hold, place, now, rest)
+
+    def _free(self, hold: Hold, place: int, now: float, rest: float = 0.0) -> None:
+        try:
+            hold.free(place, now, rest)
+            self._wake_first(hold, now)
+        except OSError as error:
+            self._complain("%s: giving a place back failed: %s", error)
 
     def _try(self, now: float) -> int | None:
         """One place of each bound, or none at all."""

@@ -37,7 +37,6 @@ IS_OVER = "the connection has been given back to its pool"
 END_TIMEOUT = 5.0  # seconds for a statement to end that was cancelled
 _HANG_UP_TIMEOUT = 1.0  # seconds for it to notice that the connection is ended
 _INTERVAL = 0.1  # seconds, psycopg's own, after which it looks at the socket in any case
-_endings: set[asyncio.Future[None]] = set()  # else nobody keeps them until they are done
 _FORGET_SEQUENCES = b"DISCARD SEQUENCES"
 
 _AsyncServerCursor: Any = AsyncConnection.__init__.__globals__["AsyncServerCursor"]
@@ -142,10 +141,9 @@ class Twin(AsyncConnection[Any]):
             self._is_at_work = False
 
     def _begin_ending(self, work: Any) -> asyncio.Future[None]:
+        # Kept by its loop alone, which knows each time limit: it goes when that is closed.
         ending: asyncio.Future[None] = asyncio.ensure_future(work)
         self._ending = ending
-        _endings.add(ending)
-        ending.add_done_callback(_endings.discard)
         return ending
 
     async def _end(self, gen: Any) -> None:

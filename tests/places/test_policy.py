@@ -113,3 +113,15 @@ def test_what_two_have_to_do_alike_comes_to_rest() -> None:
                 moves.append(giver)
     assert set(moves) == {1}
     assert 5 <= held[1] <= 8
+
+
+@pytest.mark.parametrize(
+    ("claims", "pace"),
+    [
+        ([Claim(1, 4, 2)], policy.ASLEEP),
+        ([waiting(1, held=2), Claim(2, 4)], policy.SLOW),
+        ([waiting(1, held=2), waiting(2)], policy.FAST),
+    ],
+)
+def test_others_look_oftener_for_who_has_none(claims: list[policy.Claim], pace: int) -> None:
+    assert policy.pace(claims) == pace

@@ -119,6 +119,32 @@ def test_who_has_none_gets_one_of_those_that_are_always_used(site: Site) -> None
     assert other.served == 1
 
 
+def looks(member: Member, site: Site, seconds: float) -> int:
+    """How often it looks at the table in that time."""
+    found = 0
+    until = site.clock.now + seconds
+    while site.clock.now < until:
+        before = member.at
+        site.turns(0.005)
+        found += member.at != before
+    return found
+
+
+def test_a_table_is_looked_at_seldom_while_nobody_waits_who_has_none(site: Site) -> None:
+    one, two = site.join(), site.join()
+    for member in (one, two):
+        member.arrive()
+        member.arrive()
+    site.turns(0.2)
+    one.arrive()
+    two.arrive()
+    site.turns(0.2)
+    assert looks(one, site, 0.4) <= 12
+    site.join().arrive()
+    site.turns(0.02)
+    assert looks(one, site, 0.4) >= 30
+
+
 def test_a_place_beyond_the_number_of_processes_goes_round(site: Site) -> None:
     """Seven processes, all with a line that never ends, and four places."""
     for _ in range(7):
