@@ -77,9 +77,11 @@ class Awaited(Pool):
             slot.note = core.describe()
         if core.limits.leak_after or core.limits.command_timeout:
             self._upkeep.attend_loan(slot)
-        conn, session.conn = session.conn, None
-        conn.__dict__["_pool"] = self
-        return conn
+        session.conn.__dict__["_pool"] = self
+        try:  # without a variable for it: an error may keep this frame, and it for ever
+            return session.conn
+        finally:
+            session.conn = None
 
     def _take_idle(self, place: Place, now: float | None = None) -> Slot | None:
         """The next idle one; with `now` only if its socket's silence is believed at that moment."""

@@ -102,6 +102,7 @@ ENDING: set[str] = {
     "middleware.py: ConnectionPoolMiddleware._handle",
     "middleware.py: _each",
     "middleware.py: _each_async",
+    "pool/awaiting.py: Awaited._begin_loan",
     "pool/explain.py: locate",
     "pool/locking.py: is_locked",
     "pool/news.py: News.tell",
