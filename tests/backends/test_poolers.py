@@ -143,7 +143,7 @@ def test_listening_where_nothing_would_be_told_is_refused(
     databases: Databases, shared: PgBouncer
 ) -> None:
     wrapper = behind(databases, shared)
-    with pytest.raises(ImproperlyConfigured, match="nothing would be told"):
+    with pytest.raises(ImproperlyConfigured, match="which loses notifications"):
         django_connpool.listen(wrapper.alias, "orders")
 
 
