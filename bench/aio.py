@@ -13,6 +13,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from typing import Any
 
 import asyncpg
@@ -48,6 +49,13 @@ class Pools:
         await self.psycopg.open(wait=True)
         self.ours = aio.create_pool(dsn, min_size=SIZE, max_size=SIZE, timeout=60)
         await self.ours.open(wait=True)
+        for block in self.blocks():
+            # Each connection once. Ours learns from one of them which of the server's functions
+            # change a session; until that is read, each return takes a little longer.
+            async with AsyncExitStack() as stack:
+                for _ in range(SIZE):
+                    await stack.enter_async_context(block())
+        await asyncio.sleep(1.0)
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
