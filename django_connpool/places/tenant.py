@@ -106,8 +106,9 @@ class Tenant:
         for number, hold in enumerate(self._holds or ()):
             # What an interrupt has struck between the two belongs to no place of the pool's.
             known = {parts[number] for parts in self._held.values() if number < len(parts)}
-            for place in () if hold is None else hold.places - known:
-                self._free(hold, place, now)
+            if hold is not None:
+                for place in hold.places - known:
+                    self._free(hold, place, now)
 
     def _drop(self, token: int, now: float, rest: float = 0.0) -> None:
         parts = self._held.pop(token)
