@@ -221,7 +221,7 @@ def test_a_listener_holds_a_place_of_the_host(
     shared = {"max_size": 2, "host_max_size": 2, "listen_counts": True}
     same = {"application_name": "listens-on-the-host"}
     one = databases.add("one", pool=shared, options=same)
-    other = databases.add("other", pool={**shared, "max_waiting": 9}, options=same)
+    other = databases.add("two", pool={**shared, "max_waiting": 9}, options=same)
     with listen(one, "orders") as listener, other.pool.connection():
         assert connected(cluster, one) == 2
         for wrapper in (one, other):

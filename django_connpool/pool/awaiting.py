@@ -77,9 +77,11 @@ class Awaited(Pool):
             slot.note = core.describe()
         if core.limits.leak_after or core.limits.command_timeout:
             self._upkeep.attend_loan(slot)
-        conn, session.conn = session.conn, None
-        conn.__dict__["_pool"] = self
-        return conn
+        session.conn.__dict__["_pool"] = self
+        try:  # without a variable for it: an error may keep this frame, and it for ever
+            return session.conn
+        finally:
+            session.conn = None
 
     def _take_idle(self, place: Place, now: float | None = None) -> Slot | None:
         """The next idle one; with `now` only if its socket's silence is believed at that moment."""
@@ -187,11 +189,14 @@ class Awaited(Pool):
         `rolls_back`: that a transaction is left open is as it should be.
         """
         slot: Slot | None = getattr(conn, "_slot", None)
-        if slot is not None and isinstance(slot.loans, TaskLoans):
-            slot.loans.end()
+        loans = slot.loans if slot is not None else None
         if slot is None or not slot.session.takes_time():
             self.putconn(conn)
+            if isinstance(loans, TaskLoans):  # last: until then the end of its task gives back
+                loans.end()
             return None
+        if isinstance(loans, TaskLoans):
+            loans.end()
         slot.pinned = TAKEN
         outcome = Outcome(running_loop())
         put_back = partial(self._put_back, conn, rolls_back, outcome)

@@ -202,7 +202,7 @@ class Outcome:
                 self._loop.call_soon_threadsafe(tell, self.future, self.value, error)
             except RuntimeError:
                 self.is_lost = True
-        return isinstance(error, Exception)
+        return isinstance(error, (Exception, SystemExit))  # which he is told
 
 
 class Errand:

@@ -35,9 +35,9 @@ from .statements import Judge
 
 IS_OVER = "the connection has been given back to its pool"
 END_TIMEOUT = 5.0  # seconds for a statement to end that was cancelled
+_AGAIN = 0.25  # seconds after which the server is told once more to end a statement
 _HANG_UP_TIMEOUT = 1.0  # seconds for it to notice that the connection is ended
 _INTERVAL = 0.1  # seconds, psycopg's own, after which it looks at the socket in any case
-_endings: set[asyncio.Future[None]] = set()  # else nobody keeps them until they are done
 _FORGET_SEQUENCES = b"DISCARD SEQUENCES"
 
 _AsyncServerCursor: Any = AsyncConnection.__init__.__globals__["AsyncServerCursor"]
@@ -142,10 +142,9 @@ class Twin(AsyncConnection[Any]):
             self._is_at_work = False
 
     def _begin_ending(self, work: Any) -> asyncio.Future[None]:
+        # Kept by its loop alone, which knows each time limit: it goes when that is closed.
         ending: asyncio.Future[None] = asyncio.ensure_future(work)
         self._ending = ending
-        _endings.add(ending)
-        ending.add_done_callback(_endings.discard)
         return ending
 
     async def _end(self, gen: Any) -> None:
@@ -153,12 +152,18 @@ class Twin(AsyncConnection[Any]):
 
         What cannot be ended in time is found in the middle of it, when it is given back.
         """
+        answer = wait_async(gen, self.pgconn.socket, _INTERVAL)
+        waiting = asyncio.ensure_future(asyncio.wait_for(answer, END_TIMEOUT))
+        while not waiting.done():
+            await self._tell_server()
+            await asyncio.wait([waiting], timeout=_AGAIN)
         with suppress(Error, OSError, asyncio.TimeoutError):
-            await asyncio.wait_for(self._cancel_and_wait(gen, self.pgconn), END_TIMEOUT)
+            await waiting
 
-    async def _cancel_and_wait(self, gen: Any, pgconn: Any) -> None:
-        await self.cancel_safe(timeout=END_TIMEOUT)
-        await wait_async(gen, pgconn.socket, _INTERVAL)
+    async def _tell_server(self) -> None:
+        """Have it end its statement. It does not hear of that before it has begun with it."""
+        with suppress(Error, OSError, asyncio.TimeoutError):
+            await self.cancel_safe(timeout=END_TIMEOUT)
 
     async def _stop(self, conn: Any) -> None:
         """Have another task that waits for the server stop, for the connection was given back.
@@ -169,9 +174,8 @@ class Twin(AsyncConnection[Any]):
         loop = asyncio.get_running_loop()
         give_up = loop.time() + END_TIMEOUT
         while self._is_busy() and loop.time() < give_up:
-            with suppress(Error, OSError, asyncio.TimeoutError):
-                await self.cancel_safe(timeout=END_TIMEOUT)
-            await self._is_left(_INTERVAL)
+            await self._tell_server()
+            await self._is_left(_AGAIN)
         for how in (socket.SHUT_WR, socket.SHUT_RDWR):
             if self._is_at_work:
                 conn._closed = True  # by us: it is no sign that the server is gone

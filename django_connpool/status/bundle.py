@@ -82,7 +82,7 @@ _PARAMETERS = {
 }
 # Those of which only the name is, beside libpq's own.
 _PASSED_ON = {
-    *("assume_role", "context", "cursor_factory", "pool", "pool_credentials", "pool_name"),
+    *("assume_role", "context", "cursor_factory", "pool_credentials", "pool_name"),
     "row_factory",
 }
 TOKEN = "CONNPOOL_TOKEN"  # also one that is a number
@@ -200,7 +200,8 @@ def _database(alias: str, is_pooled: bool) -> dict[str, Any]:
     told: dict[str, Any] = {"ENGINE": _name(entry.get("ENGINE"))}
     if not is_pooled:  # by another engine, or switched off
         return told if conf.enabled(entry) else {**told, "pool": "off"}
-    passed_on = entry.get("OPTIONS") or {}
+    passed_on = {**(entry.get("OPTIONS") or {})}
+    passed_on.pop(conf.KEY, None)  # told as it is in force
     return {
         **told,
         "HOST": _where(entry.get("HOST")),

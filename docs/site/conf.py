@@ -9,6 +9,7 @@ that a link from one to another is right in both. What docs/index.md lists is th
 from __future__ import annotations
 
 import re
+from importlib import metadata
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -16,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 project = "django-connpool"
 copyright = "django-connpool contributors"
 author = copyright
-release = re.findall(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)[0]
+release = metadata.version("django-connpool")
 
 extensions = ["myst_parser"]
 root_doc = "docs/index"

@@ -289,6 +289,30 @@ def test_a_loop_that_is_closed_leaves_nothing(make_pool: MakePool, kind: str) ->
 
 
 @in_each_loop
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of psycopg's
+def test_a_loop_that_is_closed_while_it_ends_a_statement_leaves_nothing(
+    make_pool: MakePool, kind: str, cluster: Server, app: str
+) -> None:
+    pool = make_pool(max_size=1)
+    loop = LOOPS[kind]()
+    loop.set_exception_handler(lambda *_: None)
+
+    async def main() -> None:
+        working = asyncio.ensure_future(pool.fetchval(LONG))
+        await until(is_working(cluster, app))
+        working.cancel()
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+
+    loop.run_until_complete(main())
+    loop.close()
+    del loop
+    gc.collect()
+    with pool.sync.connection(20) as conn:
+        assert conn.execute("SELECT 1").fetchone() == (1,)
+
+
+@in_each_loop
 def test_a_loop_that_stands_still_holds_nobody_up_and_its_tasks_stand_in_line_again(
     make_pool: MakePool, kind: str
 ) -> None:

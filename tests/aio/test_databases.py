@@ -14,6 +14,7 @@ from django.utils import timezone
 
 import django_connpool
 from django_connpool import aio, scope
+from tests import inside
 from tests.aio.conftest import LOOPS, run_in
 from tests.aio.helpers import at_rest, in_line, seen, until
 from tests.cluster import Server
@@ -95,6 +96,24 @@ def test_what_a_wrapper_offers_is_taken_for_a_task(databases: Databases) -> None
         run(main())
         assert pid(wrapper) == first
     assert at_rest(pool, idle=1)
+
+
+def test_what_a_thread_has_parked_is_taken_for_a_task(databases: Databases) -> None:
+    wrapper = databases.add(pool={"max_size": 1})
+    pool = aio.pools["spare"]
+    pids = set()
+    for _ in range(5):  # a thread that answers one request after the other
+        with scope("a request"):
+            pids.add(pid(wrapper))
+    assert inside.parked(wrapper) is not None
+
+    async def main() -> None:
+        pids.add(await pool.fetchval("SELECT pg_backend_pid()"))
+
+    run(main())
+    with scope("a request"):
+        pids.add(pid(wrapper))
+    assert len(pids) == 1
 
 
 def test_a_thread_that_queries_waits_for_a_task(databases: Databases) -> None:

@@ -346,6 +346,37 @@ def test_who_hears_notifications_stops_when_the_connection_is_given_back(
     assert pool.sync.get_stats()["connections_lost"] == 0
 
 
+def test_limits_of_a_statement_and_of_a_connections_uses_hold_for_tasks(
+    make_pool: MakePool, run: Run
+) -> None:
+    pool = make_pool(max_size=1, command_timeout=0.1, max_uses=2)
+
+    async def main() -> None:
+        with pytest.raises(psycopg.errors.QueryCanceled):
+            await pool.execute("SELECT pg_sleep(60)")
+        await pool.execute("SET statement_timeout = 0")
+        with pytest.raises(psycopg.errors.QueryCanceled):
+            await pool.execute("SELECT pg_sleep(60)")
+        await until(lambda: at_rest(pool))
+        assert pool.sync.get_stats()["connections_num"] == 2
+
+    run(main())
+
+
+def test_a_check_that_ends_its_thread_leaves_no_task_waiting(make_pool: MakePool, run: Run) -> None:
+    is_over = False
+
+    def check(conn: Any) -> None:
+        if not is_over:
+            raise SystemExit
+
+    pool = make_pool(max_size=1, check=check)
+    with pytest.raises(SystemExit):
+        run(pool.fetchval("SELECT 1"))
+    is_over = True
+    assert run(pool.fetchval("SELECT 1")) == 1
+
+
 @pytest.mark.parametrize("option", ["check", "reset", "configure"])
 def test_functions_of_the_users_are_called_in_a_thread(
     option: str, make_pool: MakePool, run: Run

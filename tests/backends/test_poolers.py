@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from typing import Any
 
+import psycopg
 import pytest
 from django.core.exceptions import ImproperlyConfigured
 from django.db import NotSupportedError, connections, transaction
 from django.db.utils import OperationalError
 
 import django_connpool
-from django_connpool import checks, conf
+from django_connpool import aio, checks, conf
 from tests import bouncer
 from tests.bouncer import PgBouncer
 from tests.cluster import Cluster
@@ -141,7 +143,7 @@ def test_listening_where_nothing_would_be_told_is_refused(
     databases: Databases, shared: PgBouncer
 ) -> None:
     wrapper = behind(databases, shared)
-    with pytest.raises(ImproperlyConfigured, match="nothing would be told"):
+    with pytest.raises(ImproperlyConfigured, match="which loses notifications"):
         django_connpool.listen(wrapper.alias, "orders")
 
 
@@ -158,3 +160,23 @@ def test_w034_a_pooler_of_which_nobody_has_said_anything(
         behind(databases, shared, alias="said")
         assert told("silent") == ["django_connpool.W034"]
         assert [told(alias) for alias in ("alone", "direct", "said")] == [[], [], []]
+
+
+def test_tasks_borrow_behind_it_too(databases: Databases, shared: PgBouncer) -> None:
+    alias = behind(databases, shared, pool={"max_size": 4}).alias
+    pool = aio.pools[alias]
+
+    async def work(number: int) -> Any:
+        async with pool.transaction() as conn:
+            await conn.execute("SET LOCAL work_mem = '7MB'")
+            cursor = await conn.execute("SELECT current_setting('work_mem'), %s::int", [number])
+            return await cursor.fetchone()
+
+    async def main() -> None:
+        rows = await asyncio.gather(*(work(number) for number in range(30)))
+        assert rows == [("7MB", number) for number in range(30)]
+        assert await pool.fetchval("SHOW work_mem") != "7MB"
+        with pytest.raises(psycopg.NotSupportedError):
+            await pool.execute("SET work_mem = '7MB'")
+
+    asyncio.run(main())

@@ -154,7 +154,7 @@ MUTANTS = [
     ),
     Mutant(
         "pool/parking.py",
-        " or not offer.slot.session.can_stay()",
+        " or not slot.session.can_stay()",
         "",
         "a session that was changed is not gone on with",
     ),
@@ -368,8 +368,8 @@ MUTANTS = [
     ),
     Mutant(
         "pool/control.py",
-        "if number is not None and slot.loan != number:",
-        "if False:",
+        "is_over = number is not None and slot.loan != number",
+        "is_over = False",
         "a later loan of the same connection is not cancelled",
     ),
     Mutant(
@@ -742,9 +742,27 @@ MUTANTS = [
     ),
     Mutant(
         "session/twin.py",
-        "                await asyncio.shield(ending)\n            raise",
-        "                await ending\n            raise",
+        "await asyncio.shield(self._begin_ending(self._end(gen)))",
+        "await self._begin_ending(self._end(gen))",
         "what ends a statement goes on when its task is cancelled again",
+    ),
+    Mutant(
+        "session/twin.py",
+        "        twin._begin_ending(twin._stop(behind(lent)))",
+        "        pass",
+        "a statement of another task is ended before its connection is closed",
+    ),
+    Mutant(
+        "pool/awaiting.py",
+        "                place.slot, slot.waiter, slot.state = slot, None, LOAN",
+        "                slot.waiter, slot.state = None, LOAN",
+        "what a task in line has accepted is its own at once",
+    ),
+    Mutant(
+        "pool/tasks.py",
+        "        if not errand._is_at_it:",
+        "        if False:",
+        "what nobody has begun to look at is given up by who was interrupted",
     ),
     Mutant(
         "session/twin.py",

@@ -209,7 +209,8 @@ class FakePGconn:
         self._results -= 1
         if self._results < 0:
             return None
-        return SimpleNamespace(status=self.answers, nfields=0)
+        none: dict[int, bytes] = {}
+        return SimpleNamespace(status=self.answers, nfields=0, error_field=none.get)
 
     def exec_(self, statement: bytes) -> Any:
         if not self.is_alive:

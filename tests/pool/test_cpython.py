@@ -24,6 +24,7 @@ import pytest
 from tests.inside import cpython as known
 
 GLOBAL_LOCK = "_is_gil_enabled"  # of sys
+COMPILER = "_jit"  # of sys
 ENDS = "_SHUTTING_DOWN"  # of threading
 PACKAGE = Path(__file__).parents[2] / "django_connpool"
 
@@ -262,7 +263,7 @@ def test_references_are_not_counted_where_a_compiler_leaves_some_out(
 ) -> None:
     for is_enabled in (True, False):
         jit = SimpleNamespace(is_enabled=lambda said=is_enabled: said)
-        monkeypatch.setattr(sys, "_jit", jit, raising=False)
+        monkeypatch.setattr(sys, COMPILER, jit, raising=False)
         assert anew().COUNTS is not is_enabled
 
 
@@ -325,7 +326,7 @@ NAMES = {
     GLOBAL_LOCK,
     ENDS,
     *("_is_owned", "_current_frames", "_getframe", "_get_running_loop"),
-    *("getrefcount", "_jit", "Py_GIL_DISABLED", "pythonapi", "Finalize", "register_after_fork"),
+    *("getrefcount", COMPILER, "Py_GIL_DISABLED", "pythonapi", "Finalize", "register_after_fork"),
 }
 TEXTS = ("/proc/self/task", "release unlocked", "un-acquired lock")
 

@@ -162,7 +162,7 @@ def test_who_looks_at_all_threads_keeps_nothing_alive(what: str) -> None:
         thing = Thing()
         things.append(weakref.ref(thing))
         if what == "waits for each other":
-            slot = SimpleNamespace(loans=None, note=None)
+            slot = SimpleNamespace(loans=None, note=None, lasts=False)
             assert not locking.is_locked([slot], [])  # type: ignore[list-item]
         elif what == "runs here":
             running_work(lambda: found.append(userline.of_thread(0, Note())))

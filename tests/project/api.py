@@ -55,9 +55,11 @@ NAMES: dict[str, dict[str, str]] = {
     },
     "django_connpool.contrib.toolbar": {"ConnectionsPanel": "contrib/toolbar.py"},
     "django_connpool.contrib.watchman": {"pools": "contrib/watchman.py"},
-    "django_connpool.listening": {"Listener": "listening.py"},
+    "django_connpool.listening": {
+        "Listener": "listening.py",
+        "Notification": "session/channels.py",
+    },
     "django_connpool.middleware": {"ConnectionPoolMiddleware": "middleware.py"},
-    "django_connpool.session.channels": {"Notification": "session/channels.py"},
     "django_connpool.signals": dict.fromkeys(SIGNALS, "signals.py"),
     "django_connpool.status.hands": {"send": "status/hands.py"},
     "django_connpool.testing": {
@@ -98,7 +100,7 @@ TEXTS = {
 
 
 # What those without a dot begin with.
-PREFIX = {"system checks": "django_connpool.", "loggers": "django_connpool.pool."}
+PREFIX = {"system checks": f"{PACKAGE.name}.", "loggers": f"{PACKAGE.name}.pool."}
 
 
 def main() -> None:

@@ -205,7 +205,7 @@ def diffs() -> Iterator[Block]:
     for block in blocks("diff"):
         lines = block.text.splitlines()
         text = "\n".join(line[1:] for line in lines if not line.startswith("-"))
-        yield block._replace(text=textwrap.dedent(text))
+        yield Block(block.page, block.line, block.language, textwrap.dedent(text))
 
 
 SETTINGS = [block for block in [*blocks("python"), *diffs()] if settings_of(block.text)]
@@ -257,7 +257,7 @@ def misunderstood(command: str) -> str:
     if word not in known:
         return f"there is no {word}"
     parser = load_command_class(known[word], word).create_parser("manage.py", word)
-    flags = {flag for action in parser._actions for flag in action.option_strings}
+    flags = set(re.findall(r"--?[\w-]+", parser.format_help()))
     wrong = [argument for argument in arguments if argument.startswith("-")]
     return ", ".join(flag for flag in wrong if flag.partition("=")[0] not in flags)
 
@@ -302,6 +302,11 @@ def test_examples_in_json_and_yaml_can_be_read(block: Block) -> None:
     assert json.loads(block.text) if block.language == "json" else yaml.safe_load(block.text)
 
 
+@pytest.mark.parametrize("block", blocks("toml"), ids=str)
+def test_examples_in_toml_can_be_read(block: Block) -> None:
+    assert pytest.importorskip("tomllib").loads(block.text)
+
+
 def test_each_block_says_a_language_that_is_looked_at() -> None:
-    looked_at = {"", "console", "diff", "json", "python", "yaml"}
+    looked_at = {"", "console", "diff", "json", "python", "toml", "yaml"}
     assert {fence[0] for page in PAGES for fence in FENCE.findall(page.read_text())} <= looked_at

