@@ -1467,6 +1467,11 @@ def sharing_of(pool: Any) -> Any:
 # -- Tasks --------------------------------------------------------------------------------
 
 
+def interrupt_taking(monkeypatch: Any) -> None:
+    """Have whoever takes a place of a host's bound be interrupted when it has locked it."""
+    monkeypatch.setattr(ledger.Ledger, "_note", mock.Mock(side_effect=KeyboardInterrupt))
+
+
 def hurry_after_interrupts(monkeypatch: Any) -> None:
     """Have a worker that was interrupted hold up nobody, and a place not rest."""
     monkeypatch.setattr(crew, "FIRST_RETRY", 0.0)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import pytest
 
-from tests.inside import ledger, places, tables
+from tests import inside
+from tests.inside import places, tables
 
 from .members import Clock, Member, Server, host_bound, turns
 
@@ -154,7 +154,7 @@ def test_a_place_that_an_interrupt_has_taken_halfway_is_given_back(
 ) -> None:
     one, other = site.join(), site.join()
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(ledger.Ledger, "_note", mock.Mock(side_effect=KeyboardInterrupt))
+        inside.interrupt_taking(patched)
         one.arrive()
     one.line.clear()
     one.keep()
