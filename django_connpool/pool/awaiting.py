@@ -20,7 +20,7 @@ from django_connpool.process.cpython import running_loop
 from .core import CLEAN_TIMEOUT
 from .pool import Pool
 from .slot import IDLE, LOAN, TAKEN, Slot
-from .tasks import Errand, Outcome, Place, Task, TaskLoans, TaskWaiter, look_at_error, tell
+from .tasks import Errand, Look, Outcome, Place, Task, TaskLoans, TaskWaiter, look_at_error, tell
 
 OFTEN = 0.001  # seconds in line after which what others do not use is looked for
 
@@ -38,9 +38,10 @@ class Awaited(Pool):
         core, task = self._core, _this_task()
         if not core.slots.idle:
             return None
-        with Place(core, self._settle) as place:
+        look = Look(core, self._settle)
+        with look:
             now = core.clock()
-            slot = self._take_idle(place, now)
+            slot = self._take_idle(look, now)
             if slot is None:
                 return None
             if not slot.session.is_alive():
@@ -56,7 +57,8 @@ class Awaited(Pool):
         What is returned is given back by `take_back`. Raises what `getconn` does.
         """
         core, task = self._core, _this_task()
-        with Place(core, self._settle) as place:
+        place = Place(core, self._settle)
+        with place:
             since = None
             slot = self._take_idle(place)
             now = core.clock()
@@ -83,7 +85,7 @@ class Awaited(Pool):
         finally:
             session.conn = None
 
-    def _take_idle(self, place: Place, now: float | None = None) -> Slot | None:
+    def _take_idle(self, look: Look, now: float | None = None) -> Slot | None:
         """The next idle one; with `now` only if its socket's silence is believed at that moment."""
         core = self._core
         idle = core.slots.idle
@@ -95,7 +97,7 @@ class Awaited(Pool):
             if now is not None and now >= last.vet_at:
                 return None
             # In this order, as in `getconn`.
-            place.slot, last.state = last, LOAN
+            look.slot, last.state = last, LOAN
             del idle[-1]
             core.stats.requests_num += 1
         return last
@@ -107,8 +109,8 @@ class Awaited(Pool):
         if not self._checking.takes_time(slot, now):
             fits = self._checking.is_fit(slot, now, timeout)
         else:
-            look = partial(self._checking.is_fit, slot, now, timeout)
-            errand = Errand(self._core, slot, look)
+            work = partial(self._checking.is_fit, slot, now, timeout)
+            errand = Errand(self._core, slot, work)
             place.slot, place.errand = None, errand
             self._crew.in_a_thread(errand.run, "checks")
             fits = await errand.outcome()

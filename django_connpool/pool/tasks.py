@@ -123,7 +123,39 @@ class TaskWaiter(Waiter):
             timer.cancel()
 
 
-class Place:
+class Look:
+    """What a task has while it looks at an idle slot: given up when the block ends badly."""
+
+    __slots__ = ("_core", "_settle", "slot")
+
+    def __init__(self, core: Core, settle: Callable[[], None]) -> None:
+        self._core = core
+        self._settle = settle
+        self.slot: Slot | None = None
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> None:
+        if kind is None:
+            return
+        self._give_up(kind)
+        # Not when an interrupt has just struck, or a coroutine is being collected, which may be
+        # inside any lock.
+        if isinstance(error, (Exception, asyncio.CancelledError)):
+            self._settle()
+        else:
+            self._core.ticket.now()
+
+    def _give_up(self, why: type[BaseException]) -> None:
+        if self.slot is not None and self.slot.state is LOAN:
+            self.slot.state = RETURNING
+        self._core.inbox.append((Core.audit,))
+
+
+class Place(Look):
     """What a task has before it has a loan: a place in line, or a slot that it looks at.
 
     Both are given up when it leaves the block with an error, a cancellation or an interrupt; and
@@ -134,46 +166,28 @@ class Place:
     slot: Slot | None = None
     errand: Errand | None = None  # or it has the slot
     waiter: TaskWaiter | None = None
-
-    def __init__(self, core: Core, settle: Callable[[], None]) -> None:
-        self._core = core
-        self._settle = settle
-
-    def __enter__(self) -> Place:
-        return self
+    is_over = False
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
     ) -> None:
-        if kind is None:
-            self.slot = None
-            return
-        self._give_up(kind)
-        # Not when an interrupt has just struck, or a coroutine is being collected, which may be
-        # inside any lock.
-        if isinstance(error, (Exception, asyncio.CancelledError)):
-            self._settle()
-        else:
-            self._core.ticket.now()
+        self.is_over = kind is None
+        super().__exit__(kind, error, _)
 
     def __del__(self) -> None:
         # A finalizer: it may run inside any lock, so it takes none.
-        if self.slot or self.errand or self.waiter:
+        if not self.is_over and (self.slot or self.errand or self.waiter):
             self._give_up(KeyboardInterrupt)
             self._core.ticket.now()
 
     def _give_up(self, why: type[BaseException]) -> None:
-        core, slot, errand, waiter = self._core, self.slot, self.errand, self.waiter
-        if slot is not None and slot.state is LOAN:
-            slot.state = RETURNING
-        if errand is not None:
-            core.inbox.append((Errand.was_left, errand))
-        if waiter is not None:
-            waiter.left = True
-            core.inbox.append((gave_up, waiter, why))
-        else:
-            core.inbox.append((Core.audit,))
-        self.slot = self.errand = self.waiter = None
+        super()._give_up(why)
+        if self.errand is not None:
+            self._core.inbox.append((Errand.was_left, self.errand))
+        if self.waiter is not None:
+            self.waiter.left = True
+            self._core.inbox.append((gave_up, self.waiter, why))
+        self.is_over = True
 
 
 class Outcome:
@@ -216,6 +230,7 @@ class Errand:
         self._core = core
         self._work = work
         self._outcome = Outcome(asyncio.get_running_loop())
+        self._loan = slot.loan
         # Guarded by the core's lock:
         self._slot: Slot | None = slot  # None once it is given up
         self._is_at_it = False
@@ -250,10 +265,13 @@ class Errand:
             errand._give_up()
 
     def _give_up(self) -> None:
-        slot, self._slot = self._slot, None
-        if slot is not None and slot.state is LOAN and slot.loans is None:
-            slot.state = RETURNING
+        """Under the lock. It is done again when it was interrupted, and then does no other harm."""
+        slot = self._slot
+        if slot is not None and slot.loan == self._loan:
+            if slot.state is LOAN and slot.loans is None:
+                slot.state = RETURNING
             self._core.audit()
+        self._slot = None
 
 
 def tell(future: asyncio.Future[Any], outcome: Any, error: BaseException | None) -> None:

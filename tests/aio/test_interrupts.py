@@ -163,6 +163,23 @@ async def a_check_that_is_cancelled(pool: aio.Pool, strikes: Interrupter) -> Non
         await asyncio.wait([task])
 
 
+def is_checked() -> bool:
+    return not any(thread.name.endswith("-checks") for thread in threading.enumerate())
+
+
+async def a_check_that_is_over_as_its_task_is_cancelled(
+    pool: aio.Pool, strikes: Interrupter
+) -> None:
+    inside.change(pool.sync, ping_after=0.0, check=passes)
+    await use(pool)
+    task = asyncio.ensure_future(use(pool))
+    await asyncio.sleep(0)
+    wait_until(is_checked, "it is")  # while the loop stands still
+    with strikes:
+        task.cancel()
+        await asyncio.wait([task])
+
+
 async def a_changed_session(pool: aio.Pool, strikes: Interrupter) -> None:
     conn = await pool.acquire()
     await conn.execute("SET work_mem = '7MB'")
@@ -230,6 +247,7 @@ SCENES = [
     *(an_idle_connection, one_by_hand, no_connection, one_that_is_handed_over),
     *(a_wait_that_is_cancelled, one_that_is_handed_to_who_is_cancelled, a_wait_in_vain),
     *(a_check, a_check_that_fails, a_check_that_is_cancelled),
+    a_check_that_is_over_as_its_task_is_cancelled,
     *(a_changed_session, a_transaction_that_was_left_open, a_block_that_raises),
     *(a_statement_that_is_cancelled, a_statement_of_another_task),
     *(a_task_that_ends, a_connection_that_is_dropped),

@@ -371,10 +371,15 @@ def test_a_check_that_ends_its_thread_leaves_no_task_waiting(make_pool: MakePool
             raise SystemExit
 
     pool = make_pool(max_size=1, check=check)
-    with pytest.raises(SystemExit):
-        run(pool.fetchval("SELECT 1"))
-    is_over = True
-    assert run(pool.fetchval("SELECT 1")) == 1
+
+    async def main() -> None:
+        nonlocal is_over
+        with pytest.raises(SystemExit):  # here: a task that ended with it would end the loop
+            await pool.fetchval("SELECT 1")
+        is_over = True
+        assert await pool.fetchval("SELECT 1") == 1
+
+    run(main())
 
 
 @pytest.mark.parametrize("option", ["check", "reset", "configure"])

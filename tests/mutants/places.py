@@ -760,6 +760,12 @@ MUTANTS = [
     ),
     Mutant(
         "pool/tasks.py",
+        "        if not self.is_over and (self.slot or self.errand or self.waiter):",
+        "        if False:",
+        "what a second interrupt has kept is given up",
+    ),
+    Mutant(
+        "pool/tasks.py",
         "        if not errand._is_at_it:",
         "        if False:",
         "what nobody has begun to look at is given up by who was interrupted",
