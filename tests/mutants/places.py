@@ -712,8 +712,8 @@ MUTANTS = [
     ),
     Mutant(
         "pool/tasks.py",
-        "            waiter.left = True\n            core.inbox",
-        "            core.inbox",
+        "            self.waiter.left = True\n",
+        "",
         "what is handed to a task that is cancelled goes to the next",
     ),
     Mutant(
