@@ -23,10 +23,11 @@ from django_connpool import connection_pool
 from django_connpool.places import folder, ledger  # noqa: F401
 from django_connpool.places import policy as rules  # noqa: F401
 from django_connpool.places import table as tables  # noqa: F401
-from django_connpool.places import tenant as places  # noqa: F401
+from django_connpool.places import tenant as places
 from django_connpool.pool import (  # noqa: F401
     checking,
     core,
+    crew,
     explain,
     growth,
     line,
@@ -1464,6 +1465,18 @@ def sharing_of(pool: Any) -> Any:
 
 
 # -- Tasks --------------------------------------------------------------------------------
+
+
+def interrupt_taking(monkeypatch: Any) -> None:
+    """Have whoever takes a place of a host's bound be interrupted when it has locked it."""
+    monkeypatch.setattr(ledger.Ledger, "_note", mock.Mock(side_effect=KeyboardInterrupt))
+
+
+def hurry_after_interrupts(monkeypatch: Any) -> None:
+    """Have a worker that was interrupted hold up nobody, and a place not rest."""
+    monkeypatch.setattr(crew, "FIRST_RETRY", 0.0)
+    monkeypatch.setattr(ledger, "AFTER_DEATH", 0.0)
+    monkeypatch.setattr(places, "AFTER_GOODBYE", 0.0)
 
 
 def hurry_ends_of_statements(monkeypatch: Any, seconds: float) -> None:

@@ -69,6 +69,8 @@ class Record:
 class Ledger:
     """A member's hold on the file. For one thread at a time: the pool's lock is held."""
 
+    _fd = -1  # of the file, which is closed with this object; or there is none
+
     def __init__(self, path: Path, bound: int, name: str, now: float) -> None:
         """Become a member. Raises Unusable."""
         self.require_locks()
@@ -84,8 +86,16 @@ class Ledger:
             self.number = self._join()
             self.say(Claim(self.number), FAST, now)
         except Exception:
-            os.close(self._fd)
+            self._close()
             raise
+
+    def __del__(self) -> None:
+        self._close()  # of one that an interrupt has kept from becoming a member
+
+    def _close(self) -> None:
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
 
     @staticmethod
     def require_locks() -> None:
@@ -112,7 +122,7 @@ class Ledger:
 
     def forget(self) -> None:
         """Close this process's copies only: in a forked child, where they are the parent's."""
-        os.close(self._fd)
+        self._close()
         if self.bell is not None:
             self.bell.close()
         self.places = set()

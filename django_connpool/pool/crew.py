@@ -203,7 +203,8 @@ class Crew:
         `coming`: beside those under way, attempts that are about to begin.
         """
         sharing = self.core.sharing
-        return self.would_open(coming) and (sharing is None or sharing.may_open(coming))
+        # First: where there is no place, nobody is to look again soon whether one is worth it.
+        return (sharing is None or sharing.may_open(coming)) and self.would_open(coming)
 
     def would_open(self, coming: int) -> bool:
         """Under the lock: the same, whatever others have of a bound that it shares with them."""

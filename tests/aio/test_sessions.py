@@ -374,7 +374,7 @@ def test_a_check_that_ends_its_thread_leaves_no_task_waiting(make_pool: MakePool
 
     async def main() -> None:
         nonlocal is_over
-        with pytest.raises(SystemExit):
+        with pytest.raises(SystemExit):  # here: a task that ended with it would end the loop
             await pool.fetchval("SELECT 1")
         is_over = True
         assert await pool.fetchval("SELECT 1") == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -47,6 +48,7 @@ def _plain(name: str) -> str:
 
 def _unpack(sdist: Path, cache: Path, folder: Path) -> None:
     unpacking = cache / "unpacking"
+    shutil.rmtree(unpacking, ignore_errors=True)  # of a run that was ended in the middle
     with tarfile.open(sdist) as archive:
         archive.extractall(unpacking, filter="data")
     # Only a folder that is whole gets the final name.

@@ -712,8 +712,8 @@ MUTANTS = [
     ),
     Mutant(
         "pool/tasks.py",
-        "            waiter.left = True\n            core.inbox",
-        "            core.inbox",
+        "            self.waiter.left = True\n",
+        "",
         "what is handed to a task that is cancelled goes to the next",
     ),
     Mutant(
@@ -818,5 +818,54 @@ MUTANTS = [
         'dict if FREE_THREADED else getattr(sys, "_current_frames", dict)',
         'getattr(sys, "_current_frames", dict)',
         "no thread looks at the frames of others where they run meanwhile",
+    ),
+    # Bounds that pools share
+    Mutant(
+        "places/policy.py",
+        "    return (not has_none, 0.0",
+        "    return (0.0",
+        "who has none comes before who has some",
+    ),
+    Mutant(
+        "places/policy.py",
+        "return max((SLOW if one.held > 0 else FAST for one",
+        "return max((FAST for one",
+        "a table is looked at seldom while nobody waits who has none",
+    ),
+    Mutant(
+        "places/policy.py",
+        "    return max(0, min(mine, wanted - sum(before)))",
+        "    return max(0, min(mine, wanted))",
+        "two do not both give for one that waits",
+    ),
+    Mutant(
+        "places/policy.py",
+        "    if staying < 1 or not waiting or not in_want(free, others):",
+        "    if True:",
+        "who has none gets one of those that are always used",
+    ),
+    Mutant(
+        "places/tenant.py",
+        "        return min([bound.most, *(one.bound for one in others)])",
+        "        return bound.most",
+        "the smaller of two bounds holds",
+    ),
+    Mutant(
+        "places/tenant.py",
+        "one.claim.held and one.pace < mine]",
+        "one.claim.held and not one.pace]",
+        "who looks seldom is woken for one that has none",
+    ),
+    Mutant(
+        "places/tenant.py",
+        "                for place in hold.places - known:",
+        "                for place in ():",
+        "a place that an interrupt has taken halfway is given back",
+    ),
+    Mutant(
+        "places/ledger.py",
+        "            until = now + AFTER_DEATH\n",
+        "            until = 0.0\n",
+        "the place of a dead holder rests until its session has ended",
     ),
 ]

@@ -15,16 +15,16 @@ import pytest
 
 from django_connpool import ConnectionPool
 from tests import inside
-from tests.inside import places, tables
+from tests.inside import ledger, places, tables
 from tests.interrupter import Interrupter, is_safe, trail
 from tests.pool.fake import FakeServer, fake_pool
 
-pytestmark = [pytest.mark.stress, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.stress, pytest.mark.timeout(240)]
 
 BOUND = 2
 DEADLINE = 60.0
 # What is called elsewhere tests/pool/test_interrupts.py strikes.
-CODE = (str(Path(places.__file__).parent), inside.CODE_OF_SHARING)
+CODE = (*(module.__file__ for module in (places, tables, ledger)), inside.CODE_OF_SHARING)
 
 
 def is_ours(frame: FrameType) -> bool:
@@ -111,8 +111,9 @@ def interrupted(make: Any, step: Callable[[Site], None], n: int, folder: Path) -
         if holder is not None:
             holder.join(DEADLINE)
         inside.tick(site.one)
-        for pool in (site.other, site.one):  # each gets all there is
-            assert_all_to_be_had(pool, interrupt.where)
+        assert_all_to_be_had(site.one, interrupt.where)
+        site.one.close()
+        assert_all_to_be_had(site.other, interrupt.where)
         assert not site.server.exceeded, interrupt.where
         return interrupt.where
 
@@ -132,9 +133,10 @@ def assert_all_to_be_had(pool: ConnectionPool[Any], where: str) -> None:
 @pytest.mark.parametrize("step", [opens, waits])
 @pytest.mark.parametrize("make", [of_process, of_host])
 def test_no_place_is_lost_wherever_a_borrower_is_interrupted(
-    make: Any, step: Callable[[Site], None], tmp_path: Path
+    make: Any, step: Callable[[Site], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tmp_path.chmod(0o700)
+    inside.hurry_after_interrupts(monkeypatch)
     where, n = [], 1
     while struck := interrupted(make, step, n, tmp_path):
         where.append(struck)

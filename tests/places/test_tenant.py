@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests import inside
 from tests.inside import places, tables
 
 from .members import Clock, Member, Server, host_bound, turns
@@ -140,9 +141,25 @@ def test_a_table_is_looked_at_seldom_while_nobody_waits_who_has_none(site: Site)
     two.arrive()
     site.turns(0.2)
     assert looks(one, site, 0.4) <= 12
+    while one.at - site.clock.now < 0.03:
+        site.turns(0.005)
     site.join().arrive()
-    site.turns(0.02)
+    site.turns(0.015)
+    assert one.at - site.clock.now <= 0.01
     assert looks(one, site, 0.4) >= 30
+
+
+def test_a_place_that_an_interrupt_has_taken_halfway_is_given_back(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = site.join(), site.join()
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        inside.interrupt_taking(patched)
+        one.arrive()
+    one.line.clear()
+    one.keep()
+    fill(other, site, 4)
+    assert other.held == 4
 
 
 def test_a_place_beyond_the_number_of_processes_goes_round(site: Site) -> None:
