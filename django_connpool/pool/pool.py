@@ -166,7 +166,7 @@ class Pool:
                 is_fresh = queued and session.cleaning is None and now < slot.idle_since + FRESH
                 fits = is_fresh and not core.limits.asks_each and session.is_alive()
                 if fits or self._checking.is_fit(slot, now, began + seconds - now):
-                    if has_queued and core.news.is_heard(WAITED):
+                    if has_queued:
                         slot.waited = slot.loan, now - began
                     return slot
                 waiter = waiter.again()

@@ -1205,13 +1205,17 @@ def missing(functions: list[Callable[..., Any]], seen: set[tuple[str, int]]) -> 
     ]
 
 
+# What threads park only wrappers do: tests/backends/test_parking_attacks.py is of that.
+OF_WRAPPERS = {"_stand_in_line: core.bring_in()"}
+
+
 def test_the_scenes_lead_through_every_line_of_borrowing() -> None:
     seen: set[tuple[str, int]] = set()
     for _ in range(5):  # what depends on the time of day may take another way on a busy machine
         seen = seen.union(*map(visited, [*SCENES, *BESIDES]))
-        if not missing(inside.BORROWING, seen):
+        if not set(missing(inside.BORROWING, seen)) - OF_WRAPPERS:
             return
-    assert missing(inside.BORROWING, seen) == []
+    assert set(missing(inside.BORROWING, seen)) - OF_WRAPPERS == set()
 
 
 @pytest.mark.parametrize("scene", [all_on_loan, somebody_waiting], ids=lambda scene: scene.__name__)
