@@ -184,7 +184,7 @@ def _table(key: Any) -> Table:
 
 def place() -> Path:
     """The folder that the processes of this host share."""
-    return Path(getattr(settings, "CONNPOOL_HOST_DIR", None) or folder.default())
+    return Path(getattr(settings, folder.SETTING, None) or folder.default())
 
 
 def path(entry: Mapping[str, Any], budget: str | None = None) -> Path:
@@ -203,7 +203,7 @@ def path(entry: Mapping[str, Any], budget: str | None = None) -> Path:
 
 def is_place_chosen() -> bool:
     """Whether the settings say where that folder is."""
-    return bool(getattr(settings, "CONNPOOL_HOST_DIR", None))
+    return bool(getattr(settings, folder.SETTING, None))
 
 
 def is_in_container() -> bool:

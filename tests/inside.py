@@ -1086,10 +1086,10 @@ def park(pool: Any, offer: Any) -> bool:
 
 def go_on_with_parked(pool: Any, offer: Any) -> Any:
     """The connection for the next loan of the same borrower; None when it has to borrow."""
-    taken = offer.take_parked()
-    if taken is None:
+    try:
+        ended, conn = offer.claim(), offer.pop()
+    except IndexError:
         return None
-    conn, ended = taken
     if not pool.parking.end(offer.slot, ended):
         pool.putconn(conn)
         return None

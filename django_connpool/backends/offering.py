@@ -118,8 +118,7 @@ class Offering(Holding):
             work.borrowers.add(self)
             self.life = work.life
         try:
-            ended = offer.ended[0]
-            del offer.ended[0]  # it is this thread's from here on
+            ended = offer.claim()
             connection = self.in_hand = offer.pop()
         except IndexError:
             return False

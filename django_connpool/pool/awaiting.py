@@ -129,7 +129,8 @@ class Awaited(Pool):
         place.waiter = waiter = TaskWaiter(core, task, began, since is not None, note)
         has_queued = False
         while True:
-            if core.limits.has_offers:
+            # Whoever stands in line already has looked, and is looked after.
+            if core.limits.has_offers and not core.line:
                 self._watch.serve(1)
             with core.lock:
                 queued = self._stand_in_line(waiter, seconds)

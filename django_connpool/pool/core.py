@@ -10,10 +10,9 @@ How a pool is put together, for the reader:
   work: `Crew`. What time brings is done by the process's one background thread: `Upkeep`.
 * `Pool` lends and takes back; `Control` opens, closes, drains, resizes.
 
-What an interrupt leaves half done is recognized by the slot's state alone, and `audit` brings it
-to rest: when a note asks for it, whenever the background thread comes by, and each second while
-somebody stands in line. What finalizers, signal handlers and other threads bring, who may not
-take the lock, are notes in the one `inbox`, read by whoever takes the lock next for long.
+What an interrupt leaves half done the slot's state tells, and `audit` brings it to rest: when a
+note asks for it, when the background thread comes by, and each second while somebody is in line.
+What finalizers, signal handlers and others bring who may not take the lock are notes in `inbox`.
 """
 
 from __future__ import annotations
@@ -276,19 +275,20 @@ class Core:
         self.stats.count_again(self.slots.all)
         found = [slot.offer for slot in self.slots.all if slot.is_parked]
         for offer in sorted(found, key=lambda offer: offer.ended[:1]):  # a copy: it may go on
-            if (taken := offer.take_parked()) is not None:
-                slot, (conn, ended) = offer.slot, taken
-                slot.session.conn = conn  # it was found fit when it was parked
-                slot.state = RETURNING
-                conn.__dict__["_pool"] = None  # as it was when it was new
-                # Who waits may have come later than that, and does not wait less than nothing.
-                self._settle_if_clean(slot, conn, None if self.line else ended)
+            try:
+                slot, ended = offer.slot, offer.claim()
+                # One line and no variable: an interrupt drops it, or finds it on its way back.
+                slot.session.conn, slot.state = offer.pop(), RETURNING
+            except IndexError:  # its borrower goes on, or somebody has given it back
+                continue
+            slot.session.conn.__dict__["_pool"] = None  # as it was when it was new
+            # Who waits may have come later than that, and does not wait less than nothing.
+            self._settle_if_clean(slot, slot.session.conn, None if self.line else ended)
 
     def condemn(self) -> None:
         """Under the lock: close the idle connections without trying them on a borrower.
 
-        What killed one (a restart, a failover, a firewall) killed its contemporaries.
-        Loans prove themselves by being used.
+        What killed one killed its contemporaries. Loans prove themselves by being used.
         """
         self.bring_in()
         self.slots.retire_all(CONDEMNED)

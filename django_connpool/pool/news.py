@@ -52,13 +52,9 @@ class News:
             with suppress(IndexError):  # another thread took the last
                 self.warnings.popleft()()
 
-    def is_heard(self, event: str) -> bool:
-        """Whether anybody listens."""
-        return self.events is not None and self.events.are_heard(event)
-
     def note(self, event: str, **facts: object) -> None:
         """Note what has happened for `tell`, if anybody listens."""
-        if self.is_heard(event) and not ending.is_ending():
+        if self.events is not None and self.events.are_heard(event) and not ending.is_ending():
             self._happened.append((event, facts))
 
     @property

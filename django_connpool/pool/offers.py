@@ -67,14 +67,14 @@ class Offer(list[Any]):
             self.slot.pinned = TAKEN
         return connection
 
-    def take_parked(self) -> tuple[Any, float] | None:
-        """For others: the connection, and when its work ended; None when somebody was faster."""
-        try:
-            ended = self.ended[0]
-            del self.ended[0]  # no call: so no interrupt strikes before the next line
-            return self.pop(), ended
-        except IndexError:
-            return None
+    def claim(self) -> float:
+        """Of what is parked, for who may take it from here on: when its work ended.
+
+        Raises IndexError for all but one.
+        """
+        ended = self.ended[0]
+        del self.ended[0]
+        return ended
 
     def agree(self, patience: float, idle_limit: float) -> None:
         """Change these two."""

@@ -59,8 +59,7 @@ class Parking:
         if core.line or not core.serving:  # last: see the first lines
             offer.ended.clear()
             return False
-        if now + PARKED_FOR < self._watch.ticket.due:
-            self._watch.come_by(now + PARKED_FOR)
+        self._watch.come_by(now + PARKED_FOR)
         return True
 
     def end(self, slot: Slot, ended: float) -> bool:

@@ -12,7 +12,7 @@ from django_connpool.redaction import public
 from . import explain, view
 from .checking import Checking
 from .core import AUDIT_EVERY, CLEAN_TIMEOUT, Core
-from .crew import FRESH, Crew
+from .crew import Crew
 from .line import Waiter
 from .news import TIMED_OUT, WAITED
 from .offers import Watch
@@ -160,12 +160,8 @@ class Pool:
                     raise cast(BaseException, waiter.error)
                 slot.waiter, slot.state = None, LOAN  # from here on it is ours
                 now = core.clock()
-                session = slot.session
-                # Given back a moment ago, it needs no ping. But it may have died unnoticed by
-                # a borrower that did not use it.
-                is_fresh = queued and session.cleaning is None and now < slot.idle_since + FRESH
-                fits = is_fresh and not core.limits.asks_each and session.is_alive()
-                if fits or self._checking.is_fit(slot, now, began + seconds - now):
+                is_fresh = queued and self._checking.is_fresh(slot, now)
+                if is_fresh or self._checking.is_fit(slot, now, began + seconds - now):
                     if has_queued:
                         slot.waited = slot.loan, now - began
                     return slot

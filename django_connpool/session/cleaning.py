@@ -15,7 +15,7 @@ from typing import Any
 from psycopg import OperationalError
 from psycopg.pq import DiagnosticField, ExecStatus, TransactionStatus
 
-from .liveness import Answer, ready
+from .liveness import Answer, ask, send
 from .private import forget_prepared
 from .statements import (
     ANYTHING,
@@ -131,7 +131,7 @@ class Cleaning(Answer):
         """Whether the session is clean; None when that is not known after so many seconds."""
         outcome = super().outcome(patience)
         if outcome and self.undoes & CHANNELS:
-            while self._pgconn.notifies() is not None:  # for whoever has listened before
+            while self.pgconn.notifies() is not None:  # for whoever has listened before
                 pass
         return outcome
 
@@ -161,12 +161,9 @@ def begin(
     if question:
         text += _BEFORE_QUESTION + question if text else _BEFORE_QUESTION[2:] + question
     pgconn = conn.pgconn
-    deadline = time.monotonic() + SEND_TIMEOUT
     try:
-        pgconn.send_query(text)
-        while pgconn.flush():
-            if not ready(pgconn.socket, deadline, writing=True):
-                return None
+        if not send(pgconn, text, time.monotonic() + SEND_TIMEOUT):
+            return None
     except OperationalError:
         return None
     if dirt & PREPARED and not forget_prepared(conn):
@@ -193,12 +190,6 @@ def kinds_of(lacking: frozenset[bytes]) -> int:
 
 
 def _is_unknown(pgconn: Any, statement: bytes) -> bool:
-    deadline = time.monotonic() + TRY_TIMEOUT
-    pgconn.send_query(statement)
-    while pgconn.flush():
-        if not ready(pgconn.socket, deadline, writing=True):
-            raise OperationalError("the server did not answer in time")
     answer = Cleaning(pgconn, 0)
-    if answer.outcome(deadline - time.monotonic()) is None:
-        raise OperationalError("the server did not answer in time")
+    ask(answer, statement, TRY_TIMEOUT)
     return answer.is_unknown

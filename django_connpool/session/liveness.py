@@ -47,15 +47,15 @@ class LastWords:
 class Answer:
     """The answer to a simple query that was sent, taken without blocking longer than wanted."""
 
-    __slots__ = ("_failed", "_pgconn")
+    __slots__ = ("_failed", "pgconn")
 
     def __init__(self, pgconn: Any) -> None:
-        self._pgconn = pgconn
+        self.pgconn = pgconn
         self._failed = False
 
     def outcome(self, patience: float = 0.0) -> bool | None:
         """Whether every statement succeeded; None when that is not known after so many seconds."""
-        pgconn = self._pgconn
+        pgconn = self.pgconn
         deadline = None
         try:
             pgconn.consume_input()
@@ -84,15 +84,33 @@ def ping(pgconn: Any, timeout: float = PING_TIMEOUT) -> bool:
     Done below psycopg's cursor, so that neither the session nor the connection object
     (autocommit, prepared statements, row factories) notices.
     """
-    deadline = time.monotonic() + timeout
     try:
-        pgconn.send_query(b"")
-        while pgconn.flush():
-            if not ready(pgconn.socket, deadline, writing=True):
-                return False
+        return ask(Answer(pgconn), b"", timeout)
     except OperationalError:
         return False
-    return Answer(pgconn).outcome(deadline - time.monotonic()) is True
+
+
+def ask(answer: Answer, text: bytes, patience: float) -> bool:
+    """Send a simple query, and take its answer; whether every statement succeeded.
+
+    Raises OperationalError when it has not come in so many seconds.
+    """
+    deadline = time.monotonic() + patience
+    succeeded = None
+    if send(answer.pgconn, text, deadline):
+        succeeded = answer.outcome(deadline - time.monotonic())
+    if succeeded is None:
+        raise OperationalError("the server did not answer in time")
+    return succeeded
+
+
+def send(pgconn: Any, text: bytes, deadline: float) -> bool:
+    """Send a simple query; False when that was not done by then. Raises OperationalError."""
+    pgconn.send_query(text)
+    while pgconn.flush():
+        if not ready(pgconn.socket, deadline, writing=True):
+            return False
+    return True
 
 
 def ready(fd: int, deadline: float, writing: bool) -> bool:

@@ -13,13 +13,12 @@ are answered by the same process are a proof.
 from __future__ import annotations
 
 import re
-import time
 from typing import Any
 
 from psycopg import NotSupportedError, OperationalError
 from psycopg.pq import Escaping, ExecStatus
 
-from .liveness import PING_TIMEOUT, Answer, ready
+from .liveness import PING_TIMEOUT, Answer, ask
 from .statements import (
     ANYTHING,
     CHANNELS,
@@ -203,12 +202,6 @@ def process_behind(pgconn: Any, patience: float = PING_TIMEOUT) -> int:
 
     Raises OperationalError when there is no answer in so many seconds.
     """
-    deadline = time.monotonic() + patience
-    pgconn.send_query(b"SELECT pg_catalog.pg_backend_pid()")
-    while pgconn.flush():
-        if not ready(pgconn.socket, deadline, writing=True):
-            raise OperationalError("the server did not answer in time")
     answer = _Number(pgconn)
-    if answer.outcome(deadline - time.monotonic()) is None:
-        raise OperationalError("the server did not answer in time")
+    ask(answer, b"SELECT pg_catalog.pg_backend_pid()", patience)
     return answer.number if answer.number not in (0, pgconn.backend_pid) else 0

@@ -16,37 +16,11 @@ import pytest
 from tests.aio.conftest import LOOPS, MakePool, run_in
 from tests.aio.helpers import at_rest, seen
 from tests.cluster import Server
+from tests.most_sessions import MostSessions
 from tests.pool.real.helpers import until
 
 CANCELLATIONS = 10_000
 SIZE = 4
-
-
-class Bound:
-    """A thread that counts what the server sees, as long as a test lasts."""
-
-    def __init__(self, server: Server, app: str) -> None:
-        self._server, self._app = server, app
-        self.most = 0
-        self._is_over = threading.Event()
-        self._thread = threading.Thread(target=self._count)
-
-    def _count(self) -> None:
-        with psycopg.connect(self._server.dsn(), autocommit=True) as conn:
-            while not self._is_over.is_set():
-                found: Any = conn.execute(
-                    "SELECT count(*) FROM pg_stat_activity WHERE application_name = %s", [self._app]
-                ).fetchone()
-                self.most = max(self.most, found[0])
-                time.sleep(0.005)
-
-    def __enter__(self) -> Bound:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self._is_over.set()
-        self._thread.join()
 
 
 async def at_random(pool: Any, chance: random.Random, expected: int) -> None:
@@ -117,7 +91,7 @@ def test_random_cancellations_lose_no_slot(
             time.sleep(0.001)
 
     threads = [threading.Thread(target=query) for _ in range(2)]
-    with Bound(cluster, app) as bound:
+    with MostSessions(cluster, "application_name", app) as bound:
         for thread in threads:
             thread.start()
         try:
@@ -186,7 +160,7 @@ def test_killed_backends_and_dying_threads_lose_no_slot(
     killer = threading.Thread(target=kill)
     killer.start()
     loops = [threading.Thread(target=asyncio.run, args=(main(),)) for _ in range(2)]
-    with Bound(cluster, app) as bound:
+    with MostSessions(cluster, "application_name", app) as bound:
         for thread in loops:
             thread.start()
         for thread in (*loops, killer):

@@ -28,7 +28,7 @@ from tests.pool.real.helpers import until_known
 # Django 4.2 makes fewer itself.
 EXTRA_CALLS = {(4, 2): 2, (5, 1): 0, (5, 2): 0, (6, 0): 0, (6, 1): 0}
 # How many fewer in a request that soon follows another of its thread: see pool/parking.py.
-FEWER_CALLS = 5
+FEWER_CALLS = 3
 # With psycopg 3.2 a cursor makes adapters of its own at once.
 EXTRA_CALLS_OF_PSYCOPG_32 = 5
 

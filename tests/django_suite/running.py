@@ -52,26 +52,51 @@ def run(choice: Choice, mode: str, server: Server, folder: Path) -> Outcomes:
     Leaves its output in `folder`. Raises NoOutcome when the suite did not get to its end.
     """
     outcomes, log = folder / f"{mode}.json", folder / f"{mode}.log"
+    return outcomes_of(
+        ["runtests.py", *_arguments(choice)],
+        choice.suite,
+        _environment(mode, server, outcomes),
+        outcomes,
+        log,
+        mode,
+        LONGEST,
+    )
+
+
+def outcomes_of(
+    arguments: list[str],
+    suite: Path,
+    environment: dict[str, str],
+    outcomes: Path,
+    log: Path,
+    name: str,
+    seconds: float,
+) -> Outcomes:
+    """Run Python with these arguments in a suite's folder, and return what it has written.
+
+    Raises NoOutcome when it has written nothing, subprocess.TimeoutExpired when it takes longer
+    than so many seconds. `name`: of the run, for people.
+    """
     outcomes.unlink(missing_ok=True)
     began = time.monotonic()
     with log.open("w") as output:
         code = subprocess.run(
-            [sys.executable, "runtests.py", *_arguments(choice)],
-            cwd=choice.suite,
-            env=_environment(mode, server, outcomes),
+            [sys.executable, *arguments],
+            cwd=suite,
+            env=environment,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            timeout=LONGEST,
+            timeout=seconds,
             check=False,
         ).returncode
     if not outcomes.exists():
         tail = "\n".join(log.read_text(errors="replace").splitlines()[-40:])
-        raise NoOutcome(f"runtests.py ended with {code} and no outcome ({log}):\n{tail}")
+        raise NoOutcome(f"{name} ended with {code} and no outcome ({log}):\n{tail}")
     found: Outcomes = json.loads(outcomes.read_text())
     counts = Counter(entry["outcome"] for entry in found.values())
     told = ", ".join(f"{number} {outcome}" for outcome, number in counts.most_common())
-    print(f"{mode}: {told}, in {time.monotonic() - began:.0f} s ({log})", flush=True)
+    print(f"{name}: {told}, in {time.monotonic() - began:.0f} s ({log})", flush=True)
     return found
 
 

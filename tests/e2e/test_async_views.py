@@ -3,50 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import threading
-import time
 from collections.abc import Callable
-from typing import Any
 
 import httpx
-import psycopg
 import pytest
 
 from tests.cluster import Server
 from tests.e2e import processes
 from tests.e2e.processes import TESTPROJECT
+from tests.most_sessions import MostSessions
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
 
 SIZE = 4
 PATHS = ("/scarce/", "/", "/api/products/", "/summary/")  # the first is the repository's
-
-
-class Most:
-    """The most sessions that the server has had of a database, while a test lasts."""
-
-    def __init__(self, server: Server, dbname: str) -> None:
-        self._server, self._dbname = server, dbname
-        self.most = 0
-        self._is_over = threading.Event()
-        self._thread = threading.Thread(target=self._count)
-
-    def _count(self) -> None:
-        with psycopg.connect(self._server.dsn(), autocommit=True) as conn:
-            while not self._is_over.is_set():
-                found: Any = conn.execute(
-                    "SELECT count(*) FROM pg_stat_activity WHERE datname = %s", [self._dbname]
-                ).fetchone()
-                self.most = max(self.most, found[0])
-                time.sleep(0.005)
-
-    def __enter__(self) -> Most:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self._is_over.set()
-        self._thread.join()
 
 
 def test_views_of_both_kinds_under_load_share_four_sessions(
@@ -65,7 +35,7 @@ def test_views_of_both_kinds_under_load_share_four_sessions(
 
     with (
         processes.serving(TESTPROJECT, port, *command, "--log-level", "warning", **environ),
-        Most(cluster, shop) as seen,
+        MostSessions(cluster, "datname", shop) as seen,
     ):
         assert set(asyncio.run(load())) == {200}
     assert 2 <= seen.most <= SIZE

@@ -178,9 +178,16 @@ MUTANTS = [
     ),
     Mutant(
         "pool/offers.py",
-        "            ended = self.ended[0]\n            del self.ended[0]  # no call",
-        "            ended = 1.0  # no call",
+        "        ended = self.ended[0]\n        del self.ended[0]\n",
+        "        ended = 1.0\n",
         "what was parked a moment ago, and is used again, is not taken",
+    ),
+    Mutant(
+        "pool/core.py",
+        "                slot.session.conn, slot.state = offer.pop(), RETURNING\n",
+        "                conn = offer.pop()\n                slot.session.conn = conn\n"
+        "                slot.state = RETURNING\n",
+        "an interrupt as parked connections become idle loses none",
     ),
     Mutant(
         "backends/offering.py",

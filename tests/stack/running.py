@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
-import time
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from tests.cluster import Server
 from tests.django_suite.running import INSIDE as RECORDER
-from tests.django_suite.running import STOCK, NoOutcome, Outcomes
+from tests.django_suite.running import STOCK, Outcomes, outcomes_of
 
 from .packages import Package
 
@@ -31,27 +27,15 @@ def run(
     """
     name = f"{package.name}-{mode}"
     outcomes, log = folder / f"{name}.json", folder / f"{name}.log"
-    outcomes.unlink(missing_ok=True)
-    began = time.monotonic()
-    with log.open("w") as output:
-        code = subprocess.run(
-            [sys.executable, *_command(package, only or package.tests)],
-            cwd=sdist / package.folder,
-            env=_environment(package, sdist, mode, server, outcomes),
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            timeout=LONGEST,
-            check=False,
-        ).returncode
-    if not outcomes.exists():
-        tail = "\n".join(log.read_text(errors="replace").splitlines()[-40:])
-        raise NoOutcome(f"{package.name} ended with {code} and no outcome ({log}):\n{tail}")
-    found: Outcomes = json.loads(outcomes.read_text())
-    counts = Counter(entry["outcome"] for entry in found.values())
-    told = ", ".join(f"{number} {outcome}" for outcome, number in counts.most_common())
-    print(f"  {mode}: {told}, in {time.monotonic() - began:.0f} s ({log})", flush=True)
-    return found
+    return outcomes_of(
+        _command(package, only or package.tests),
+        sdist / package.folder,
+        _environment(package, sdist, mode, server, outcomes),
+        outcomes,
+        log,
+        f"  {mode}",
+        LONGEST,
+    )
 
 
 def _command(package: Package, tests: tuple[str, ...]) -> list[str]:

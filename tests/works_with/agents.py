@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from tests.works_with.processes import ENGINES, MODES, database, tell
+from tests.works_with.processes import ENGINES, MODES, database, elastic, tell
 
 
 class Agent:
@@ -60,26 +60,10 @@ class Datadog(Agent):
 
 class Elastic(Agent):
     def on(self) -> None:
-        import elasticapm
+        def keep(span: Any) -> None:
+            self.seen.append(span.get("context", {}).get("db", {}).get("statement", ""))
 
-        self._client = elasticapm.Client(
-            service_name="tests",
-            disable_send=True,
-            metrics_interval="0ms",
-            central_config=False,
-            cloud_provider=False,
-            span_compression_enabled=False,
-        )
-        tracer = self._client.tracer
-        queue = tracer.queue_func
-
-        def tell(kind: str, event: Any, **kwargs: Any) -> None:
-            if kind == "span":
-                self.seen.append(event.get("context", {}).get("db", {}).get("statement", ""))
-            queue(kind, event, **kwargs)
-
-        tracer.queue_func = tell
-        elasticapm.instrument()
+        self._client = elastic(keep)
 
     def off(self) -> None:
         import elasticapm

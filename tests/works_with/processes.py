@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -64,3 +65,27 @@ def database(engine: str, pool: Any = None, name: str = "", **changes: Any) -> d
     options = {**place.pop("OPTIONS"), **({} if pool is None else {"pool": pool})}
     name = name or str(server.params()["dbname"])
     return {**place, "ENGINE": engine, "NAME": name, "OPTIONS": options, **changes}
+
+
+def elastic(keep: Callable[[Any], object]) -> Any:
+    """Switch Elastic's agent on, which sends nothing; return its client. `keep`: given each span."""
+    import elasticapm
+
+    client = elasticapm.Client(
+        service_name="tests",
+        disable_send=True,
+        metrics_interval="0ms",
+        central_config=False,
+        cloud_provider=False,
+        span_compression_enabled=False,
+    )
+    queue = client.tracer.queue_func
+
+    def queued(kind: str, event: Any, **kwargs: Any) -> None:
+        if kind == "span":
+            keep(event)
+        queue(kind, event, **kwargs)
+
+    client.tracer.queue_func = queued
+    elasticapm.instrument()
+    return client

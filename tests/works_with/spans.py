@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
-from tests.works_with.processes import ENGINES, MODES, database, tell
+from tests.works_with.processes import ENGINES, MODES, database, elastic, tell
 
 ROOT = "root"
 Span = tuple[str, str, str]  # its id, its parent's id, its name
@@ -51,25 +51,9 @@ class Datadog(Agent):
 
 class Elastic(Agent):
     def on(self) -> None:
-        import elasticapm
-
-        self._client = elasticapm.Client(
-            service_name="tests",
-            disable_send=True,
-            metrics_interval="0ms",
-            central_config=False,
-            cloud_provider=False,
-            span_compression_enabled=False,
+        self._client = elastic(
+            lambda span: spans.append((span["id"], span["parent_id"], span["name"]))
         )
-        queue = self._client.tracer.queue_func
-
-        def keep(kind: str, event: Any, **kwargs: Any) -> None:
-            if kind == "span":
-                spans.append((event["id"], event["parent_id"], event["name"]))
-            queue(kind, event, **kwargs)
-
-        self._client.tracer.queue_func = keep
-        elasticapm.instrument()
 
     @contextmanager
     def request(self) -> Iterator[None]:

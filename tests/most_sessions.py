@@ -1,0 +1,40 @@
+"""How many sessions the server has had at most, while a test lasts."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any
+
+import psycopg
+from psycopg import sql
+
+from tests.cluster import Server
+
+
+class MostSessions:
+    """A block in which a thread counts them. `most` is known when it has ended."""
+
+    def __init__(self, server: Server, column: str, value: str) -> None:
+        """Those with that value in a column of pg_stat_activity."""
+        self.most = 0
+        self._server = server
+        query = sql.SQL("SELECT count(*) FROM pg_stat_activity WHERE {} = {}")
+        self._query = query.format(sql.Identifier(column), sql.Literal(value))
+        self._is_over = threading.Event()
+        self._thread = threading.Thread(target=self._count)
+
+    def _count(self) -> None:
+        with psycopg.connect(self._server.dsn(), autocommit=True) as conn:
+            while not self._is_over.is_set():
+                found: Any = conn.execute(self._query).fetchone()
+                self.most = max(self.most, found[0])
+                time.sleep(0.005)
+
+    def __enter__(self) -> MostSessions:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._is_over.set()
+        self._thread.join()
