@@ -68,7 +68,7 @@ def database(engine: str, pool: Any = None, name: str = "", **changes: Any) -> d
 
 
 def elastic(keep: Callable[[Any], object]) -> Any:
-    """Switch Elastic's agent on, which sends nothing; return its client. `keep`: given each span."""
+    """Switch on an Elastic agent that sends nothing; return its client. `keep` is given each span."""
     import elasticapm
 
     client = elasticapm.Client(
