@@ -68,7 +68,7 @@ def database(engine: str, pool: Any = None, name: str = "", **changes: Any) -> d
 
 
 def elastic(keep: Callable[[Any], object]) -> Any:
-    """Switch on an Elastic agent that sends nothing; return its client. `keep` is given each span."""
+    """Switch on an Elastic agent that sends nothing; return its client. `keep` gets each span."""
     import elasticapm
 
     client = elasticapm.Client(
