@@ -17,9 +17,9 @@ from django.db import connections, transaction
 
 from django_connpool import aio, hold, release
 from tests import inside
-from tests.aio.test_chaos import Bound
 from tests.cluster import Server
 from tests.databases import DEADLINE, Databases, in_hand, on_loan, value
+from tests.most_sessions import MostSessions
 from tests.pool.real.helpers import until, until_known
 
 from .test_parking import asked
@@ -194,7 +194,7 @@ def test_nobody_shares_a_session_and_none_is_lost(
     ]
     control = threading.Thread(target=caught(lambda: controls(99)))
     name = wrapper.settings_dict["OPTIONS"]["application_name"]
-    with Bound(cluster, name) as bound:
+    with MostSessions(cluster, "application_name", name) as bound:
         for thread in [*threads, control]:
             thread.start()
         for thread in threads:
