@@ -24,6 +24,8 @@ pytestmark = pytest.mark.e2e
 
 COUNT = "SELECT count(*) FROM pg_stat_activity WHERE application_name = %s"
 SECONDS = 60
+# Seconds, at most, for which a borrower keeps a connection: long enough to be worth one more.
+LONG = 0.04
 
 
 class Watcher:
@@ -147,8 +149,8 @@ def test_a_child_shares_the_bound_and_its_parent_keeps_its_own(
     cluster: Server, workers: Workers
 ) -> None:
     with Watcher(cluster, workers.name) as seen:
-        forking = workers.start(forks=True)
-        other = workers.start()
+        forking = workers.start(forks=True, hold=LONG)
+        other = workers.start(hold=LONG)
         workers.begun(forking)
         workers.begun(other)
         wait_until(lambda: seen.most == 5, "all places are used")
@@ -162,12 +164,12 @@ def test_a_process_that_is_stopped_keeps_what_it_has_and_holds_nobody_up(
     cluster: Server, workers: Workers
 ) -> None:
     with Watcher(cluster, workers.name) as seen:
-        stopped = workers.start(max_size=2)
+        stopped = workers.start(max_size=2, hold=LONG)
         pid = workers.begun(stopped)
         wait_until(lambda: seen.now == 2, "it has two")
         os.kill(pid, signal.SIGSTOP)
         try:
-            other = workers.start()
+            other = workers.start(hold=LONG)
             workers.begun(other)
             wait_until(lambda: seen.now == 5, "the other has three")
             time.sleep(1)  # of work
@@ -202,7 +204,7 @@ def test_no_place_is_lost_in_300_kills(cluster: Server, workers: Workers) -> Non
                 os.kill(running.pop(), signal.SIGKILL)
             wait_until(lambda: seen.now == 0, "all are gone", 30)
             # Those that are left have all places, and no more.
-            last = [workers.start() for _ in range(2)]
+            last = [workers.start(hold=LONG) for _ in range(2)]
             wait_until(lambda: seen.now == 5, "all places are used", 30)
             found = [workers.end(one) for one in last]
     finally:

@@ -49,6 +49,7 @@ def main(asked: dict[str, Any]) -> None:
                 return
     done, errors, over = [0], [], threading.Event()
     longest = [0.0]
+    hold = asked.get("hold", 0.003)  # seconds, at most
 
     def work(number: int) -> None:
         chance = random.Random(f"{asked['name']} {number}")
@@ -57,7 +58,7 @@ def main(asked: dict[str, Any]) -> None:
             try:
                 with pool.connection() as connection:
                     longest[0] = max(longest[0], time.monotonic() - began)
-                    connection.execute("SELECT pg_sleep(%s)", [chance.uniform(0, 0.003)])
+                    connection.execute("SELECT pg_sleep(%s)", [chance.uniform(0, hold)])
                 done[0] += 1
             except Exception as error:
                 errors.append(str(error))
