@@ -52,10 +52,27 @@ def say_goodbye(conn: Any, pgconn: Any) -> Interrupt | None:
     interrupt = interrupt_of(pgconn) if busy else None
     if conn is None:
         pgconn.finish()
+    elif conn.lock.acquire(blocking=False):
+        try:
+            conn.__dict__["_pool"] = None  # psycopg: close it, do not give it back
+            conn.close()
+        finally:
+            conn.lock.release()
     else:
-        conn.__dict__["_pool"] = None  # psycopg: close it, do not give it back
-        conn.close()
+        _hang_up(conn, pgconn)
     return interrupt
+
+
+def _hang_up(conn: Any, pgconn: Any) -> None:
+    """Close a connection that another thread is in the middle of using.
+
+    To have libpq close it would be to free what that thread is at, in C. So the server is told
+    that nothing more will come; libpq's part goes when that thread lets go of the connection.
+    """
+    conn.__dict__["_pool"] = None  # psycopg: it was closed on purpose
+    conn._closed = True
+    with suppress(Error, OSError), socket.socket(fileno=os.dup(pgconn.socket)) as end:
+        end.shutdown(socket.SHUT_WR)
 
 
 def interrupt_of(pgconn: Any) -> Interrupt | None:

@@ -292,12 +292,8 @@ class Session(Wire):
     def say_goodbye_for_borrower(self) -> None:
         """Close it in another thread's stead, which will not come to do it; unless it is busy."""
         conn = self.ref() if self.ref is not None else None
-        if conn is None or not conn.lock.acquire(blocking=False):
-            return
-        try:
+        if conn is not None and not conn.lock.locked():
             say_goodbye(conn, self.pgconn)
-        finally:
-            conn.lock.release()
 
     def await_end(self, seconds: float, interrupt: Interrupt | None = None) -> bool:
         """Wait, at most so long, until the server has let go of it."""

@@ -117,7 +117,7 @@ ENDING: set[str] = {
     "session/riding.py: _send_together",
     "session/setup.py: repeating",
     "session/private.py: telling_of_rollbacks",
-    "session/session.py: Session.say_goodbye_for_borrower",
+    "session/closing.py: say_goodbye",
     "session/twin.py: Twin.wait",
     "signals.py: Events.tell",
     "testing.py: _left_behind",

@@ -81,6 +81,53 @@ def test_a_connection_given_back_in_the_middle_of_a_statement_is_replaced(
 
 
 @pytest.mark.skipif(not psycopg.Pipeline.is_supported(), reason="libpq is too old")
+def test_a_connection_given_back_in_the_middle_of_another_threads_statement_is_replaced(
+    dsn: str,
+) -> None:
+    """In a process of its own: to free what the thread is at, in C, would be the end of it."""
+    printed = run_python(
+        """
+    import gc, logging, os, sys, threading
+    import psycopg
+    from psycopg.pq import TransactionStatus
+    from django_connpool import ConnectionPool
+
+    asked = {"autocommit": True, "application_name": f"middle-{os.getpid()}"}
+    pool = ConnectionPool(sys.argv[1], kwargs=asked, min_size=0, max_size=1, timeout=20)
+    logging.disable()
+    COUNT = "SELECT count(*) FROM pg_stat_activity WHERE application_name = %s"
+
+    def works(conn, seen):
+        for _ in range(2):  # it does not mind what it is told, and goes on
+            try:
+                seen.append(conn.execute("SELECT pg_sleep(0.05), pg_sleep(600)").fetchone())
+            except psycopg.Error as error:
+                seen.append(type(error).__mro__)
+
+    for _ in range(30):
+        conn, seen = pool.getconn(), []
+        thread = threading.Thread(target=works, args=(conn, seen))
+        thread.start()
+        while conn.info.transaction_status != TransactionStatus.ACTIVE:
+            pass
+        pool.putconn(conn)
+        assert conn._closed
+        with pool.connection() as other:  # there is place for one: the other has gone before
+            assert other.execute(COUNT, [asked["application_name"]]).fetchone() == (1,)
+        thread.join(20)
+        assert len(seen) == 2, seen
+        assert all(psycopg.OperationalError in told for told in seen), seen
+        assert conn.closed
+    del conn, other, thread, seen
+    gc.collect()
+    pool.close()
+    print("well")
+    """,
+        dsn,
+    )
+    assert printed == "well\n"
+
+
 @pytest.mark.parametrize("reset", ["auto", "always", False])
 def test_a_connection_given_back_in_a_pipeline_is_replaced(make_pool: MakePool, reset: Any) -> None:
     pool = make_pool(max_size=1, reset=reset)
