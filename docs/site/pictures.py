@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import base64
+import importlib.util
 import io
 import itertools
 import os
@@ -36,7 +37,7 @@ USUAL, RUSH = 5, 14  # visitors
 QUIET_SECONDS, RUSH_SECONDS = 12, 6
 RUSHES = 8
 LONGEST_LOAD = 600  # seconds, should the script hang
-TOKEN = "only for the minute in which the pictures are made"
+TOKEN = "only for the minutes in which the pictures are made"
 
 WIDTH = 820  # of the window in which the page is seen
 SCALE = 1.5
@@ -149,7 +150,7 @@ class Browser:
         from selenium import webdriver
 
         options = webdriver.ChromeOptions()
-        options.binary_location = shutil.which("chromium") or shutil.which("chromium-browser") or ""
+        options.binary_location = shutil.which("chromium") or ""
         for argument in (
             "headless=new",
             "no-sandbox",
@@ -185,7 +186,7 @@ class Browser:
         clip = {"x": 0, "y": 0, "width": WIDTH, "height": self._run(END, LOANS), "scale": SCALE}
         return made_small(base64.b64decode(self._tell("Page.captureScreenshot", clip=clip)["data"]))
 
-    def _run(self, script: str, *arguments: str) -> Any:
+    def _run(self, script: str, *arguments: object) -> Any:
         return self._driver.execute_script(script, *arguments)
 
     def _tell(self, command: str, **how: Any) -> Any:
@@ -201,8 +202,7 @@ while (walker.nextNode()) {
     walker.currentNode.data = walker.currentNode.data.replaceAll(folder, other);
 }
 """
-
-
+# Where the picture ends: below so many loans, or else below the first process.
 END = """
 const loans = document.querySelectorAll("section:first-of-type .loans li");
 return (loans[Math.min(arguments[0], loans.length) - 1] || document.querySelector("section"))
@@ -234,17 +234,23 @@ def main() -> None:
     parser.add_argument("folder", type=Path, nargs="?", default=FOLDER, metavar="FOLDER")
     parser.add_argument("--rushes", type=int, default=RUSHES, help="of visitors")
     arguments = parser.parse_args()
+    if arguments.rushes < 1:
+        parser.error("--rushes has to be 1 or more")
+    for package in ("PIL", "gunicorn", "rich", "selenium"):
+        if importlib.util.find_spec(package) is None:
+            raise SystemExit(f"There is no {package}: pip install -e '.[demo]' selenium pillow")
     for program in ("chromium", "chromedriver"):
         if not shutil.which(program):
             raise SystemExit(f"There is no {program}: apt-get install chromium chromium-driver")
+    arguments.folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as status:
         prepare(status)
-        from testproject import embedded
+        from testproject.embedded import leave
 
         try:
             make(arguments.folder, arguments.rushes)
         finally:
-            embedded.leave()
+            leave()
     for name in ("page.png", "poolstatus.svg"):
         size = (arguments.folder / name).stat().st_size
         print(f"{name}: {size:,} bytes")
