@@ -1,3 +1,5 @@
+"""Stands for a slow service of somebody else's."""
+
 from __future__ import annotations
 
 import time

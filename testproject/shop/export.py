@@ -1,3 +1,5 @@
+"""A streamed file: the connection is given back after each part that needs none."""
+
 from __future__ import annotations
 
 import csv
