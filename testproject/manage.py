@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Commands of the site. A project of yours has its own, as `django-admin startproject` writes it."""
+"""Commands of the site. A project of yours has one already, by `django-admin startproject`."""
 
 from __future__ import annotations
 

@@ -1,5 +1,7 @@
-"""The shop for programs: JSON in, JSON out. A request that gets no connection in time is answered 503
-by the pool's middleware, with nothing to be written here.
+"""The shop for programs: JSON in, JSON out.
+
+A request that gets no connection in time is answered 503 by the pool's middleware: nothing is to be
+caught here.
 """
 
 from __future__ import annotations

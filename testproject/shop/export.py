@@ -1,4 +1,4 @@
-"""A streamed file: the connection is given back after each part that needs none."""
+"""A streamed file. Its rows come from one open cursor, which keeps a connection until the end."""
 
 from __future__ import annotations
 

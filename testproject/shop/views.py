@@ -38,8 +38,8 @@ class ProductDetail(DetailView):
 def delivery(request: HttpRequest, slug: str) -> HttpResponse:
     """When a product can be there: a query, a slow service, another query."""
     product = get_object_or_404(Product, slug=slug)
-    # The slow part. Meanwhile this request's connection is on offer to whoever needs one, because no
-    # transaction is open: with ATOMIC_REQUESTS, or in an atomic block, it would be held.
+    # The slow part. No transaction is open, so that the connection is on offer meanwhile to whoever
+    # needs one: with ATOMIC_REQUESTS, or in an atomic block, it would be held.
     days = carrier.delivery_days(product.slug)
     others = product.category.products.exclude(pk=product.pk)[:3]
     context = {"product": product, "days": days, "others": others}

@@ -25,10 +25,8 @@ class Command(BaseCommand):
             raise CommandError("--below and --units have to be 1 or more.")
         if later:
             _tasks().restock.delay(below, units)
-            eager = settings.CELERY_TASK_ALWAYS_EAGER
-            self.stdout.write(
-                "done here: there is no CELERY_BROKER_URL" if eager else "handed over"
-            )
+            here = settings.CELERY_TASK_ALWAYS_EAGER
+            self.stdout.write("done here: there is no CELERY_BROKER_URL" if here else "handed over")
         else:
             self.stdout.write(f"{stock.restock(below, units)} products restocked")
 
