@@ -1,4 +1,4 @@
-"""Stands for a slow service of somebody else's."""
+"""Stands for a slow service of somebody else's. Not to be copied."""
 
 from __future__ import annotations
 

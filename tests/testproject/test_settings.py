@@ -199,3 +199,27 @@ def test_the_fields_of_the_log_are_those_of_the_documentation() -> None:
     text = (ROOT / "docs" / "logs.md").read_text()
     told = text.partition("**Fields.**")[2].partition("\n\n")[0]
     assert set(re.findall(r"`(\w+)`", told)) - {"scope"} == set(FIELDS)
+
+
+def test_each_file_of_the_sample_stands_on_its_page() -> None:
+    tree = (ROOT / "docs" / "example.md").read_text().partition("## What is where")[2]
+    files = [
+        *("testproject/*.py", "shop/*.py", "shop/management/commands/*.py"),
+        *("*.py", ".env.example"),
+    ]
+    found = [path for pattern in files for path in SAMPLE.glob(pattern)]
+    assert len(found) > 20
+    lost = {path.name for path in found if path.stat().st_size and f" {path.name}" not in tree}
+    assert lost == set()
+
+
+def test_what_is_not_to_be_copied_says_so() -> None:
+    named = {
+        str(path.relative_to(SAMPLE))
+        for path in SAMPLE.rglob("*.py")
+        if re.search("not to be copied", path.read_text(), re.IGNORECASE)
+    }
+    assert named >= {
+        *("manage.py", "shop/carrier.py", "shop/sample.py"),
+        *("testproject/embedded.py", "testproject/settings.py"),
+    }
