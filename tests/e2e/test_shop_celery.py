@@ -53,7 +53,7 @@ def test_a_worker_finds_the_task(
     options = json.dumps({name: str(tmp_path) for name in folders})
     environ = {
         **shop_environ(max_size=1),
-        "CELERY_BROKER_URL": "filesystem://",
+        "CELERY_BROKER_URL": "filesystem://localhost",
         "CELERY_BROKER_TRANSPORT_OPTIONS": options,
     }
     before = stock()

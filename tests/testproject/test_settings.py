@@ -54,6 +54,26 @@ def read(project: Path) -> Read:
     return read
 
 
+@pytest.mark.parametrize(
+    ("file", "environ", "debug"),
+    [
+        (False, {}, "on"),
+        (True, {}, None),
+        (False, {"SECRET_KEY": "of production"}, None),
+        (False, {"DEBUG": "off"}, "off"),
+    ],
+)
+def test_only_where_nothing_is_told_commands_run_as_with_debug(
+    project: Path, file: bool, environ: dict[str, str], debug: str | None
+) -> None:
+    shutil.copy(SAMPLE / "manage.py", project)
+    if file:
+        (project / ".env").touch()
+    with mock.patch.dict(os.environ, environ, clear=True):
+        runpy.run_path(str(project / "manage.py"))["be_a_sample"]()
+        assert os.environ.get("DEBUG") == debug
+
+
 @pytest.fixture
 def no_embedded(monkeypatch: pytest.MonkeyPatch) -> None:
     def started() -> str:
@@ -174,13 +194,13 @@ def test_what_the_checks_find_in_production_is_explained(cluster: Server) -> Non
 
 def test_a_line_of_the_log_for_machines_has_the_fields_of_the_pool() -> None:
     record = logging.makeLogRecord(
-        {"name": "django_connpool.pool.loans", "msg": "%s: on loan", "args": ("default",)}
+        {"name": "some.logger", "msg": "%s: on loan", "args": ("default",)}
         | {"levelname": "WARNING", "pool": "default", "in_use": 3, "held": 1.5, "unknown": "x"}
     )
     line = json.loads(Json().format(record))
     assert line.pop("at").endswith("+00:00")
     assert line == {
-        **{"level": "WARNING", "logger": "django_connpool.pool.loans"},
+        **{"level": "WARNING", "logger": "some.logger"},
         **{"message": "default: on loan", "pool": "default", "in_use": 3, "held": 1.5},
     }
 
