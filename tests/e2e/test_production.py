@@ -1,4 +1,4 @@
-"""The sample shop as in production: what it shows to whom, and what it logs."""
+"""The sample shop as in production: what it shows to whom, what it logs; and its own tests."""
 
 from __future__ import annotations
 
@@ -83,3 +83,9 @@ def test_an_outage_shows_in_readiness_and_in_the_log(shop_environ: Environ) -> N
         assert failed["pool"] == "default"
         assert "connecting failed" in failed["message"]
         assert "django.request" in {one["logger"] for one in lines}
+
+
+def test_the_tests_of_the_site_pass(shop_environ: Environ) -> None:
+    done = processes.run(TESTPROJECT, "manage.py", "test", "--no-input", **shop_environ())
+    assert "Ran 3 tests" in done.stderr
+    assert "OK" in done.stderr
