@@ -55,6 +55,7 @@ def _listen(port: int) -> socket.socket:
 def _environment(pool: bool) -> dict[str, str]:
     return {
         **os.environ,
+        "DJANGO_SETTINGS_MODULE": "demo.settings",
         "DEBUG": "off",
         "POOL": "on" if pool else "off",
         "SECRET_KEY": settings.SECRET_KEY,
