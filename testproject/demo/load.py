@@ -5,7 +5,7 @@ from __future__ import annotations
 import http.client
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 
@@ -16,31 +16,41 @@ from .mix import Visit
 ANSWER_TIMEOUT = 15
 # A new connection now and then, so that both workers keep getting their share of the visitors.
 VISITS_A_CONNECTION = 20
+# Who got an error comes again after a moment; without it, whoever fails fastest fails most often.
+RETRY_SECONDS = 0.2
 
 
 @dataclass
 class Answers:
-    """What came back: seconds of each good answer, and how the others failed."""
+    """What came back: seconds of each good answer, how the others failed, seconds of all."""
 
     seconds: list[float] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
+    waits: list[float] = field(default_factory=list)
     elapsed: float = 0.0
 
     @property
     def per_second(self) -> float:
         return len(self.seconds) / self.elapsed if self.elapsed else 0.0
 
-    def percentile(self, percent: int) -> float:
-        """Seconds within which so many percent of the good answers came."""
+    @property
+    def asked(self) -> int:
+        return len(self.waits)
+
+    @property
+    def longest(self) -> float | None:
+        """Seconds of the longest wait for an answer or an error."""
+        return max(self.waits, default=None)
+
+    def percentile(self, percent: int) -> float | None:
+        """Seconds within which so many percent of the good answers came; None without any."""
         ordered = sorted(self.seconds)
-        return ordered[min(len(ordered) * percent // 100, len(ordered) - 1)] if ordered else 0.0
+        return ordered[min(len(ordered) * percent // 100, len(ordered) - 1)] if ordered else None
 
 
 class Load:
     """
     Sends each visit once, ``concurrency`` at a time, for ``seconds`` at most.
-
-    ``on_answer`` is called after each, in the visitor's thread.
     """
 
     def __init__(
@@ -50,16 +60,14 @@ class Load:
         *,
         concurrency: int,
         seconds: float,
-        on_answer: Callable[[], None] = lambda: None,
     ) -> None:
-        self._answers = Answers()
+        self.answers = Answers()
         self._port = port
         self._visits = iter(visits)
         self._next = threading.Lock()
         self._seconds = seconds
         self._deadline = 0.0
-        self._on_answer = on_answer
-        self._stopped = False
+        self._stopped = threading.Event()
         self._threads = [
             threading.Thread(target=self._visit, name=f"visitor-{number}", daemon=True)
             for number in range(concurrency)
@@ -68,13 +76,12 @@ class Load:
     def run(self) -> Answers:
         """Send them all. Raises Interrupted."""
         with self.running():
-            while any(thread.is_alive() for thread in self._threads):
-                interrupts.pause()
-        return self._answers
+            self._wait_for_all()
+        return self.answers
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Send them while the block runs."""
+        """Send them while the block runs. Raises Interrupted, and then waits for no answer."""
         started = time.monotonic()
         self._deadline = started + self._seconds
         for thread in self._threads:
@@ -82,10 +89,13 @@ class Load:
         try:
             yield
         finally:
-            self._answers.elapsed = time.monotonic() - started
-            self._stopped = True
-            for thread in self._threads:
-                thread.join()
+            self.answers.elapsed = time.monotonic() - started
+            self._stopped.set()
+        self._wait_for_all()
+
+    def _wait_for_all(self) -> None:
+        while any(thread.is_alive() for thread in self._threads):
+            interrupts.pause()
 
     def _visit(self) -> None:
         while True:
@@ -99,22 +109,26 @@ class Load:
 
     def _take(self) -> Visit | None:
         with self._next:
-            if self._stopped or time.monotonic() > self._deadline:
+            if self._stopped.is_set() or time.monotonic() > self._deadline:
                 return None
             return next(self._visits, None)
 
     def _send(self, connection: http.client.HTTPConnection, visit: Visit) -> None:
         started = time.monotonic()
+        failure = ""
         try:
             connection.request(visit.method, visit.path, visit.body)
             response = connection.getresponse()
             response.read()
+            if response.status >= 400:
+                failure = f"{visit.path}: {response.status}"
         except (OSError, http.client.HTTPException) as error:
             connection.close()
-            self._answers.failures.append(f"{visit.path}: {error!r}")
+            failure = f"{visit.path}: {error!r}"
+        seconds = time.monotonic() - started
+        self.answers.waits.append(seconds)
+        if failure:
+            self.answers.failures.append(failure)
+            self._stopped.wait(RETRY_SECONDS)
         else:
-            if response.status < 400:
-                self._answers.seconds.append(time.monotonic() - started)
-            else:
-                self._answers.failures.append(f"{visit.path}: {response.status}")
-        self._on_answer()
+            self.answers.seconds.append(seconds)
