@@ -18,7 +18,7 @@ PAGE = """<!doctype html>
 <meta name="color-scheme" content="light">
 <style>
 body { margin: 2rem; font: 15px/1.5 system-ui, sans-serif }
-pre { font: 14px/1.4 ui-monospace, monospace; white-space: pre-wrap }
+pre { font: 14px/1.25 ui-monospace, monospace; white-space: pre-wrap }
 </style>
 <h1>The same shop with three kinds of connections</h1>
 <p id="where">%s</p>

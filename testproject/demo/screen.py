@@ -60,11 +60,17 @@ class Screen:
         if not self._terminal.is_terminal:
             self._terminal.print(f"... {text}", markup=False, highlight=False, soft_wrap=True)
 
-    def say(self, text: RenderableType = "", style: str = "") -> None:
-        """Print a text, or a table; what is in square brackets is text."""
+    def say(self, text: RenderableType = "", style: str = "", *, whole: bool = False) -> None:
+        """
+        Print a text, or a table; what is in square brackets is text.
+
+        The lines of a text that is whole are not broken, so that they can be copied.
+        """
         for console in (self._terminal, self._memory):
-            wrap = isinstance(text, str) and not console.is_terminal
-            console.print(text, style=style, markup=False, highlight=False, soft_wrap=wrap)
+            # A browser breaks lines by itself, and a file has no width.
+            wide = console is self._memory or not console.is_terminal
+            long = isinstance(text, str) and (whole or wide)
+            console.print(text, style=style, markup=False, highlight=False, soft_wrap=long)
 
     def html(self) -> str:
         """All that was said so far, and what is being done, escaped."""

@@ -102,7 +102,7 @@ class Story:
         scale, say = self._scale, self._screen.say
         names = ", then ".join(one.name for one in self._contenders)
         say(f"The same shop under load, with {names}.", "bold")
-        say(f"In your browser, as it goes on: {address}")
+        say(f"In your browser, as it goes on: {address}", whole=True)
         self._screen.step("the shop gets its tables and its goods")
         with watch.connect() as connection:
             version = connection.info.parameter_status("server_version")
@@ -145,10 +145,14 @@ class Story:
         say = self._screen.say
         say()
         say("Look around; Ctrl-C ends it.", "bold")
-        say(f"The page of the pools: {self._pools}")
+        say(f"The page of the pools: {self._pools}", whole=True)
         status = os.environ.get("CONNPOOL_STATUS_DIR")
         prefix = f"CONNPOOL_STATUS_DIR={status} " if status else ""
-        say(f"In another terminal: {prefix}{sys.executable} {sys.argv[0]} poolstatus --loans")
+        say("In another terminal:")
+        say(
+            f"  {prefix}{sys.executable} {Path(sys.argv[0]).resolve()} poolstatus --loans",
+            whole=True,
+        )
         while True:
             interrupts.pause()
 
@@ -214,7 +218,7 @@ class Story:
             "bold",
         )
         say("$ manage.py poolstatus --loans", "bold")
-        say(shown.rstrip())
+        say(shown.rstrip(), whole=True)
         found = re.findall(rf"at (\S+{re.escape(PLANTED)}):(\d+) in (\w+)", shown)
         if not found:
             say("poolstatus did not name the line, which it should have.", "red")
