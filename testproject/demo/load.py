@@ -51,6 +51,10 @@ class Answers:
 class Load:
     """
     Sends each visit once, ``concurrency`` at a time, for ``seconds`` at most.
+
+    With ``every`` each visitor has a timetable, a visit in so many seconds: whoever is kept waiting
+    is late for the next ones, and their waits count from when they were due. Without it a visitor
+    asks as soon as the last answer is there, and who is answered at once asks most.
     """
 
     def __init__(
@@ -60,16 +64,25 @@ class Load:
         *,
         concurrency: int,
         seconds: float,
+        every: float = 0,
+        visits_a_connection: int = VISITS_A_CONNECTION,
     ) -> None:
         self.answers = Answers()
         self._port = port
         self._visits = iter(visits)
         self._next = threading.Lock()
         self._seconds = seconds
+        self._every = every
+        self._visits_a_connection = visits_a_connection
         self._deadline = 0.0
         self._stopped = threading.Event()
         self._threads = [
-            threading.Thread(target=self._visit, name=f"visitor-{number}", daemon=True)
+            threading.Thread(
+                target=self._visit,
+                args=[every * number / concurrency],
+                name=f"visitor-{number}",
+                daemon=True,
+            )
             for number in range(concurrency)
         ]
 
@@ -97,15 +110,19 @@ class Load:
         while any(thread.is_alive() for thread in self._threads):
             interrupts.pause()
 
-    def _visit(self) -> None:
+    def _visit(self, after: float) -> None:
+        due = time.monotonic() + after
         while True:
             connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=ANSWER_TIMEOUT)
             with closing(connection):
-                for _ in range(VISITS_A_CONNECTION):
+                for _ in range(self._visits_a_connection):
+                    if self._every:
+                        self._stopped.wait(max(0.0, due - time.monotonic()))
                     visit = self._take()
                     if visit is None:
                         return
-                    self._send(connection, visit)
+                    self._send(connection, visit, due if self._every else time.monotonic())
+                    due += self._every
 
     def _take(self) -> Visit | None:
         with self._next:
@@ -113,8 +130,7 @@ class Load:
                 return None
             return next(self._visits, None)
 
-    def _send(self, connection: http.client.HTTPConnection, visit: Visit) -> None:
-        started = time.monotonic()
+    def _send(self, connection: http.client.HTTPConnection, visit: Visit, started: float) -> None:
         failure = ""
         try:
             connection.request(visit.method, visit.path, visit.body)

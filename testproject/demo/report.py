@@ -60,7 +60,7 @@ def _whole(number: float) -> str:
 EVERYDAY = Row("answers/s", lambda run: run.everyday.per_second, _whole, more_is_better=True)
 OPENED = Row("connections opened", lambda run: run.opened, _whole)
 MOST = Row("open at once", lambda run: run.most, _whole, noise=0)
-BESIDE = Row("half of the others within", lambda run: run.beside.percentile(50), milliseconds)
+BESIDE = Row("90 % of the others within", lambda run: run.beside.percentile(90), milliseconds)
 FAILED = Row(
     "requests failed", lambda run: len(run.restart.failures), _whole, noise=0, chance=CHANCE
 )
@@ -74,8 +74,8 @@ SECTIONS: dict[str, list[Row]] = {
         Row("requests failed", lambda run: len(run.everyday.failures), _whole, noise=0),
     ],
     "slow page": [
+        Row("half of the others within", lambda run: run.beside.percentile(50), milliseconds),
         BESIDE,
-        Row("95 % of the others within", lambda run: run.beside.percentile(95), milliseconds),
         Row("requests failed", lambda run: len(run.beside.failures), _whole, noise=0),
     ],
     "restart": [FAILED, Row("of", lambda run: run.restart.asked, _whole), LONGEST],
@@ -136,7 +136,7 @@ def sentences(runs: Sequence[Run], told: Circumstances) -> list[tuple[str, str]]
         ),
         (
             f"Beside {told.slow_visitors} visitors of a page that waits "
-            f"{told.partner_seconds:g} s for another service, half of the other pages came "
+            f"{told.partner_seconds:g} s for another service, nine of ten other pages came "
             f"within: {beside}{_judged(BESIDE, runs)}",
             "A connection that a waiting request keeps is missing to the others; who has no bound "
             "opens one more, and django-connpool lends on what a waiting request does not use.",

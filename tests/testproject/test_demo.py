@@ -265,6 +265,7 @@ def test_the_help_names_every_option(project: Path) -> None:
     ("arguments", "environment", "message"),
     [
         (["--workers", "0"], {}, "--workers has to be 1 or more."),
+        (["--port", "65536"], {}, "--port has to be from 0 to 65535."),
         (["--contenders", "theirs"], {}, "invalid choice: 'theirs'"),
         (["--contenders", "stock", "--keep"], {}, "--keep is for django-connpool"),
         ([], {"POOL": "off"}, "POOL is off"),

@@ -131,6 +131,8 @@ def _refuse_what_cannot_work(options: dict[str, Any]) -> None:
     for name, *_ in NUMBERS:
         if options[name.lstrip("-")] < 1:
             raise CommandError(f"{name} has to be 1 or more.")
+    if not 0 <= options["port"] <= 65535:
+        raise CommandError("--port has to be from 0 to 65535.")
 
 
 def _max_size() -> int:
