@@ -142,7 +142,7 @@ def sentences(runs: Sequence[Run], told: Circumstances) -> list[tuple[str, str]]
             "opens one more, and django-connpool lends on what a waiting request does not use.",
         ),
         (
-            f"{told.what_happened}: {restart}{_judged(FAILED, runs)}",
+            f"{told.what_happened}: {restart}{_judged(FAILED, runs, 'fewest failures')}",
             "What was running on the server at that moment fails with everybody; beyond that it "
             "matters whether a request gets an error, or waits until the server is back.",
         ),
@@ -163,14 +163,14 @@ def _each(runs: Sequence[Run], say: Callable[[Run], str]) -> str:
     return "; ".join(f"{run.contender.name} {say(run)}" for run in runs)
 
 
-def _judged(row: Row, runs: Sequence[Run]) -> str:
+def _judged(row: Row, runs: Sequence[Run], praise: str = "best") -> str:
     """How the sentence ends."""
     if len(runs) == 1:
         return "."
     found = best(row, runs)
     if not found:
         return "; no difference to speak of."
-    return f"; best: {' and '.join(run.contender.name for run in found)}."
+    return f"; {praise}: {' and '.join(run.contender.name for run in found)}."
 
 
 def _written(row: Row, run: Run) -> str:

@@ -226,7 +226,7 @@ class Story:
         say = self._screen.say
         say()
         say(
-            f"A leak: {count} visits to a page that starts a thread, which begins a transaction "
+            f"A leak: {_times(count, 'visit')} to a page that starts a thread, which begins a transaction "
             "and never ends it",
             "bold",
         )
@@ -237,10 +237,8 @@ class Story:
             say("poolstatus did not name the line, which it should have.", "red")
             return
         path, number, function = found[0]
-        say(
-            f"{len(found)} connections are held by one line, in {function}, "
-            f"{PLANTED} line {number}:"
-        )
+        held = _times(len(found), "connection")
+        say(f"Held by one line of code: {held}, in {function}, {PLANTED} line {number}:")
         say(f"    {linecache.getline(path, int(number)).strip()}", "cyan")
         say("The page of the pools shows the same.")
 
@@ -294,6 +292,10 @@ class Story:
 
 def _endless() -> Iterator[Visit]:
     return itertools.cycle(visits(2000))
+
+
+def _times(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def _percentiles(answers: Answers, percent: int = 99) -> str:

@@ -136,7 +136,7 @@ def test_the_demo_tells_its_story_and_leaves_nothing_running(project: Path) -> N
     source = (project / "demo" / "planted.py").read_text().splitlines()
     number = 1 + source.index("        _answer.wait()")
     assert output.count(f"planted.py:{number} in _tell_partner\n") == 3
-    assert f"held by one line, in _tell_partner, demo/planted.py line {number}:\n" in output
+    assert f"3 connections, in _tell_partner, demo/planted.py line {number}:\n" in output
     assert "\n    _answer.wait()\n" in output
     assert "Traceback" not in output
     nothing_left(project)
@@ -247,6 +247,7 @@ def test_a_server_of_somebody_else_is_not_restarted(
     assert re.search(r"restart: +the server, which is not the demo's own, ends [1-8] conn", output)
     assert "All connections were ended by the server: django-connpool" in output
     assert "best:" not in output  # it was alone
+    assert "fewest" not in output
     assert began() == before
     assert not (project / ".postgres").exists()
     nothing_left(project)

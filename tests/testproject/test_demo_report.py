@@ -73,6 +73,7 @@ def test_who_answered_nothing_is_not_the_fastest() -> None:
 def test_one_contender_alone_is_not_judged() -> None:
     for sentence, _ in report.sentences([run(OURS)], TOLD):
         assert "best" not in sentence
+        assert "fewest" not in sentence
         assert "difference" not in sentence
 
 
@@ -85,6 +86,11 @@ def test_the_sentences_tell_all_figures() -> None:
     assert "18, 8 connections at once, of 980, 16 that were opened" in everyday[0]
     assert "stock Django 97 of 400 requests failed, the longest wait was 700 ms" in restart[0]
     assert "django-connpool 2 of 885 requests failed, the longest wait was 2.2 s" in restart[0]
+
+
+def test_who_lost_fewest_requests_is_said() -> None:
+    runs = [run(DJANGO, restart=answers(bad=2)), run(OURS, restart=answers(bad=9))]
+    assert report.sentences(runs, TOLD)[2][0].endswith("; fewest failures: Django's pool.")
 
 
 def test_the_table_stars_the_best_of_each_row() -> None:
