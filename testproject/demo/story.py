@@ -226,8 +226,8 @@ class Story:
         say = self._screen.say
         say()
         say(
-            f"A leak: {_times(count, 'visit')} to a page that starts a thread, which begins a transaction "
-            "and never ends it",
+            f"A leak: {_times(count, 'visit')} to a page that starts a thread, which begins a "
+            "transaction and never ends it",
             "bold",
         )
         say("$ manage.py poolstatus --loans", "bold")
