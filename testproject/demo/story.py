@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
+from rich.console import Console
+
 from testproject import embedded
 
 from . import browser, interrupts, planted, report, site, watch
@@ -71,6 +73,7 @@ class Story:
         contenders: list[Contender],
         listener: socket.socket,
         token: str,
+        terminal: Console | None = None,
     ) -> None:
         self._scale = scale
         self._contenders = contenders
@@ -80,7 +83,7 @@ class Story:
         self._happened = "The server"
         # Of others: by now the demo has done nothing.
         self._load_before = os.getloadavg()[0]
-        self._screen = Screen(1 + STEPS * len(contenders) + (OURS in contenders))
+        self._screen = Screen(1 + STEPS * len(contenders) + (OURS in contenders), terminal)
 
     def tell(self, keep: bool) -> bool:
         """

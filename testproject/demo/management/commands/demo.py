@@ -84,6 +84,7 @@ class Command(BaseCommand):
         max_size = _max_size()
         # Only now: they import what may be missing.
         from demo import child, interrupts, site
+        from demo.screen import Terminal
         from demo.story import Scale, Story
         from demo.watch import WatchError
 
@@ -97,7 +98,12 @@ class Command(BaseCommand):
                     folder = stack.enter_context(child.folder())
                     os.environ["CONNPOOL_STATUS_DIR"] = str(folder)
                 listener = stack.enter_context(site.listen(options["port"]))
-                story = Story(Scale(**numbers, max_size=max_size), contenders, listener, token)
+                scale = Scale(**numbers, max_size=max_size)
+                terminal = Terminal(
+                    no_color=options["no_color"] or None,
+                    force_terminal=options["force_color"] or None,
+                )
+                story = Story(scale, contenders, listener, token, terminal)
                 held = story.tell(options["keep"])
         except interrupts.Interrupted as interrupted:
             raise CommandError("Interrupted.", returncode=128 + interrupted.args[0]) from None
