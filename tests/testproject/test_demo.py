@@ -9,7 +9,7 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from http.cookiejar import CookieJar
 from pathlib import Path
 from urllib.parse import urlencode, urljoin
@@ -28,6 +28,7 @@ ROOT = Path(__file__).resolve().parents[2]
 ON_LINUX = Path("/proc/sysvipc/shm").exists()
 SHORT = ["--contenders", "ours", "--seconds", "1"]
 POOL_OF_DJANGO = ["Django's pool"] if django.VERSION >= (5, 1) else []
+STARTED: list[subprocess.Popen[str]] = []
 NAMES = ["stock Django", *POOL_OF_DJANGO, "django-connpool"]
 
 
@@ -55,15 +56,26 @@ def environment(project: Path) -> dict[str, str]:
     }
 
 
+@pytest.fixture(autouse=True)
+def ended() -> Iterator[None]:
+    """A test that fails leaves no demo running."""
+    yield
+    while STARTED:
+        with STARTED.pop() as process:
+            process.kill()
+
+
 def start(project: Path, *arguments: str, **more: str) -> subprocess.Popen[str]:
     with ctrl_c_taken():
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [sys.executable, str(project / "manage.py"), "demo", *arguments],
             env={**environment(project), **more},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
         )
+    STARTED.append(process)
+    return process
 
 
 def run(project: Path, *arguments: str, **more: str) -> tuple[int, str]:
