@@ -115,6 +115,18 @@ def test_each_page_stands_in_the_navigation_once() -> None:
     assert sorted(listed) == [page for page in PAGES if page != index]
 
 
+# -- Figures ------------------------------------------------------------------------------
+
+
+def rows(page: str) -> list[str]:
+    return re.findall(r"^\| .+ \|$", (ROOT / page).read_text(), re.MULTILINE)
+
+
+def test_the_figures_of_the_readme_are_those_of_their_page() -> None:
+    assert len(rows("README.md")) > 5
+    assert [row for row in rows("README.md") if row not in rows("docs/figures.md")] == []
+
+
 # -- Examples in Python -------------------------------------------------------------------
 
 
