@@ -2,8 +2,9 @@
 
 Each round is done by each of them in turn, in one process and one loop, on one server, with the
 same number of connections. asyncpg is there for reference: it is another driver, and resets a
-session with a round trip at each return. Times are the processor's, in this process: what else the
-machine does makes them hardly longer.
+session with a round trip at each return. So is the driver of django-vpg, where it is installed: its
+statements borrow by themselves, in a thread of its own without Python, and nothing is reset. Times
+are the processor's, in this process: what else the machine does makes them hardly longer.
 """
 
 from __future__ import annotations
@@ -20,13 +21,36 @@ import asyncpg
 import psycopg
 import psycopg_pool
 
+try:
+    from django_vpg._vpg_driver import RustPgDriver
+except ImportError:  # it is for Django 6.1 and Python 3.12
+    RustPgDriver = None
+
 from bench.measure import spread, table
 from django_connpool import aio
 from tests.cluster import Cluster
 
 SIZE = 4
 TASKS = (1, 32, 256)
-NAMES = ("asyncpg", "psycopg_pool", "django_connpool")
+OURS, THEIRS = "django_connpool", "psycopg_pool"
+NAMES = ["asyncpg", THEIRS, OURS, *(["django-vpg"] if RustPgDriver else [])]
+
+
+class Statements:
+    """django-vpg's way: a task does not borrow, each of its statements does."""
+
+    def __init__(self, driver: Any) -> None:
+        self._driver = driver
+
+    async def __aenter__(self) -> Statements:
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        """There is nothing to give back."""
+
+    async def fetchrow(self, query: str) -> Any:
+        rows, _ = await self._driver.query(query, [])
+        return rows[0]
 
 
 class Pools:
@@ -49,6 +73,12 @@ class Pools:
         await self.psycopg.open(wait=True)
         self.ours = aio.create_pool(dsn, min_size=SIZE, max_size=SIZE, timeout=60)
         await self.ours.open(wait=True)
+        if RustPgDriver:
+            place = self._server.django()
+            self.vpg = RustPgDriver.connect(
+                *(place["HOST"], int(place["PORT"]), "postgres", place["USER"]),
+                *(place["PASSWORD"], SIZE),
+            )
         for block in self.blocks():
             # Each connection once. Ours learns from one of them which of the server's functions
             # change a session; until that is read, each return takes a little longer.
@@ -62,9 +92,12 @@ class Pools:
         await self.asyncpg.close()
         await self.psycopg.close()
         await self.ours.close()
+        if RustPgDriver:
+            self.vpg.close_sync()
 
     def blocks(self) -> list[Callable[[], Any]]:
-        return [self.asyncpg.acquire, self.psycopg.connection, self.ours.acquire]
+        blocks = [self.asyncpg.acquire, self.psycopg.connection, self.ours.acquire]
+        return [*blocks, lambda: Statements(self.vpg)][: len(NAMES)]
 
 
 async def empty(block: Callable[[], Any]) -> None:
@@ -109,12 +142,15 @@ async def compare(pools: Pools, rounds: int, number: int) -> None:
         rows: list[list[object]] = []
         for tasks in TASKS:
             used = empty if work is yielding and tasks == 1 else work
-            found: list[list[float]] = [[] for _ in NAMES]
+            names = NAMES if work is select_1 else NAMES[: NAMES.index(OURS) + 1]
+            found: list[list[float]] = [[] for _ in names]
             for _ in range(rounds):
-                for results, block in zip(found, pools.blocks(), strict=True):
+                for results, block in zip(found, pools.blocks(), strict=False):
                     results.append(await micros(block, used, tasks, share * number))
-            ratios = [ours / theirs for ours, theirs in zip(found[2], found[1], strict=True)]
+            pair = (found[NAMES.index(OURS)], found[NAMES.index(THEIRS)])
+            ratios = [ours / theirs for ours, theirs in zip(*pair, strict=True)]
             cells: list[object] = [spread(each, 0.1) for each in found]
+            cells += ["-"] * (len(NAMES) - len(names))
             rows.append([str(tasks), *cells, spread(ratios, 0.1)])
         table(
             f"{title}: µs of the processor's (and between what four fifths lie), {SIZE} sessions",

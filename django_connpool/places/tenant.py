@@ -91,6 +91,10 @@ class Tenant:
         place = self._try(now)
         if place is None:
             self.is_waiting = True
+        else:
+            for hold in self._holds or ():
+                if hold is not None:
+                    self._tell_next(hold, now)  # there may be one for the next, too
         if place is None or self._lacks_bells:
             self._ring()
         return place
@@ -120,7 +124,7 @@ class Tenant:
     def _free(self, hold: Hold, place: int, now: float, rest: float = 0.0) -> None:
         try:
             hold.free(place, now, rest)
-            self._wake_first(hold, now)
+            self._tell_next(hold, now)
         except OSError as error:
             self._complain("%s: giving a place back failed: %s", error)
 
@@ -241,7 +245,7 @@ class Tenant:
             for number, hold in enumerate(self._holds or ()):
                 if hold is None:
                     continue
-                found = self._decide(number, hold, look, now)
+                found = self._decide(number, hold, look, now, place)
                 gives, parts = max(gives, found[0]), parts or found[1]
                 awaited = max(awaited, found[2])
                 beyond |= found[3]
@@ -290,7 +294,7 @@ class Tenant:
         return True
 
     def _decide(
-        self, number: int, hold: Hold, look: Look, now: float
+        self, number: int, hold: Hold, look: Look, now: float, has_come: bool
     ) -> tuple[int, bool, int, set[int]]:
         """Of one bound: what to give up, how others wait, which places are no more."""
         bound = self.bounds[number]
@@ -304,6 +308,8 @@ class Tenant:
         self._claim = me
         awaited = policy.pace(others)
         hold.say(me, self._pace(hold, awaited), now)
+        if has_come:  # there may be one for the next, too
+            _ring_first(hold, records)
         most = self._most(bound, records)
         free = most - me.held - sum(one.held for one in others)
         if wants:
@@ -329,11 +335,12 @@ class Tenant:
         for one in asleep:
             hold.ring(one.claim.number)
 
-    def _wake_first(self, hold: Hold, now: float) -> None:
-        """A place is free: tell who is next."""
-        waiting = [one.claim for one in hold.others(now) if one.claim.wants]
-        if waiting:
-            hold.ring(min(waiting, key=policy.rank).number)
+    def _tell_next(self, hold: Hold, now: float) -> None:
+        """There may be a place that is free."""
+        try:
+            _ring_first(hold, hold.others(now))
+        except OSError as error:
+            self._complain("%s: what others want cannot be read: %s", error)
 
     def _complain(self, text: str, *args: object, key: object = None) -> None:
         """Once for each cause."""
@@ -380,6 +387,12 @@ class Tenant:
                 }
             )
         return found
+
+
+def _ring_first(hold: Hold, others: Sequence[Record]) -> None:
+    waiting = [one.claim for one in others if one.claim.wants]
+    if waiting:
+        hold.ring(min(waiting, key=policy.rank).number)
 
 
 def _nobody() -> None:

@@ -38,13 +38,16 @@ class Histogram:
         del self._noted[: len(noted)]
         if self.kept is not None:
             self.kept.extend(noted)
+        if not noted:
+            return
+        bounds, buckets = BOUNDS, self._buckets
+        mean = noted[0] if self.mean is None else self.mean
         for seconds in noted:
-            self._total += seconds
-            self._buckets[bisect_left(BOUNDS, seconds)] += 1
-            if seconds > self.longest:
-                self.longest = seconds
-            mean = self.mean
-            self.mean = seconds if mean is None else mean + 0.2 * (seconds - mean)
+            buckets[bisect_left(bounds, seconds)] += 1
+            mean += 0.2 * (seconds - mean)
+        self.mean = mean
+        self._total += sum(noted)
+        self.longest = max(self.longest, *noted)
 
     def take_longest(self) -> float:
         """The longest since this was asked last."""

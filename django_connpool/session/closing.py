@@ -70,7 +70,6 @@ def _hang_up(conn: Any, pgconn: Any) -> None:
     that nothing more will come; libpq's part goes when that thread lets go of the connection.
     """
     conn.__dict__["_pool"] = None  # psycopg: it was closed on purpose
-    conn._closed = True
     with suppress(Error, OSError), socket.socket(fileno=os.dup(pgconn.socket)) as end:
         end.shutdown(socket.SHUT_WR)
 

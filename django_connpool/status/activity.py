@@ -118,22 +118,34 @@ def ask(wrapper: BaseDatabaseWrapper, details: bool = False) -> Activity | Unava
     `CONNECT_TIMEOUT_SECONDS` for each of its hosts. Never raises.
     """
     try:
-        return _query(wrapper.get_connection_params(), details)
+        with _connection(wrapper) as connection:
+            return _query(connection, details)
     except Exception as error:
         # Whatever the settings, the driver or the server have to complain about: the pools of the
         # running processes are shown all the same.
         return {"error": " ".join(str(error).split()) or type(error).__name__}
 
 
-def _query(params: dict[str, Any], details: bool) -> Activity:
+def _connection(wrapper: BaseDatabaseWrapper) -> psycopg.Connection[dict[str, Any]]:
     own = {
         "autocommit": True,
         "connect_timeout": CONNECT_TIMEOUT_SECONDS,
         "row_factory": psycopg.rows.dict_row,
         "cursor_factory": psycopg.Cursor,
     }
-    with psycopg.connect(**{**params, **own}) as connection:
-        found = cast("dict[str, Any]", connection.execute(_QUERY).fetchone())
-        if details:
-            found |= cast("dict[str, Any]", connection.execute(_MORE).fetchone())
-        return cast("Activity", found)
+    parameters = {**wrapper.get_connection_params(), **own}
+    # One of ours knows `credentials`.
+    beside = getattr(wrapper, "open_beside_pools", None)
+    made = _connect(parameters) if beside is None else beside(parameters, _connect)
+    return cast("psycopg.Connection[dict[str, Any]]", made)
+
+
+def _connect(parameters: dict[str, Any]) -> Any:
+    return psycopg.connect(**parameters)
+
+
+def _query(connection: psycopg.Connection[dict[str, Any]], details: bool) -> Activity:
+    found = cast("dict[str, Any]", connection.execute(_QUERY).fetchone())
+    if details:
+        found |= cast("dict[str, Any]", connection.execute(_MORE).fetchone())
+    return cast("Activity", found)

@@ -1,10 +1,16 @@
+"""Processes that the demo starts, and that end with it, however it ends."""
+
 from __future__ import annotations
 
 import os
+import secrets
+import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 
 from django.conf import settings
 
@@ -12,13 +18,17 @@ from . import interrupts
 
 STOP_SECONDS = 5
 
-# Ends a process group when the demo has died without doing so, by SIGKILL say: then nobody else
-# holds the other end of the pipe. The word says that there is nothing left to do.
+# What a guard does when the demo has died without doing so itself, by SIGKILL say: then nobody else
+# holds the other end of its pipe. A word on it says that there is nothing left to do.
 GUARD = """
 trap '' HUP INT TERM
 read -r word && exit
-kill -TERM "-$1" && sleep "$2" && kill -KILL "-$1"
 """
+END_A_GROUP = 'kill -TERM "-$1" && sleep "$2" && kill -KILL "-$1"'
+# When the processes have ended that have sockets in it.
+REMOVE_A_FOLDER = 'sleep "$2"; rm -rf -- "$1"'
+# A process begins when it is told so: by then it has a guard.
+BEGIN = 'read -r word && exec "$@" < /dev/null'
 
 
 class ChildError(RuntimeError):
@@ -34,22 +44,17 @@ class Child:
         self._output = tempfile.TemporaryFile("w+")  # noqa: SIM115
         # In a session of its own: Ctrl-C reaches the demo alone, which ends its children in order.
         self._process = subprocess.Popen(
-            command,
+            ["sh", "-c", BEGIN, "begin", *command],
             cwd=settings.BASE_DIR,
             env=environment,
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,
             stdout=self._output,
             stderr=self._output,
             pass_fds=pass_fds,
             start_new_session=True,
         )
-        self._guard = subprocess.Popen(
-            ["sh", "-c", GUARD, "guard", str(self._process.pid), str(STOP_SECONDS)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
+        self._guard = _guard(END_A_GROUP, self._process.pid, STOP_SECONDS)
+        _tell(self._process)
 
     def __enter__(self) -> Child:
         return self
@@ -61,7 +66,8 @@ class Child:
         except subprocess.TimeoutExpired:
             os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
-        self._guard.communicate(b"done\n")
+        _tell(self._guard)
+        self._guard.wait()
         self._output.close()
 
     def running(self) -> bool:
@@ -79,3 +85,34 @@ class Child:
         if self._process.returncode:
             raise ChildError(self.output())
         return self.output()
+
+
+@contextmanager
+def folder() -> Iterator[Path]:
+    """A folder of this user's alone, which is gone after the block."""
+    path = Path(tempfile.gettempdir()) / f"connpool-demo-{secrets.token_hex(4)}"
+    guard = _guard(REMOVE_A_FOLDER, path, STOP_SECONDS + 1)
+    path.mkdir(mode=0o700)
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path)
+        _tell(guard)
+        guard.wait()
+
+
+def _guard(what: str, *arguments: object) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        ["sh", "-c", GUARD + what, "guard", *map(str, arguments)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+
+
+def _tell(process: subprocess.Popen[bytes]) -> None:
+    """Say the word that it waits for."""
+    if process.stdin:
+        with process.stdin as pipe:
+            pipe.write(b"done\n")

@@ -34,5 +34,12 @@ def pause() -> None:
         raise Interrupted(_seen[0])
 
 
+def wait(seconds: float) -> None:
+    """Wait so long. Raises Interrupted."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        pause()
+
+
 def _note(number: int, frame: FrameType | None) -> None:
     _seen.append(number)

@@ -14,49 +14,51 @@ from django.conf import settings
 
 from . import interrupts
 from .child import Child, ChildError
+from .contenders import OURS, Contender
 
 # Names the site's connections in pg_stat_activity: libpq reads it from the environment.
 APPLICATION_NAME = "shop-demo"
-START_SECONDS = 30
+START_SECONDS = 60
 ANSWER_SECONDS = 2
 
 
-@contextmanager
-def serve(*, pool: bool, port: int, workers: int, threads: int) -> Iterator[int]:
-    """Serve the shop while the block runs, on the loopback port that is given to it (0: any)."""
-    # Open before gunicorn is, and handed to it: nobody can take the port in between.
-    with _listen(port) as listener:
-        descriptor = listener.fileno()
-        port = listener.getsockname()[1]
-        gunicorn = [
-            *(sys.executable, "-m", "gunicorn", "--bind", f"fd://{descriptor}"),
-            *("--workers", str(workers), "--threads", str(threads), "--log-level", "warning"),
-        ]
-        environment = {**_environment(pool), "PGAPPNAME": APPLICATION_NAME}
-        site = Child(gunicorn, environment, pass_fds=[descriptor])
-    with site:
-        _wait_for(site, port)
-        yield port
-
-
-def manage(*arguments: str, pool: bool) -> str:
-    """What ``manage.py`` prints when it is run with these arguments."""
-    with Child([sys.executable, "manage.py", *arguments], _environment(pool)) as command:
-        return command.result()
-
-
-def _listen(port: int) -> socket.socket:
+def listen(port: int) -> socket.socket:
+    """A socket on the loopback address for all that serve, one after the other (port 0: any)."""
     try:
         return socket.create_server(("127.0.0.1", port), backlog=256)
     except OSError as error:
         raise ChildError(f"Port {port} cannot be served on: {error}") from error
 
 
-def _environment(pool: bool) -> dict[str, str]:
+@contextmanager
+def serve(
+    listener: socket.socket, *, workers: int, threads: int, contender: Contender = OURS
+) -> Iterator[int]:
+    """Serve the shop while the block runs; it is given the port."""
+    # The socket is open before gunicorn is: nobody can take the port in between.
+    descriptor, port = listener.fileno(), listener.getsockname()[1]
+    gunicorn = [
+        *(sys.executable, "-m", "gunicorn", "--bind", f"fd://{descriptor}"),
+        *("--workers", str(workers), "--threads", str(threads), "--log-level", "warning"),
+    ]
+    environment = {**_environment(contender), "PGAPPNAME": APPLICATION_NAME}
+    with Child(gunicorn, environment, pass_fds=[descriptor]) as site:
+        _wait_for(site, port)
+        yield port
+
+
+def manage(*arguments: str, contender: Contender = OURS) -> str:
+    """What ``manage.py`` prints when it is run with these arguments."""
+    with Child([sys.executable, "manage.py", *arguments], _environment(contender)) as command:
+        return command.result()
+
+
+def _environment(contender: Contender) -> dict[str, str]:
     return {
         **os.environ,
+        "DJANGO_SETTINGS_MODULE": "demo.settings",
+        "DEMO_CONTENDER": contender.key,
         "DEBUG": "off",
-        "POOL": "on" if pool else "off",
         "SECRET_KEY": settings.SECRET_KEY,
     }
 

@@ -1,12 +1,13 @@
 """
-A PostgreSQL of the project's own, for a machine that has none.
+A PostgreSQL of the project's own, for a machine that has none. Not to be copied.
 
 ``url()`` starts the server when it is not running and counts the calling process as a user of it.
 A user is whoever holds a shared lock on the file ``users``: the kernel takes the lock away at any
 death, SIGKILL included, and a forked child shares its parent's. One small keeper process starts
 the server, waits for the last user to go, and stops it; no signal meant for a user reaches it.
 
-Run as a script this module starts that keeper. It needs the standard library only.
+Run as a script this module starts that keeper, or restarts the server. It needs the standard
+library only.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import stat
 import subprocess
 import sys
 import tempfile
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,7 @@ HOME = Path(__file__).resolve().parent.parent / ".postgres"
 DATABASE = "shop"
 START_SECONDS = 60
 STOP_SECONDS = 60
+AWAY_SECONDS = 1
 # sun_path holds 104 bytes on macOS and the BSDs, 108 on Linux, the closing NUL included.
 SOCKET_PATH_BYTES = 103
 SOCKET_NAME = ".s.PGSQL.5432"
@@ -54,6 +57,24 @@ def url(home: Path = HOME) -> str:
     return f"postgres://postgres@/{_Server(home).sockets}/{DATABASE}"
 
 
+def restart(home: Path = HOME) -> bool:
+    """
+    Stop the server and start it again a second later; False if this process does not use it.
+
+    Raises EmbeddedServerError.
+    """
+    if home not in _held:
+        return False
+    # A process of its own, a user too: it ends what it began, whatever becomes of this one.
+    command = [sys.executable, "-I", __file__, str(home), "restart"]
+    done = subprocess.run(
+        command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    if done.returncode:
+        raise EmbeddedServerError(done.stderr.strip())
+    return True
+
+
 def leave(home: Path = HOME) -> None:
     """Stop counting this process as a user, and return when a server without users is down."""
     user = _held.pop(home, None)
@@ -73,6 +94,9 @@ def _become_user(home: Path) -> int:
             f"The embedded server cannot live in {home} ({error}): "
             "give the folder to this user, or set DATABASE_URL to a server of your own."
         ) from error
+    if not (home / "data").exists():
+        # It takes some seconds.
+        print(f"A PostgreSQL server is being made in {home}, once.", file=sys.stderr)
     try:
         command = [sys.executable, "-I", __file__, str(home)]
         started = subprocess.run(
@@ -288,6 +312,18 @@ def _keep(home: Path) -> str:
     return ""
 
 
+def _restart(home: Path) -> str:
+    """Nothing; until it is done, this process is a user, and others do not start the server."""
+    user, starting = _lock(home / "users", fcntl.LOCK_SH), _lock(home / "starting", fcntl.LOCK_EX)
+    server = _Server(home)
+    server.stop()
+    time.sleep(AWAY_SECONDS)
+    server.start()
+    os.close(starting)
+    os.close(user)
+    return ""
+
+
 def _detach() -> None:
     os.setsid()
     os.chdir("/")
@@ -297,9 +333,9 @@ def _detach() -> None:
         os.dup2(nothing, stream)
 
 
-def _main(home: Path) -> None:
+def _main(home: Path, *what: str) -> None:
     try:
-        error = _keep(home)
+        error = _restart(home) if what == ("restart",) else _keep(home)
     except (EmbeddedServerError, OSError) as reason:
         error = str(reason)
     if error:
@@ -307,4 +343,4 @@ def _main(home: Path) -> None:
 
 
 if __name__ == "__main__":
-    _main(Path(sys.argv[1]))
+    _main(Path(sys.argv[1]), *sys.argv[2:])

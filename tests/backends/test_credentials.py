@@ -15,6 +15,7 @@ import pytest
 from django.db import OperationalError, connections
 from psycopg import sql
 
+from django_connpool.status.activity import ask
 from tests import inside
 from tests.backends.test_fork import forked
 from tests.cluster import PASSWORD, Cluster, Server
@@ -99,6 +100,17 @@ def test_it_is_asked_too_for_the_connection_that_makes_and_drops_databases(
         cursor.execute("SELECT current_user")
         assert cursor.fetchone() == ("guest",)
     assert len(vault.asked) == 1
+
+
+def test_it_is_asked_too_when_poolstatus_asks_the_server(
+    add: Callable[..., Any], locked: Cluster
+) -> None:
+    vault = Vault(PASSWORD, NEW)
+    wrapper = add(vault)
+    assert "error" not in ask(wrapper, details=True)
+    rotate(locked)
+    assert "error" not in ask(wrapper)
+    assert len(vault.asked) == 2
 
 
 def test_a_callable_may_give_other_parameters(add: Callable[..., Any]) -> None:

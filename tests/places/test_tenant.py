@@ -11,7 +11,7 @@ import pytest
 from tests import inside
 from tests.inside import places, tables
 
-from .members import Clock, Member, Server, host_bound, turns
+from .members import STEP, Clock, Member, Server, host_bound, turns
 
 
 class Site:
@@ -80,6 +80,22 @@ def test_the_last_idle_connection_of_a_pool_is_had_within_50_ms_by_who_has_none(
     other.arrive()
     site.turns(0.05)
     assert other.served == 1
+
+
+def test_two_places_that_are_free_at_once_are_had_at_once_by_two_who_wait(site: Site) -> None:
+    """Not one at a time: who takes the first one tells the next."""
+    has, one, two = site.join(5), site.join(5), site.join(5)
+    fill(has, site, 3)
+    for other in (one, two):
+        fill(other, site, 1)
+        other.arrive()
+    for other in (one, two):
+        other.arrive()
+    while not has.closing:
+        site.turns(STEP)
+    assert len(has.closing) == 2
+    site.turns(2 * STEP)
+    assert (one.held, two.held) == (2, 2)
 
 
 def test_who_comes_back_every_few_milliseconds_keeps_its_last_one(site: Site) -> None:

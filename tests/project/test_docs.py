@@ -265,7 +265,7 @@ def misunderstood(command: str) -> str:
     word, *arguments = shlex.split(command)
     if (ROOT / "testproject" / "demo" / "management" / "commands" / f"{word}.py").exists():
         return ""
-    known = get_commands()
+    known = {**get_commands(), "collectstatic": "django.contrib.staticfiles"}
     if word not in known:
         return f"there is no {word}"
     parser = load_command_class(known[word], word).create_parser("manage.py", word)

