@@ -281,7 +281,6 @@ def test_the_help_names_every_option(project: Path) -> None:
         (["--port", "65536"], {}, "--port has to be from 0 to 65535."),
         (["--contenders", "theirs"], {}, "invalid choice: 'theirs'"),
         (["--contenders", "stock", "--keep"], {}, "--keep is for django-connpool"),
-        ([], {"POOL": "off"}, "POOL is off"),
         ([], {"DATABASE_URL": "postgres://nobody@127.0.0.1:1/shop"}, "database does not answer"),
         (
             [],
