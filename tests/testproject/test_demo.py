@@ -7,14 +7,12 @@ import signal
 import socket
 import subprocess
 import sys
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
-from http.cookiejar import CookieJar
 from pathlib import Path
-from urllib.parse import urlencode, urljoin
+from urllib.parse import urljoin
 
 import django
+import httpx
 import psutil
 import pytest
 
@@ -215,26 +213,21 @@ def test_a_demo_that_stays_can_be_looked_at_until_it_is_interrupted(project: Pat
 
     # The story, in a browser.
     (story,) = re.findall(r"In your browser, as it goes on: (\S+)", said)
-    with urllib.request.urlopen(story) as answer:
-        page = answer.read().decode()
+    page = httpx.get(story).text
     assert "demo/planted.py line" in page
-    with pytest.raises(urllib.error.HTTPError, match="404"):
-        urllib.request.urlopen(urllib.request.Request(story, headers={"Host": "example.com"}))
+    assert httpx.get(story, headers={"Host": "example.com"}).status_code == 404
 
     # The page of the pools: who has the address of the story needs no token.
     (look,) = re.findall(r"The page of the pools: (\S+)", said)
     assert look in page
-    browser = urllib.request.build_opener(urllib.request.HTTPCookieProcessor(CookieJar()))
-    form = browser.open(look).read().decode()
-    (address,) = re.findall(r'action="([^"]*)"', form)
-    fields = dict(re.findall(r'name="(\w+)" value="([^"]*)"', form))
-    shown = browser.open(urljoin(look, address), urlencode(fields).encode())
-    assert shown.url == urljoin(look, "/pool/")
-    assert "planted.py" in shown.read().decode()
-    wrong = urljoin(look, "/look/wrong/")
-    assert "wrong" in urllib.request.urlopen(wrong).read().decode()
-    with pytest.raises(urllib.error.HTTPError, match="403"):
-        urllib.request.urlopen(urljoin(look, "/pool/"))
+    with httpx.Client(follow_redirects=True) as browser:
+        form = browser.get(look).text
+        (address,) = re.findall(r'action="([^"]*)"', form)
+        fields = dict(re.findall(r'name="(\w+)" value="([^"]*)"', form))
+        shown = browser.post(urljoin(look, address), data=fields)
+        assert shown.url.path == "/pool/"
+        assert "planted.py" in shown.text
+    assert httpx.get(urljoin(look, "/pool/")).status_code == 403
 
     # The command that the demo names.
     command = said.rstrip().splitlines()[-1].strip()
