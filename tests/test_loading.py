@@ -108,6 +108,7 @@ def steps(server: Server, name: str, *scripts: str, **pool: Any) -> list[dict[st
         "ignore:This process:DeprecationWarning",  # of forking with a thread
         "-c",
         script,
+        DEBUG="on",
         DATABASE_URL=url,
         CONNPOOL_STATUS_DIR=str(status),
         DJANGO_SETTINGS_MODULE="testproject.settings",

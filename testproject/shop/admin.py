@@ -1,3 +1,5 @@
+"""The shop in the admin. The pool's page is in its index by itself: see docs/page.md."""
+
 from __future__ import annotations
 
 from django.contrib import admin

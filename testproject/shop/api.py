@@ -1,3 +1,9 @@
+"""The shop for programs: JSON in, JSON out.
+
+A request that gets no connection in time is answered 503 by the pool's middleware: nothing is to be
+caught here.
+"""
+
 from __future__ import annotations
 
 import json
@@ -22,12 +28,14 @@ def products(request: HttpRequest) -> JsonResponse:
     return JsonResponse({"products": list(found.values(*FIELDS)[:50])})
 
 
+# Exempt, because nobody is logged in here: what a page of somebody else could have a browser send,
+# everybody may send. An API that looks at a session must not be.
 @csrf_exempt
 @require_POST
 def orders(request: HttpRequest) -> JsonResponse:
     """Place an order: ``{"customer": email, "products": {slug: quantity}}``."""
     try:
-        customer, quantities = _read(request.body)
+        customer, quantities = _read(request.body)  # before anything is borrowed
         order = ordering.place(customer, quantities)
     except (ValueError, ValidationError) as error:
         return JsonResponse({"error": f"not an order: {error}"}, status=400)

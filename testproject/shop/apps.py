@@ -1,3 +1,5 @@
+"""The app's name."""
+
 from __future__ import annotations
 
 from django.apps import AppConfig

@@ -1,3 +1,5 @@
+"""Stands for a slow service of somebody else's. Not to be copied."""
+
 from __future__ import annotations
 
 import time

@@ -1,3 +1,5 @@
+"""A streamed file. Its rows come from one open cursor, which keeps a connection until the end."""
+
 from __future__ import annotations
 
 import csv

@@ -1,3 +1,5 @@
+"""Tables of the shop: nothing in them knows of the pool."""
+
 from __future__ import annotations
 
 from django.core.validators import MaxValueValidator, MinValueValidator

@@ -1,3 +1,5 @@
+"""Orders: one transaction, as short as it can be."""
+
 from __future__ import annotations
 
 from django.db import transaction

@@ -1,3 +1,5 @@
+"""An async view that asks through the repository."""
+
 from __future__ import annotations
 
 import asyncio
@@ -7,13 +9,12 @@ from django.shortcuts import render
 
 from django_connpool import aio
 
+from . import stock
 from .repository import ProductRepository
-
-FEW = 10
 
 
 async def scarce(request: HttpRequest) -> HttpResponse:
     """What to order again: two questions at once, on two connections of the ORM's pool."""
     products = ProductRepository(aio.pools["default"])
-    found, total = await asyncio.gather(products.scarce(FEW), products.count())
+    found, total = await asyncio.gather(products.scarce(stock.FEW), products.count())
     return render(request, "shop/scarce.html", {"products": found, "total": total})

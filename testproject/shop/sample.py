@@ -1,4 +1,4 @@
-"""Sample data: a few hundred rows, the same each time."""
+"""Sample data: a few hundred rows, the same each time. Not to be copied."""
 
 from __future__ import annotations
 

@@ -1,9 +1,10 @@
+"""The addresses of the shop."""
+
 from __future__ import annotations
 
-from django.apps import apps
 from django.urls import path
 
-from . import api, export, views
+from . import api, export, restocking, views
 
 app_name = "shop"
 urlpatterns = [
@@ -11,11 +12,8 @@ urlpatterns = [
     path("products/<slug:slug>/", views.ProductDetail.as_view(), name="product"),
     path("products/<slug:slug>/delivery/", views.delivery, name="delivery"),
     path("summary/", views.summary, name="summary"),
+    path("scarce/", restocking.scarce, name="scarce"),
     path("export/products.csv", export.products, name="export"),
     path("api/products/", api.products, name="api-products"),
     path("api/orders/", api.orders, name="api-orders"),
 ]
-if apps.is_installed("django_connpool"):
-    from . import restocking
-
-    urlpatterns.append(path("scarce/", restocking.scarce, name="scarce"))

@@ -1,3 +1,5 @@
+"""The pages of the shop: plain Django, with nothing about the pool in it."""
+
 from __future__ import annotations
 
 from typing import Any
@@ -36,6 +38,8 @@ class ProductDetail(DetailView):
 def delivery(request: HttpRequest, slug: str) -> HttpResponse:
     """When a product can be there: a query, a slow service, another query."""
     product = get_object_or_404(Product, slug=slug)
+    # The slow part. No transaction is open, so that the connection is on offer meanwhile to whoever
+    # needs one: with ATOMIC_REQUESTS, or in an atomic block, it would be held.
     days = carrier.delivery_days(product.slug)
     others = product.category.products.exclude(pk=product.pk)[:3]
     context = {"product": product, "days": days, "others": others}
@@ -43,7 +47,7 @@ def delivery(request: HttpRequest, slug: str) -> HttpResponse:
 
 
 async def summary(request: HttpRequest) -> JsonResponse:
-    """How much there is of what."""
+    """How much there is of what: the ORM of an async view, in the thread that Django has for it."""
     stock = await Product.objects.aaggregate(units=Sum("stock"))
     categories = [category.name async for category in Category.objects.all()]
     return JsonResponse(

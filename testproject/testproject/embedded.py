@@ -1,5 +1,5 @@
 """
-A PostgreSQL of the project's own, for a machine that has none.
+A PostgreSQL of the project's own, for a machine that has none. Not to be copied.
 
 ``url()`` starts the server when it is not running and counts the calling process as a user of it.
 A user is whoever holds a shared lock on the file ``users``: the kernel takes the lock away at any

@@ -1,3 +1,5 @@
+"""The site for gunicorn and other WSGI servers: gunicorn.conf.py names it."""
+
 from __future__ import annotations
 
 import os

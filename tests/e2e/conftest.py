@@ -68,6 +68,6 @@ def shop_environ(shop: str, cluster: Server) -> Callable[..., dict[str, str]]:
 
     def environ(**pool: Any) -> dict[str, str]:
         url = cluster.url(dbname=shop, **{f"pool_{key}": item for key, item in pool.items()})
-        return {"DATABASE_URL": url, "CONNPOOL_STATUS_DIR": status}
+        return {"DEBUG": "on", "DATABASE_URL": url, "CONNPOOL_STATUS_DIR": status}
 
     return environ

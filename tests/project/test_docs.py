@@ -115,6 +115,18 @@ def test_each_page_stands_in_the_navigation_once() -> None:
     assert sorted(listed) == [page for page in PAGES if page != index]
 
 
+# -- Figures ------------------------------------------------------------------------------
+
+
+def rows(page: str) -> list[str]:
+    return re.findall(r"^\| .+ \|$", (ROOT / page).read_text(), re.MULTILINE)
+
+
+def test_the_figures_of_the_readme_are_those_of_their_page() -> None:
+    assert len(rows("README.md")) > 5
+    assert [row for row in rows("README.md") if row not in rows("docs/figures.md")] == []
+
+
 # -- Examples in Python -------------------------------------------------------------------
 
 
@@ -253,7 +265,7 @@ def misunderstood(command: str) -> str:
     word, *arguments = shlex.split(command)
     if (ROOT / "testproject" / "demo" / "management" / "commands" / f"{word}.py").exists():
         return ""
-    known = get_commands()
+    known = {**get_commands(), "collectstatic": "django.contrib.staticfiles"}
     if word not in known:
         return f"there is no {word}"
     parser = load_command_class(known[word], word).create_parser("manage.py", word)

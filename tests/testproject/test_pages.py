@@ -99,6 +99,24 @@ def test_the_admin_answers(admin_client: Client, model: str, page: str) -> None:
     assert admin_client.get(reverse(f"admin:shop_{model}_{page}")).status_code == 200
 
 
+def test_the_page_of_the_pools_is_in_the_index_of_the_admin(admin_client: Client) -> None:
+    page = reverse("admin:django_connpool_pool_changelist")
+    assert page in admin_client.get(reverse("admin:index")).content.decode()
+    assert admin_client.get(page).status_code == 200
+
+
+def test_the_page_of_the_pools_has_an_address_of_its_own(
+    client: Client, admin_client: Client
+) -> None:
+    assert client.get("/pool/").status_code == 403
+    assert admin_client.get("/pool/").status_code == 200
+
+
+@pytest.mark.parametrize("probe", ["live", "ready"])
+def test_a_probe_is_answered_to_everybody(client: Client, probe: str) -> None:
+    assert client.get(f"/pool/{probe}").status_code == 200
+
+
 def test_the_sample_is_the_same_each_time() -> None:
     before = list(Product.objects.values_list("slug", "price", "stock"))
     Product.objects.update(stock=0)

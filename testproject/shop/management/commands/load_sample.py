@@ -1,3 +1,5 @@
+"""A command that fills the shop."""
+
 from __future__ import annotations
 
 from django.core.management.base import BaseCommand
