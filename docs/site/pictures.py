@@ -72,8 +72,8 @@ FRAME = """\
 
 def prepare(folder: str) -> None:
     """Set Django up for the sample site; what it has to say goes to this folder alone."""
-    for name in ("DATABASE_URL", "POOL", "POOL_SIZE"):
-        os.environ.pop(name, None)
+    os.environ.pop("DATABASE_URL", None)
+    os.environ["DEBUG"] = "on"  # which has a server of its own
     os.environ["DJANGO_SETTINGS_MODULE"] = "testproject.settings"
     os.environ["CONNPOOL_STATUS_DIR"] = folder
     os.environ["CONNPOOL_TOKEN"] = TOKEN
@@ -214,14 +214,17 @@ def make(folder: Path, count: int) -> None:
     """Put both pictures into the folder."""
     from demo import site
 
-    site.manage("migrate", "--verbosity", "0", pool=True)
-    site.manage("load_sample", pool=True)
-    serving = site.serve(pool=True, port=0, workers=WORKERS, threads=THREADS)
-    with serving as port, Browser() as browser:
+    site.manage("migrate", "--verbosity", "0")
+    site.manage("load_sample")
+    with (
+        site.listen(0) as listener,
+        site.serve(listener, workers=WORKERS, threads=THREADS) as port,
+        Browser() as browser,
+    ):
         browser.open(f"http://127.0.0.1:{port}/pool/")
         with rushes(port, count):
             page = browser.picture()
-            said = site.manage("poolstatus", "--loans", "--force-color", pool=True)
+            said = site.manage("poolstatus", "--loans", "--force-color")
     shown = terminal("manage.py poolstatus --loans", without_this_machine(said))
     (folder / "page.png").write_bytes(page)
     (folder / "poolstatus.svg").write_text(shown)

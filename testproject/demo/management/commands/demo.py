@@ -9,7 +9,6 @@ import secrets
 from contextlib import ExitStack
 from typing import Any
 
-import environ
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import BaseCommand, CommandError, CommandParser
@@ -147,6 +146,6 @@ def _max_size() -> int:
         pool = conf.parse(settings.DATABASES["default"])
     except ImproperlyConfigured as error:
         raise CommandError(str(error)) from error
-    if pool is None or not environ.Env().bool("POOL", default=True):
-        raise CommandError("POOL is off. The demo switches it off and on by itself: unset it.")
+    if pool is None:
+        raise CommandError("DATABASE_URL says pool=off. The demo goes without by itself.")
     return pool.max_size
