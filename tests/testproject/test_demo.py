@@ -7,14 +7,12 @@ import signal
 import socket
 import subprocess
 import sys
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
-from http.cookiejar import CookieJar
 from pathlib import Path
-from urllib.parse import urlencode, urljoin
+from urllib.parse import urljoin
 
 import django
+import httpx
 import psutil
 import pytest
 
@@ -26,6 +24,8 @@ pytestmark = pytest.mark.e2e
 
 ROOT = Path(__file__).resolve().parents[2]
 ON_LINUX = Path("/proc/sysvipc/shm").exists()
+# Of what is said before a server is needed.
+NOWHERE = {"DATABASE_URL": "postgres://nobody@127.0.0.1:1/shop"}
 SHORT = ["--contenders", "ours", "--seconds", "1"]
 POOL_OF_DJANGO = ["Django's pool"] if django.VERSION >= (5, 1) else []
 STARTED: list[subprocess.Popen[str]] = []
@@ -213,26 +213,21 @@ def test_a_demo_that_stays_can_be_looked_at_until_it_is_interrupted(project: Pat
 
     # The story, in a browser.
     (story,) = re.findall(r"In your browser, as it goes on: (\S+)", said)
-    with urllib.request.urlopen(story) as answer:
-        page = answer.read().decode()
+    page = httpx.get(story).text
     assert "demo/planted.py line" in page
-    with pytest.raises(urllib.error.HTTPError, match="404"):
-        urllib.request.urlopen(urllib.request.Request(story, headers={"Host": "example.com"}))
+    assert httpx.get(story, headers={"Host": "example.com"}).status_code == 404
 
     # The page of the pools: who has the address of the story needs no token.
     (look,) = re.findall(r"The page of the pools: (\S+)", said)
     assert look in page
-    browser = urllib.request.build_opener(urllib.request.HTTPCookieProcessor(CookieJar()))
-    form = browser.open(look).read().decode()
-    (address,) = re.findall(r'action="([^"]*)"', form)
-    fields = dict(re.findall(r'name="(\w+)" value="([^"]*)"', form))
-    shown = browser.open(urljoin(look, address), urlencode(fields).encode())
-    assert shown.url == urljoin(look, "/pool/")
-    assert "planted.py" in shown.read().decode()
-    wrong = urljoin(look, "/look/wrong/")
-    assert "wrong" in urllib.request.urlopen(wrong).read().decode()
-    with pytest.raises(urllib.error.HTTPError, match="403"):
-        urllib.request.urlopen(urljoin(look, "/pool/"))
+    with httpx.Client(follow_redirects=True) as browser:
+        form = browser.get(look).text
+        (address,) = re.findall(r'action="([^"]*)"', form)
+        fields = dict(re.findall(r'name="(\w+)" value="([^"]*)"', form))
+        shown = browser.post(urljoin(look, address), data=fields)
+        assert shown.url.path == "/pool/"
+        assert "planted.py" in shown.text
+    assert httpx.get(urljoin(look, "/pool/")).status_code == 403
 
     # The command that the demo names.
     command = said.rstrip().splitlines()[-1].strip()
@@ -266,7 +261,7 @@ def test_a_server_of_somebody_else_is_not_restarted(
 
 
 def test_the_help_names_every_option(project: Path) -> None:
-    code, output = run(project, "--help")
+    code, output = run(project, "--help", **NOWHERE)
     assert code == 0
     for option in ("seconds", "concurrency", "workers", "threads", "port", "contenders", "keep"):
         assert f"--{option}" in output
@@ -281,18 +276,15 @@ def test_the_help_names_every_option(project: Path) -> None:
         (["--port", "65536"], {}, "--port has to be from 0 to 65535."),
         (["--contenders", "theirs"], {}, "invalid choice: 'theirs'"),
         (["--contenders", "stock", "--keep"], {}, "--keep is for django-connpool"),
-        ([], {"DATABASE_URL": "postgres://nobody@127.0.0.1:1/shop"}, "database does not answer"),
-        (
-            [],
-            {"DATABASE_URL": "postgres://nobody@127.0.0.1:1/shop?pool_max_siez=1"},
-            "pool_max_size",
-        ),
+        ([], {"DATABASE_URL": NOWHERE["DATABASE_URL"] + "?pool=off"}, "says pool=off"),
+        ([], {}, "database does not answer"),
+        ([], {"DATABASE_URL": NOWHERE["DATABASE_URL"] + "?pool_max_siez=1"}, "pool_max_size"),
     ],
 )
 def test_what_cannot_work_is_said(
     project: Path, arguments: list[str], environment: dict[str, str], message: str
 ) -> None:
-    code, output = run(project, *arguments, **environment)
+    code, output = run(project, *arguments, **{**NOWHERE, **environment})
     assert code != 0
     assert message in output
     nothing_left(project)
@@ -301,7 +293,7 @@ def test_what_cannot_work_is_said(
 def test_a_port_in_use_is_named(project: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        code, output = run(project, "--port", str(port))
+        code, output = run(project, "--port", str(port), **NOWHERE)
     assert code != 0
     assert f"Port {port} cannot be served on" in output
     nothing_left(project)
@@ -311,7 +303,7 @@ def test_a_port_in_use_is_named(project: Path) -> None:
 def test_what_is_missing_is_named(project: Path, missing: str) -> None:
     # What stands in for it cannot be imported, and is found first.
     (project / f"{missing}.py").write_text(f"raise ModuleNotFoundError('No module {missing}')")
-    code, output = run(project)
+    code, output = run(project, **NOWHERE)
     assert code != 0
     assert missing in output
     assert "pip install -e '.[demo]'" in output
