@@ -36,6 +36,12 @@ def pytest_configure(config: pytest.Config) -> None:
     settings.CONNPOOL_STATUS_DIR = os.environ["CONNPOOL_STATUS_DIR"] = str(status)
 
 
+def pytest_collection_finish() -> None:
+    """The collector, which tests ask often, need not look at what all of them have in common."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Server]:
     """The server of the whole run: that of DATABASE_URL, else one from the wheel.
@@ -117,3 +123,5 @@ def little_garbage() -> Iterator[None]:
     gc.freeze()
     yield
     gc.unfreeze()
+    gc.collect()
+    gc.freeze()
