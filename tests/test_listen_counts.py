@@ -88,8 +88,8 @@ def test_who_listens_stands_in_line_like_everybody(wrapper: Any, cluster: Server
 def test_no_connection_in_time_is_told_with_the_reason(databases: Databases) -> None:
     wrapper = databases.add(pool={"max_size": 2, "listen_counts": True, "timeout": 0.2})
     with (
-        wrapper.pool.connection(),
-        wrapper.pool.connection(),
+        wrapper.pool.connection(SOON),
+        wrapper.pool.connection(SOON),
         pytest.raises(OperationalError, match="got no connection in time"),
     ):
         listen(wrapper, "orders").get(0)
