@@ -112,9 +112,8 @@ def defined(tree: ast.AST) -> Iterator[str]:
             yield node.name
         elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
             yield node.id
-        elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
-            if node.value.id == "self":
-                yield node.attr
+        elif isinstance(node, ast.Attribute) and getattr(node.value, "id", "") == "self":
+            yield node.attr
 
 
 def names_of_the_package() -> set[str]:
