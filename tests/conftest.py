@@ -116,6 +116,14 @@ def point_at(server: Server, database: dict[str, Any]) -> None:
     database.update(place, OPTIONS=options)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def connecting_may_take_its_time() -> Iterator[None]:
+    """A machine that is slow is not a server that hangs, for which one more would be opened."""
+    with pytest.MonkeyPatch.context() as patch:
+        inside.tune(patch, hanging=60)
+        yield
+
+
 @pytest.fixture
 def little_garbage() -> Iterator[None]:
     """The collector, which is asked hundreds of times, has only what the test leaves to look at."""

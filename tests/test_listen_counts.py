@@ -121,6 +121,14 @@ def test_the_place_is_free_again_when_nobody_listens(wrapper: Any, cluster: Serv
     assert wrapper.pool.get_stats()["loans_reclaimed"] == 0
 
 
+def test_the_connection_that_listened_is_closed_when_it_is_given_back(wrapper: Any) -> None:
+    for _ in range(10):
+        with listen(wrapper, "orders"):
+            pass
+        wait_until(lambda: wrapper.pool.snapshot()["in_use"] == 0, "it is given back")
+        assert wrapper.pool.snapshot()["idle"] == 0
+
+
 def test_nobody_finds_in_his_session_what_was_listened_to(wrapper: Any) -> None:
     with listen(wrapper, "orders"):
         pid(wrapper)
