@@ -116,11 +116,15 @@ def point_at(server: Server, database: dict[str, Any]) -> None:
     database.update(place, OPTIONS=options)
 
 
-@pytest.fixture(scope="session", autouse=True)
-def connecting_may_take_its_time() -> Iterator[None]:
-    """A machine that is slow is not a server that hangs, for which one more would be opened."""
+@pytest.fixture(autouse=True)
+def connecting_may_take_its_time(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A machine that is slow is no server that hangs, for which one more would be opened.
+
+    Among the tests that take longer are those in which one does hang.
+    """
     with pytest.MonkeyPatch.context() as patch:
-        inside.tune(patch, hanging=60)
+        if not any(request.node.get_closest_marker(mark) for mark in ("e2e", "stress")):
+            inside.tune(patch, hanging=60)
         yield
 
 
