@@ -147,5 +147,5 @@ def _max_size() -> int:
     except ImproperlyConfigured as error:
         raise CommandError(str(error)) from error
     if pool is None:
-        raise CommandError("DATABASE_URL says pool=off. The demo goes without by itself.")
+        raise CommandError("The settings switch the pool off. The demo does so by itself.")
     return pool.max_size
