@@ -24,6 +24,7 @@ from .process.background import AT_ONCE, NEVER, background
 from .redaction import one_line
 from .session import channels as session_channels
 from .session.channels import GAP, Channels, Notification
+from .session.closing import say_goodbye
 
 logger = bursts.logger("connecting")
 
@@ -316,6 +317,9 @@ class Borrowed(Channels):
             threading.Thread(target=self._give_back, name=name, daemon=True).start()
         except RuntimeError:  # none is to be had
             self._give_back()
+
+    def say_goodbye(self) -> None:
+        say_goodbye(self._conn, self._pgconn, is_locked=True)
 
     def _give_back(self) -> None:
         self._conn.lock.release()

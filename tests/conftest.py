@@ -36,6 +36,12 @@ def pytest_configure(config: pytest.Config) -> None:
     settings.CONNPOOL_STATUS_DIR = os.environ["CONNPOOL_STATUS_DIR"] = str(status)
 
 
+def pytest_collection_finish() -> None:
+    """The collector, which tests ask often, need not look at what all of them have in common."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Server]:
     """The server of the whole run: that of DATABASE_URL, else one from the wheel.
@@ -110,6 +116,14 @@ def point_at(server: Server, database: dict[str, Any]) -> None:
     database.update(place, OPTIONS=options)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def connecting_may_take_its_time() -> Iterator[None]:
+    """A machine that is slow is not a server that hangs, for which one more would be opened."""
+    with pytest.MonkeyPatch.context() as patch:
+        inside.tune(patch, hanging=60)
+        yield
+
+
 @pytest.fixture
 def little_garbage() -> Iterator[None]:
     """The collector, which is asked hundreds of times, has only what the test leaves to look at."""
@@ -117,3 +131,5 @@ def little_garbage() -> Iterator[None]:
     gc.freeze()
     yield
     gc.unfreeze()
+    gc.collect()
+    gc.freeze()

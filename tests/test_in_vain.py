@@ -20,12 +20,16 @@ from django_connpool.middleware import ConnectionPoolMiddleware
 from tests.databases import DEADLINE, Databases, in_thread, pid
 
 
-@pytest.fixture(params=["request", "transaction"])
-def spare(databases: Databases, request: pytest.FixtureRequest) -> Any:
-    wrapper = databases.add(pool={"max_size": 1, "timeout": 0.2, "release": request.param})
+def impatient(databases: Databases, release: str) -> Any:
+    wrapper = databases.add(pool={"max_size": 1, "timeout": 0.2, "release": release})
     with wrapper.pool.connection(DEADLINE):
         pass  # it is open, whatever that took
     return wrapper
+
+
+@pytest.fixture(params=["request", "transaction"])
+def spare(databases: Databases, request: pytest.FixtureRequest) -> Any:
+    return impatient(databases, request.param)
 
 
 @pytest.fixture
@@ -134,7 +138,7 @@ def test_the_threads_of_a_request_share_what_it_has_learnt(
 
 
 def test_once_something_of_it_was_given_back_it_waits_again(databases: Databases) -> None:
-    spare = databases.add(pool={"max_size": 1, "timeout": 0.2, "release": "request"})
+    spare = impatient(databases, "request")
     pool = spare.pool
     same = {"NAME": spare.settings_dict["NAME"], "options": spare.settings_dict["OPTIONS"]}
     other = databases.add("twin", **same)

@@ -88,8 +88,8 @@ def test_who_listens_stands_in_line_like_everybody(wrapper: Any, cluster: Server
 def test_no_connection_in_time_is_told_with_the_reason(databases: Databases) -> None:
     wrapper = databases.add(pool={"max_size": 2, "listen_counts": True, "timeout": 0.2})
     with (
-        wrapper.pool.connection(),
-        wrapper.pool.connection(),
+        wrapper.pool.connection(SOON),
+        wrapper.pool.connection(SOON),
         pytest.raises(OperationalError, match="got no connection in time"),
     ):
         listen(wrapper, "orders").get(0)
@@ -119,6 +119,14 @@ def test_the_place_is_free_again_when_nobody_listens(wrapper: Any, cluster: Serv
     gc.collect()
     wait_until(lambda: wrapper.pool.snapshot()["in_use"] == 0, "it is given back")
     assert wrapper.pool.get_stats()["loans_reclaimed"] == 0
+
+
+def test_the_connection_that_listened_is_closed_when_it_is_given_back(wrapper: Any) -> None:
+    for _ in range(10):
+        with listen(wrapper, "orders"):
+            pass
+        wait_until(lambda: wrapper.pool.snapshot()["in_use"] == 0, "it is given back")
+        assert wrapper.pool.snapshot()["idle"] == 0
 
 
 def test_nobody_finds_in_his_session_what_was_listened_to(wrapper: Any) -> None:

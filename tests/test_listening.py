@@ -232,11 +232,12 @@ def test_who_comes_to_a_channel_that_is_just_being_left_waits_for_it(
     databases: Databases, proxy: Proxy
 ) -> None:
     place = proxy.params()
-    wrapper = databases.add(HOST=place["host"], PORT=place["port"], pool={"timeout": 0.5})
+    wrapper = databases.add(HOST=place["host"], PORT=place["port"], pool={"timeout": SOON})
     with listen(wrapper, "kept"):
         with listen(wrapper, "orders"):
             proxy.blackhole()
         wait_until(inside.is_leaving_channels, "UNLISTEN is under way")
+        wrapper.pool.timeout = 0.5
         with pytest.raises(OperationalError, match="in time"):
             listen(wrapper, "orders").get(0)
         proxy.allow()

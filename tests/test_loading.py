@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import pytest
-
 from tests import scratch
 from tests.cluster import Server
 from tests.e2e import processes
@@ -119,12 +117,7 @@ def steps(server: Server, name: str, *scripts: str, **pool: Any) -> list[dict[st
 NOTHING = {"threads": 1, "sockets": 0, "asked": False}
 
 
-@pytest.mark.parametrize("min_size", [0, 2])
-def test_it_has_no_thread_no_socket_and_no_connection(cluster: Server, min_size: int) -> None:
-    assert steps(cluster, "loading", LOAD, min_size=min_size) == [NOTHING]
-
-
-def test_its_first_loan_brings_them(cluster: Server) -> None:
+def test_nothing_but_its_first_loan_brings_a_thread_and_sockets(cluster: Server) -> None:
     before, after = steps(cluster, "loading-loan", LOAD, QUERY)
 
     assert before == NOTHING
@@ -132,7 +125,7 @@ def test_its_first_loan_brings_them(cluster: Server) -> None:
     assert after == {"threads": 2, "sockets": 4, "asked": True}
 
 
-def test_its_first_request_opens_the_minimum(cluster: Server) -> None:
+def test_nothing_before_its_first_request_opens_the_minimum(cluster: Server) -> None:
     before, after = steps(cluster, "loading-min", LOAD, SERVE, min_size=2)
 
     assert before == NOTHING

@@ -43,24 +43,31 @@ def end_of(pgconn: Any) -> End | None:
         return None
 
 
-def say_goodbye(conn: Any, pgconn: Any) -> Interrupt | None:
+def say_goodbye(conn: Any, pgconn: Any, *, is_locked: bool = False) -> Interrupt | None:
     """Close a connection; `conn` is None when the borrower lost it.
 
+    `is_locked`: its lock is in the caller's hand, so that nobody else is using it.
     Return how to interrupt what its backend is busy with; None when it is not.
     """
     busy = pgconn.transaction_status == TransactionStatus.ACTIVE
     interrupt = interrupt_of(pgconn) if busy else None
     if conn is None:
         pgconn.finish()
+    elif is_locked:
+        _close(conn)
     elif conn.lock.acquire(blocking=False):
         try:
-            conn.__dict__["_pool"] = None  # psycopg: close it, do not give it back
-            conn.close()
+            _close(conn)
         finally:
             conn.lock.release()
     else:
         _hang_up(conn, pgconn)
     return interrupt
+
+
+def _close(conn: Any) -> None:
+    conn.__dict__["_pool"] = None  # psycopg: close it, do not give it back
+    conn.close()
 
 
 def _hang_up(conn: Any, pgconn: Any) -> None:

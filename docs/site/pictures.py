@@ -72,11 +72,13 @@ FRAME = """\
 
 def prepare(folder: str) -> None:
     """Set Django up for the sample site; what it has to say goes to this folder alone."""
-    os.environ.pop("DATABASE_URL", None)
-    os.environ["DEBUG"] = "on"  # which has a server of its own
-    os.environ["DJANGO_SETTINGS_MODULE"] = "testproject.settings"
-    os.environ["CONNPOOL_STATUS_DIR"] = folder
-    os.environ["CONNPOOL_TOKEN"] = TOKEN
+    os.environ |= {
+        "DJANGO_SETTINGS_MODULE": "testproject.settings",
+        "DEBUG": "on",
+        "DATABASE_URL": "",  # the server of the sample itself
+        "CONNPOOL_STATUS_DIR": folder,
+        "CONNPOOL_TOKEN": TOKEN,
+    }
     sys.path.insert(0, str(PROJECT))
     import django
 

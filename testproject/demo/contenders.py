@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from dataclasses import dataclass
+from typing import Any
 
 import django
 
@@ -38,3 +39,11 @@ def absent(contender: Contender) -> str:
     if importlib.util.find_spec("psycopg_pool") is None:
         return "Django's pool needs psycopg_pool: pip install -e '.[demo]'"
     return ""
+
+
+def sized(database: dict[str, Any]) -> dict[str, Any]:
+    """The settings of the database, with a pool of four unless they say something of its size."""
+    options = database.get("OPTIONS", {})
+    if not {"pool", "pool_max_size"} & set(options):
+        options = {**options, "pool_max_size": 4}
+    return {**database, "OPTIONS": options}

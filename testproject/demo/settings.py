@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 
-from demo.contenders import DJANGO, OURS
+from demo.contenders import DJANGO, OURS, sized
 from django_connpool import conf
 from testproject.settings import *
 
@@ -24,6 +24,8 @@ ROOT_URLCONF = "demo.urls"
 ALLOWED_HOSTS = ["127.0.0.1", "localhost"]
 SECURE_SSL_REDIRECT = False
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = False
+
+DATABASES["default"] = sized(DATABASES["default"])
 
 if _contender != OURS.key:
     INSTALLED_APPS = [app for app in INSTALLED_APPS if not app.startswith("django_connpool")]

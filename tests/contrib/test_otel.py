@@ -280,7 +280,7 @@ def test_a_wait_in_vain_is_a_span_that_failed(telemetry: Telemetry, measured: An
 
 def test_a_timeout_is_told_as_it_happens(telemetry: Telemetry, databases: Databases) -> None:
     wrapper = databases.add(pool={"name": NAME, "max_size": 1, "timeout": 0.05})
-    conn = wrapper.pool.getconn()
+    conn = wrapper.pool.getconn(60)  # it is to be opened first
     with telemetry.tracer.start_as_current_span("GET /orders/"), pytest.raises(OperationalError):
         value(wrapper, "SELECT 1")
     wrapper.pool.putconn(conn)

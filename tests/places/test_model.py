@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
+import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
@@ -95,7 +96,7 @@ class Sharing(RuleBasedStateMachine):
         self.the_server_never_has_more()
 
 
-TestSharing = Sharing.TestCase
+TestSharing = pytest.mark.once(Sharing.TestCase)
 TestSharing.settings = settings(
     max_examples=30,
     stateful_step_count=40,

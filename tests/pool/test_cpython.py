@@ -345,6 +345,7 @@ def used(path: Path) -> set[str]:
     return found & {*NAMES, *TEXTS}
 
 
+@pytest.mark.once
 def test_no_other_file_uses_them() -> None:
     files = [path for path in PACKAGE.rglob("*.py") if path.name != "cpython.py"]
     assert {str(path): found for path in files if (found := used(path))} == {}

@@ -212,7 +212,7 @@ class Machine(RuleBasedStateMachine):
         )
 
 
-TestOffers = Machine.TestCase
+TestOffers = pytest.mark.once(Machine.TestCase)
 TestOffers.settings = settings(
     max_examples=80,
     stateful_step_count=40,

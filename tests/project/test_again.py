@@ -40,9 +40,17 @@ def again(tmp_path: Path) -> Again:
     def run(text: str, *arguments: str, name: str = "test_it.py") -> tuple[int, str]:
         (tmp_path / name).write_text(text)
         (tmp_path / "pytest.ini").write_text("[pytest]\n")
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "TEST_FLAKY_LOG": str(log(tmp_path))}
-        environment.pop("DJANGO_SETTINGS_MODULE", None)
-        command = [sys.executable, "-m", "tests.again", "-p", "no:django", *arguments]
+        # What it starts is not the package: no line of it is counted, no plugin is asked for.
+        environment = {
+            key: value
+            for key, value in os.environ.items()
+            if key not in ("DJANGO_SETTINGS_MODULE", "PYTHONDEVMODE")
+            and not key.startswith(("COV_", "COVERAGE_"))
+        }
+        environment["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
+        environment["PYTHONPATH"] = str(ROOT)
+        environment["TEST_FLAKY_LOG"] = str(log(tmp_path))
+        command = [sys.executable, "-m", "tests.again", "-p", "xdist", *arguments]
         done = subprocess.run(
             command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
         )

@@ -85,6 +85,7 @@ def metadata(wheel: zipfile.ZipFile) -> email.message.Message:
     return email.message_from_bytes(wheel.read(name))
 
 
+@pytest.mark.once
 def test_the_wheel_is_the_package_and_nothing_else(wheel: zipfile.ZipFile) -> None:
     packed = {name for name in wheel.namelist() if ".dist-info/" not in name}
     expected = {
@@ -95,6 +96,7 @@ def test_the_wheel_is_the_package_and_nothing_else(wheel: zipfile.ZipFile) -> No
     assert packed == expected
 
 
+@pytest.mark.once
 def test_the_wheel_says_that_it_is_typed_and_brings_its_licence(wheel: zipfile.ZipFile) -> None:
     names = wheel.namelist()
     assert "django_connpool/py.typed" in names
@@ -117,6 +119,7 @@ def git(*args: str, cwd: Path) -> None:
     subprocess.run(["git", *me, *args], cwd=cwd, capture_output=True, timeout=60, check=True)
 
 
+@pytest.mark.once
 @pytest.mark.skipif(shutil.which("git") is None, reason="there is no git")
 @pytest.mark.parametrize(
     ("tag", "version"),

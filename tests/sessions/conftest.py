@@ -56,9 +56,12 @@ def request_to(databases: Databases) -> Callable[[str, View], Any]:
     return serve
 
 
-@pytest.fixture
-def fresh(databases: Databases) -> dict[str, dict[str, Any]]:
+@pytest.fixture(scope="module")
+def fresh(cluster: Server, django_db_blocker: Any, objects: None) -> dict[str, dict[str, Any]]:
     """The state of a session that nobody has used."""
-    return full_state(
-        databases.add("fresh", pool={"max_size": 2}, options={"application_name": ""})
-    )
+    with django_db_blocker.unblock():
+        added = Databases(cluster)
+        try:
+            return full_state(added.add("fresh", options={"application_name": ""}))
+        finally:
+            added.remove()

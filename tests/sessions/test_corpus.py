@@ -37,7 +37,8 @@ def served(databases: Databases, request_to: RequestTo, fresh: State) -> Callabl
     def serve(change: Any, **pool: Any) -> list[str]:
         databases.add("used", pool={"max_size": 1, **pool}, options={"application_name": ""})
         request_to("used", pid)  # what is done once to a new connection has been done
-        until_known(connections["used"].pool)  # else all is cleaned
+        if pool.get("reset") != "always":
+            until_known(connections["used"].pool)  # else all is cleaned
         request_to("used", lambda wrapper: apply(wrapper, change))
         assert connections["used"].connection is None
         return list(request_to("used", lambda wrapper: leaks(wrapper, fresh)))

@@ -404,6 +404,7 @@ def test_a_client_that_writes_drop_by_drop_is_hung_up_on_too(
     assert b"no command came within 0.1 s" in heard
 
 
+@pytest.mark.once
 def test_a_button_of_the_page_acts_on_another_process(status_dir: Path, cluster: Any) -> None:
     from django.test import RequestFactory
 

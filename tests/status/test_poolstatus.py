@@ -290,6 +290,7 @@ def test_the_pool_of_another_process_is_seen_from_a_third(
     assert found["server"]["default"]["in_database"] >= 1
 
 
+@pytest.mark.once
 def test_asking_makes_no_pool_and_needs_no_server(status_dir: Path) -> None:
     before = registry.live()
     env = environ(status_dir, "postgres://nobody@127.0.0.1:1/shop")
@@ -315,6 +316,7 @@ NOWHERE = "postgres://nobody@127.0.0.1:1/shop"
 UNBUFFERED = "PYTHONUNBUFFERED"
 
 
+@pytest.mark.once
 def test_a_process_that_hangs_is_told_by_the_exit_status(status_dir: Path) -> None:
     with (
         answering(status_dir / "20.sock", None),
@@ -333,6 +335,7 @@ def test_a_process_that_hangs_is_told_by_the_exit_status(status_dir: Path) -> No
     assert shown.stderr == "CommandError: 1 process gave no usable answer.\n"
 
 
+@pytest.mark.once
 def test_a_reader_that_has_seen_enough_ends_it_quietly(status_dir: Path) -> None:
     buffered = {
         key: item for key, item in environ(status_dir, NOWHERE).items() if key != UNBUFFERED
@@ -369,6 +372,7 @@ def test_other_projects_are_shown_when_asked_for(status_dir: Path, settings: Any
         assert "\n4711 " in run("--all-projects")
 
 
+@pytest.mark.once
 def test_ctrl_c_ends_watching_cleanly(status_dir: Path) -> None:
     env = environ(status_dir, "postgres://nobody@127.0.0.1:1/shop")
     with ctrl_c_taken():
@@ -531,6 +535,7 @@ def test_a_terminal_has_colours_unless_somebody_objects(
 # -- Hands --------------------------------------------------------------------------------
 
 
+@pytest.mark.once
 def test_a_command_is_done_by_every_process_and_said(status_dir: Path, cluster: Server) -> None:
     env = environ(status_dir, cluster.url())
     with running("borrow", status_dir, **env) as one, running("borrow", status_dir, **env) as two:

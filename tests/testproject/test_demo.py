@@ -276,7 +276,7 @@ def test_the_help_names_every_option(project: Path) -> None:
         (["--port", "65536"], {}, "--port has to be from 0 to 65535."),
         (["--contenders", "theirs"], {}, "invalid choice: 'theirs'"),
         (["--contenders", "stock", "--keep"], {}, "--keep is for django-connpool"),
-        ([], {"DATABASE_URL": NOWHERE["DATABASE_URL"] + "?pool=off"}, "switch the pool off"),
+        ([], {"DATABASE_URL": NOWHERE["DATABASE_URL"] + "?pool=off"}, "says pool=off"),
         ([], {}, "database does not answer"),
         ([], {"DATABASE_URL": NOWHERE["DATABASE_URL"] + "?pool_max_siez=1"}, "pool_max_size"),
     ],

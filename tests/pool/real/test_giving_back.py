@@ -115,7 +115,8 @@ def test_a_connection_given_back_in_the_middle_of_another_threads_statement_is_r
             assert other.execute(COUNT, [asked["application_name"]]).fetchone() == (1,)
         thread.join(20)
         assert len(seen) == 2, seen
-        assert all(psycopg.OperationalError in told for told in seen), seen
+        # Some are told that there is no result, by an InternalError.
+        assert all(psycopg.DatabaseError in told for told in seen), seen
         assert conn.closed
     del conn, other, thread, seen
     gc.collect()

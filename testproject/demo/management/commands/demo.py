@@ -13,7 +13,7 @@ from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from demo.contenders import ALL, OURS, Contender, absent
+from demo.contenders import ALL, OURS, Contender, absent, sized
 from django_connpool import conf
 from testproject import embedded
 
@@ -143,9 +143,9 @@ def _refuse_what_cannot_work(options: dict[str, Any]) -> None:
 
 def _max_size() -> int:
     try:
-        pool = conf.parse(settings.DATABASES["default"])
+        pool = conf.parse(sized(settings.DATABASES["default"]))
     except ImproperlyConfigured as error:
         raise CommandError(str(error)) from error
     if pool is None:
-        raise CommandError("The settings switch the pool off. The demo does so by itself.")
+        raise CommandError("DATABASE_URL says pool=off. The demo goes without by itself.")
     return pool.max_size
