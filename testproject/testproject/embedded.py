@@ -65,10 +65,16 @@ def restart(home: Path = HOME) -> bool:
     """
     if home not in _held:
         return False
-    # A process of its own, a user too: it ends what it began, whatever becomes of this one.
+    # A process of its own: it ends what it began, whatever becomes of this one. It is a user from
+    # its first moment, by this one's lock: or the server could be started when its keeper is gone.
     command = [sys.executable, "-I", __file__, str(home), "restart"]
     done = subprocess.run(
-        command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
+        command,
+        stdin=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        pass_fds=[_held[home]],
+        start_new_session=True,
     )
     if done.returncode:
         raise EmbeddedServerError(done.stderr.strip())
@@ -313,14 +319,13 @@ def _keep(home: Path) -> str:
 
 
 def _restart(home: Path) -> str:
-    """Nothing; until it is done, this process is a user, and others do not start the server."""
-    user, starting = _lock(home / "users", fcntl.LOCK_SH), _lock(home / "starting", fcntl.LOCK_EX)
+    """Nothing; until it is done, others do not start the server."""
+    starting = _lock(home / "starting", fcntl.LOCK_EX)
     server = _Server(home)
     server.stop()
     time.sleep(AWAY_SECONDS)
     server.start()
     os.close(starting)
-    os.close(user)
     return ""
 
 

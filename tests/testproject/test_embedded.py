@@ -159,3 +159,12 @@ def test_a_restarted_server_goes_on_with_its_data_and_its_users(place: Path) -> 
     assert servers(place) == 1
     end(other)
     gone(place)
+
+
+def test_the_server_goes_when_its_user_is_killed_as_a_restart_begins(place: Path) -> None:
+    begin = "import threading; threading.Thread(target=embedded.restart, args=[home]).start()\n"
+    process = user(place, begin + UNTIL_TOLD)
+    wait_until(lambda: any(one.endswith(" restart") for one in alive(str(place))), "it begins")
+    process.kill()
+    process.communicate(timeout=30)
+    gone(place)
