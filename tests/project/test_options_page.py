@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "docs" / "site" / "options.py"
 TOLD = re.compile(r"\*\*`(\w+)`\*\* \(([^()]+)\)")
 
-WRITE = "Then write the table anew: python docs/site/options.py"
+WRITE = "Write the table anew: python docs/site/options.py"
 OPTIONS = [*PoolOptions.__dataclass_fields__]
 
 
