@@ -156,7 +156,8 @@ def test_pool_kwargs_are_arguments_of_the_pool() -> None:
     kwargs = options.pool_kwargs()
     assert kwargs["max_size"] == 7
     assert kwargs["name"] == "shop"
-    assert kwargs.keys() <= inspect.signature(ConnectionPool).parameters.keys()
+    unknown = kwargs.keys() - inspect.signature(ConnectionPool).parameters.keys()
+    assert not unknown, "name them in PoolOptions.pool_kwargs, or have ConnectionPool take them"
     assert conf.READERS.keys() - kwargs.keys() == {
         "background_max",
         "budget",

@@ -41,7 +41,9 @@ def test_what_is_public_can_be_imported(module: str) -> None:
 
 def test_each_option_is_in_the_snapshot() -> None:
     listed = api.SNAPSHOT.read_text().partition("# pool options\n")[2].partition("\n\n")[0]
-    assert set(listed.split()) == set(PoolOptions.__dataclass_fields__)
+    assert set(listed.split()) == set(PoolOptions.__dataclass_fields__), (
+        "python -m tests.project.api --write"
+    )
 
 
 @pytest.mark.parametrize("module", api.NAMES)

@@ -35,7 +35,7 @@ def test_each_option_is_listed_with_its_default() -> None:
         for name, value in defaults.items()
         if not re.search(rf"\*\*`{name}`\*\* \({re.escape(value)}[ ,)]", page)
     ]
-    assert not missing
+    assert not missing, "docs/options.md: a paragraph with **`NAME`** (DEFAULT) for each of these"
 
 
 def test_each_setting_of_ours_is_listed() -> None:
@@ -45,7 +45,8 @@ def test_each_setting_of_ours_is_listed() -> None:
         for name in re.findall(r"\bCONNPOOL_[A-Z_]+\b", file.read_text())
     }
     page = (ROOT / "docs" / "options.md").read_text()
-    assert not [name for name in sorted(names) if f"**`{name}`**" not in page]
+    missing = [name for name in sorted(names) if f"**`{name}`**" not in page]
+    assert not missing, "docs/options.md: tell of each of these, as **`NAME`**"
 
 
 def test_each_check_is_listed_once_and_in_order() -> None:
@@ -55,5 +56,5 @@ def test_each_check_is_listed_once_and_in_order() -> None:
         number for file in PACKAGE.glob("*checks.py") for number in CHECK.findall(file.read_text())
     }
     assert not [number for number, times in Counter(listed).items() if times > 1]
-    assert set(listed) == told
+    assert set(listed) == told, "docs/checks.md: a row for each check, and for nothing else"
     assert listed == sorted(listed)

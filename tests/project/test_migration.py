@@ -1,4 +1,4 @@
-"""docs/migration.md: what it says of Django's own pool is what psycopg_pool says."""
+"""What docs/migration.md says of Django's own pool, and docs/pool.md of psycopg_pool, is so."""
 
 from __future__ import annotations
 
@@ -15,8 +15,13 @@ from psycopg_pool.base import BasePool
 from django_connpool import ConnectionPool, PoolTimeout, conf
 from django_connpool.conf import WITHOUT_MEANING, PoolOptions
 
-PAGE = (Path(__file__).parents[2] / "docs" / "migration.md").read_text()
+from . import api
+
+DOCS = Path(__file__).parents[2] / "docs"
+PAGE = (DOCS / "migration.md").read_text()
+POOL_PAGE = (DOCS / "pool.md").read_text()
 THEIRS = inspect.signature(psycopg_pool.ConnectionPool).parameters
+OURS = set(inspect.signature(ConnectionPool).parameters) - api.INTERNAL["ConnectionPool"]
 
 
 def section(title: str) -> str:
@@ -55,6 +60,14 @@ def test_what_their_dictionary_says_is_understood() -> None:
 def test_a_timeout_is_an_operational_error_of_psycopgs_in_both() -> None:
     assert issubclass(PoolTimeout, psycopg.OperationalError)
     assert issubclass(psycopg_pool.PoolTimeout, psycopg.OperationalError)
+
+
+@pytest.mark.parametrize("argument", sorted(OURS - set(THEIRS)))
+def test_an_argument_that_theirs_has_not_is_told_of(argument: str) -> None:
+    added = POOL_PAGE.partition("In addition: ")[2].partition("\n\n")[0]
+    assert f"`{argument}`" in added, "docs/pool.md: name it below `In addition`"
+    told = inspect.getdoc(ConnectionPool) or ""
+    assert f"`{argument}`" in told, "say in the docstring of ConnectionPool what it does"
 
 
 def test_the_pool_has_the_methods_of_theirs_and_the_keys_of_its_statistics() -> None:

@@ -15,6 +15,7 @@ ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "docs" / "site" / "options.py"
 TOLD = re.compile(r"\*\*`(\w+)`\*\* \(([^()]+)\)")
 
+WRITE = "Write the table anew: python docs/site/options.py"
 OPTIONS = [*PoolOptions.__dataclass_fields__]
 
 
@@ -36,17 +37,20 @@ def plain(said: str) -> str:
 
 
 def test_the_table_is_what_the_code_says() -> None:
-    assert script.written(PAGE) == PAGE, "write it anew: python docs/site/options.py"
+    assert script.written(PAGE) == PAGE, WRITE
 
 
 def test_a_table_that_lacks_an_option_is_seen() -> None:
     line = next(line for line in PAGE.splitlines() if line.startswith("| `jitter`"))
-    assert script.written(PAGE.replace(line + "\n", "")) == PAGE
+    shorter = PAGE.replace(line + "\n", "")
+    assert shorter != script.written(shorter) == script.written(PAGE)
 
 
 @pytest.mark.parametrize("option", OPTIONS)
 def test_each_option_is_told_of_in_a_section(option: str) -> None:
-    assert option in script.sections(PAGE)
+    is_told = option in script.sections(PAGE)
+    default = script.default(option)
+    assert is_told, f"docs/options.md, below a heading: **`{option}`** ({default}). {WRITE}"
 
 
 def test_the_defaults_in_the_text_are_those_of_the_code() -> None:
