@@ -63,7 +63,9 @@ def sum_up(judged: Sequence[Judged]) -> tuple[str, str]:
     waiting = plural(total.waiting, "borrower") + " in line" if total.waiting else "nobody waits"
     processes = len({id(one.process) for one in judged})
     where = f"{plural(len(pools), 'pool')} in {plural(processes, 'process', 'processes')}"
-    return WELL, f"{waiting}, {total.in_use} of {total.max_size} connections are in use ({where})"
+    # With a bound that pools share the sum of `max_size` is more than there may be.
+    of = "" if any(pool.get("bounds") for pool in pools) else f" of {total.max_size}"
+    return WELL, f"{waiting}, {total.in_use}{of} connections are in use ({where})"
 
 
 def headline(judged: Sequence[Judged], width: int, paint: Paint = plain) -> str:
