@@ -64,8 +64,11 @@ def sum_up(judged: Sequence[Judged]) -> tuple[str, str]:
     processes = len({id(one.process) for one in judged})
     where = f"{plural(len(pools), 'pool')} in {plural(processes, 'process', 'processes')}"
     # With a bound that pools share the sum of `max_size` is more than there may be.
-    of = "" if any(pool.get("bounds") for pool in pools) else f" of {total.max_size}"
-    return WELL, f"{waiting}, {total.in_use}{of} connections are in use ({where})"
+    if any(pool.get("bounds") for pool in pools):
+        used = f"{plural(total.in_use, 'connection')} in use"
+    else:
+        used = f"{total.in_use} of {total.max_size} connections are in use"
+    return WELL, f"{waiting}, {used} ({where})"
 
 
 def headline(judged: Sequence[Judged], width: int, paint: Paint = plain) -> str:
