@@ -155,7 +155,7 @@ def problems(settings_dict: Mapping[str, Any]) -> tuple[PoolOptionError, ...]:
     """
     astray = [
         UnknownOption(
-            f"{key!r} in OPTIONS is an option of the pool, and goes to libpq there, which refuses it.",
+            f"{key!r} in OPTIONS is an option of the pool, which libpq would get and refuse.",
             f'Move it into OPTIONS["pool"], or write {PREFIX + key!r}.',
         )
         for key in sorted(map(str, _options(settings_dict)))

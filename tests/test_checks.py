@@ -129,7 +129,7 @@ def test_e001_a_pool_option_that_would_go_to_libpq(databases: Databases) -> None
     databases(default=entry(OPTIONS={"max_size": "5", "sslmode": "require"}))
     assert checks.check_pools() == [
         Error(
-            "'max_size' in OPTIONS is an option of the pool, and goes to libpq there, which refuses it.",
+            "'max_size' in OPTIONS is an option of the pool, which libpq would get and refuse.",
             hint="Move it into OPTIONS[\"pool\"], or write 'pool_max_size'.",
             obj='DATABASES["default"]',
             id="django_connpool.E001",
