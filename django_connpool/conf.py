@@ -149,8 +149,19 @@ def parse(settings_dict: Mapping[str, Any]) -> PoolOptions | None:
 
 
 def problems(settings_dict: Mapping[str, Any]) -> tuple[PoolOptionError, ...]:
-    """Return everything that keeps parse() from answering, in the order it was found."""
-    return tuple(_read(settings_dict)[1])
+    """Return everything that keeps parse() from answering, in the order it was found.
+
+    And the pool's options that stand beside "pool", which the server is not to be told.
+    """
+    astray = [
+        UnknownOption(
+            f"{key!r} in OPTIONS is an option of the pool, which libpq would get and refuse.",
+            f'Move it into OPTIONS["pool"], or write {PREFIX + key!r}.',
+        )
+        for key in sorted(map(str, _options(settings_dict)))
+        if key in READERS and enabled(settings_dict)
+    ]
+    return (*_read(settings_dict)[1], *astray)
 
 
 def ignored(settings_dict: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:

@@ -125,6 +125,20 @@ def test_e001_unknown_option(databases: Databases) -> None:
     ]
 
 
+def test_e001_a_pool_option_that_would_go_to_libpq(databases: Databases) -> None:
+    databases(default=entry(OPTIONS={"max_size": "5", "sslmode": "require"}))
+    assert checks.check_pools() == [
+        Error(
+            "'max_size' in OPTIONS is an option of the pool, which libpq would get and refuse.",
+            hint="Move it into OPTIONS[\"pool\"], or write 'pool_max_size'.",
+            obj='DATABASES["default"]',
+            id="django_connpool.E001",
+        )
+    ]
+    databases(default=entry(OPTIONS={"pool": False, "max_size": "5"}))
+    assert checks.check_pools() == []
+
+
 def test_e002_impossible_value(databases: Databases) -> None:
     databases(default=pool(min_size=4, max_size=2))
     assert checks.check_pools() == [

@@ -62,9 +62,22 @@ SELECT
     ) AS sessions
 """
 
+# Who waits for a lock, and for whom. Not every engine that speaks PostgreSQL's language can tell.
+_BLOCKED = """
+SELECT pid, pg_blocking_pids(pid) AS by
+FROM pg_stat_activity
+WHERE wait_event_type = 'Lock' AND datid IS NOT NULL AND pid <> pg_backend_pid()
+"""
+
+
+class _LaterSession(TypedDict, total=False):
+    """What is not told of each session."""
+
+    blocked_by: list[int]  # pids of those that have the lock it waits for, or are before it
+
 
 @final
-class Session(TypedDict):
+class Session(_LaterSession):
     """A connection of a client's; `transaction` is how old its transaction is, in seconds."""
 
     pid: int
@@ -148,4 +161,16 @@ def _query(connection: psycopg.Connection[dict[str, Any]], details: bool) -> Act
     found = cast("dict[str, Any]", connection.execute(_QUERY).fetchone())
     if details:
         found |= cast("dict[str, Any]", connection.execute(_MORE).fetchone())
+        blocked = _blocked(connection)
+        for session in found["sessions"]:
+            if session["pid"] in blocked:
+                session["blocked_by"] = blocked[session["pid"]]
     return cast("Activity", found)
+
+
+def _blocked(connection: psycopg.Connection[dict[str, Any]]) -> dict[int, list[int]]:
+    try:
+        rows = connection.execute(_BLOCKED).fetchall()
+    except psycopg.Error:
+        return {}
+    return {row["pid"]: row["by"] for row in rows if row["by"]}

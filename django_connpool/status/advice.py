@@ -195,15 +195,16 @@ def _sentences(alias: str, demand: Demand, room: Room) -> Iterator[str]:
 def _sentences_of_host(alias: str, demand: Demand, room: Room) -> Iterator[str]:
     """The same, where the processes of a host share a bound."""
     each = room.size // demand.hosts
+    useful = min(demand.peak, demand.bound)  # more `max_size` than the bound has no effect
     if demand.most > room.size and each < 1:
         lacking = demand.hosts - room.size
         yield f"It fits with no host_max_size: use fewer hosts, or raise that limit by {lacking}."
     elif demand.most > room.size:
         yield "Too many: when all are in use, the server refuses the rest."
         yield f'Write "host_max_size": {each} into {demand.setting}.'
-    elif demand.peak > demand.largest and (demand.slow or demand.timeouts):
+    elif demand.largest < useful and (demand.slow or demand.timeouts):
         yield "Too few: borrowers waited while all connections of a process were in use."
-        yield f'Write "max_size": {demand.peak} into DATABASES["{alias}"]["OPTIONS"]["pool"].'
+        yield f'Write "max_size": {useful} into DATABASES["{alias}"]["OPTIONS"]["pool"].'
     elif (demand.slow or demand.timeouts) and demand.bound < each and demand.is_bound:
         yield "Too few: borrowers waited while the bound was less than the sum of max_size."
         yield f'There is room for "host_max_size": {each} in {demand.setting}.'

@@ -85,7 +85,14 @@ def _resize(pools: _Pools, command: dict[str, Any]) -> str:
         pool.resize(min(pool.min_size, size), size)
     text = f"{_names(pools)}: max_size is {size}, until the process ends"
     small = [str(pool.min_size) for pool in pools if pool.min_size == size]
-    return f"{text} (and min_size {size})" if small else text
+    text += f" (and min_size {size})" if small else ""
+    less = {
+        (bound["name"], bound["most"])
+        for pool in pools
+        for bound in pool.snapshot().get("bounds") or ()
+        if bound["kept"] and bound["most"] < size
+    }
+    return "; ".join([text, *(f"{name} ({most}) still holds" for name, most in sorted(less))])
 
 
 def _suspend(pools: _Pools, command: dict[str, Any]) -> str:

@@ -63,7 +63,12 @@ def sum_up(judged: Sequence[Judged]) -> tuple[str, str]:
     waiting = plural(total.waiting, "borrower") + " in line" if total.waiting else "nobody waits"
     processes = len({id(one.process) for one in judged})
     where = f"{plural(len(pools), 'pool')} in {plural(processes, 'process', 'processes')}"
-    return WELL, f"{waiting}, {total.in_use} of {total.max_size} connections are in use ({where})"
+    # With a bound that pools share the sum of `max_size` is more than there may be.
+    if any(pool.get("bounds") for pool in pools):
+        used = f"{plural(total.in_use, 'connection')} in use"
+    else:
+        used = f"{total.in_use} of {total.max_size} connections are in use"
+    return WELL, f"{waiting}, {used} ({where})"
 
 
 def headline(judged: Sequence[Judged], width: int, paint: Paint = plain) -> str:

@@ -2,7 +2,9 @@
 
 * busy: somebody has waited longer than `CONNPOOL_BUSY_AFTER` seconds (5), and waits still.
 * stuck: every connection that the pool may have is on loan, in use, and has been for longer than
-  `CONNPOOL_STUCK_AFTER` seconds (60): nothing moves.
+  `CONNPOOL_STUCK_AFTER` seconds (60): nothing moves. So is a pool
+  in which somebody has waited for a second for a place of a bound that is full, when all that it
+  has are on loan for so long.
 * down: the last attempt to connect has failed, and the outage is older than `outage_patience`, for
   which borrowers wait in line; or time does not heal what the server said. A server that is only
   full is no reason while the pool has connections to serve with. It is believed for
@@ -27,6 +29,7 @@ from django_connpool.status.text import duration, plural
 BUSY = "busy"
 STUCK = "stuck"
 DOWN = "down"
+STARVED_AFTER = 1.0  # seconds: what is idle elsewhere comes sooner
 
 
 @dataclass(frozen=True)
@@ -107,13 +110,15 @@ def _down(pool: Pool, limits: Limits) -> str:
 
 def _stuck(pool: Pool, limits: Limits) -> str:
     used = [loan for loan in pool["loans"] if not loan.get("offered")]
-    if len(used) < max(1, pool["max_size"]):
+    is_starved = pool["waiting"] and pool["longest_wait"] > min(limits.busy_after, STARVED_AFTER)
+    no_place = _no_place(pool) if is_starved else ""
+    if not used or (len(used) < pool["max_size"] and not no_place):
         return ""
     held = min(loan["held"] for loan in used)
     if held <= limits.stuck_after:
         return ""
     each = "the one connection has" if len(used) == 1 else f"all {len(used)} connections have"
-    return f"{each} been on loan for more than {duration(held)}"
+    return f"{each} been on loan for more than {duration(held)}{no_place}"
 
 
 def _busy(pool: Pool, limits: Limits) -> str:
@@ -124,8 +129,19 @@ def _busy(pool: Pool, limits: Limits) -> str:
     state = ", the pool is suspended" if pool["suspended"] else ""
     return (
         f"somebody has waited {duration(waited)} for a connection{others}; "
-        f"{pool['in_use']} of {pool['max_size']} are in use{state}"
+        f"{pool['in_use']} of {pool['max_size']} are in use{state}{_no_place(pool)}"
     )
+
+
+def _no_place(pool: Pool) -> str:
+    """Which bound keeps whoever waits from a new connection, if one does."""
+    if pool["size"] >= pool["max_size"]:
+        return ""
+    for one in pool.get("bounds") or []:
+        held = one["held"] + sum(other["held"] for other in one["others"])
+        if one["kept"] and one["waits"] and held >= one["most"] - one["reserve"]:
+            return f", and {one['name']} ({one['most']}) has no place for another"
+    return ""
 
 
 def in_words(outage: Outage) -> str:

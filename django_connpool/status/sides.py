@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from django_connpool.status.activity import Activity, Session
 from django_connpool.status.report import Report
-from django_connpool.status.text import clean, duration, plural, shorten
+from django_connpool.status.text import clean, duration, plural, shorten, wrapped
 
 CLIENTS = 10  # that are listed, those with most sessions first
 
@@ -51,7 +51,8 @@ def render(report: Report, width: int) -> str:
     for aliases, found in servers(report).items():
         ours, foreign = split(report, aliases, found)
         head = f"sessions of the server of {', '.join(map(repr, aliases))}"
-        parts.append("\n".join([head, *_states(ours, foreign), *_clients(foreign, width)]))
+        lines = [*_states(ours, foreign), *_clients(foreign, width), *_locks(ours, foreign, width)]
+        parts.append("\n".join([head, *lines]))
     return "\n\n".join(parts)
 
 
@@ -70,9 +71,7 @@ def _clients(foreign: Sequence[Session], width: int) -> Iterator[str]:
     """Who has the foreign sessions, and since when the oldest transaction of each is open."""
     groups: dict[str, list[Session]] = {}
     for session in foreign:
-        name = session["application"] or "(no application_name)"
-        who = f"{name} as {session['role']} in {session['database']} from {session['client']}"
-        groups.setdefault(who, []).append(session)
+        groups.setdefault(_client(session), []).append(session)
     ordered = sorted(groups.items(), key=lambda group: (-len(group[1]), group[0]))
     for who, sessions in ordered[:CLIENTS]:
         ages = [session["transaction"] for session in sessions if session["transaction"]]
@@ -80,3 +79,42 @@ def _clients(foreign: Sequence[Session], width: int) -> Iterator[str]:
         yield shorten(f"  foreign: {len(sessions)} of {who}{oldest}", width)
     if len(ordered) > CLIENTS:
         yield f"  foreign: {plural(len(ordered) - CLIENTS, 'more client')}"
+
+
+def _locks(ours: Sequence[Session], foreign: Sequence[Session], width: int) -> Iterator[str]:
+    """Whose locks the sessions of the pools wait for, and who that is."""
+    known = {session["pid"]: session for session in (*ours, *foreign)}
+    waiting = Counter(pid for session in ours for pid in _holders(session, known))
+    own = {session["pid"] for session in ours}
+    for pid, times in waiting.most_common(CLIENTS):
+        wait = "1 session of ours waits" if times == 1 else f"{times} sessions of ours wait"
+        text = f"{wait} for a lock of backend {pid}"
+        if pid in own:
+            text += ", a loan"
+        elif pid in known:
+            text += f", foreign: {_client(known[pid])}"
+        if pid in known:
+            session = known[pid]
+            age = session["transaction"]
+            text += f"; {session['state']}" + (f", transaction of {duration(age)}" if age else "")
+        yield from wrapped(clean(text), width, "  ")
+
+
+def _holders(session: Session, known: Mapping[int, Session]) -> set[int]:
+    """Those at the head of the queue in which it waits: they themselves wait for nobody."""
+    seen: set[int] = set()
+    found: set[int] = set()
+    ask = list(session.get("blocked_by") or ())
+    while ask:
+        pid = ask.pop()
+        if pid not in seen:
+            seen.add(pid)
+            before = known[pid].get("blocked_by") if pid in known else None
+            found.update(() if before else (pid,))
+            ask += before or ()
+    return found
+
+
+def _client(session: Session) -> str:
+    name = session["application"] or "(no application_name)"
+    return f"{name} as {session['role']} in {session['database']} from {session['client']}"

@@ -37,6 +37,8 @@ CLOSED = (
     'Closed: log in as staff, or send the header "Authorization: Bearer TOKEN" with the token that '
     "CONNPOOL_TOKEN in the settings says."
 )
+WRONG = "Closed: the token that was sent is not the one that CONNPOOL_TOKEN in the settings says."
+NONE = "Closed: a token was sent, but this process has no CONNPOOL_TOKEN in its settings."
 
 
 def guarded(view: View) -> View:
@@ -44,9 +46,16 @@ def guarded(view: View) -> View:
 
     @wraps(view)
     def answer(request: HttpRequest) -> HttpResponse:
-        return view(request) if may_see(request) else text([CLOSED], status=403)
+        return view(request) if may_see(request) else text([_why(request)], status=403)
 
     return answer
+
+
+def _why(request: HttpRequest) -> str:
+    """What keeps this request out, for whom reads it in a terminal."""
+    if not request.headers.get("Authorization", "").lower().startswith("bearer "):
+        return CLOSED
+    return WRONG if token() else NONE
 
 
 def may_see(request: HttpRequest) -> bool:

@@ -56,7 +56,7 @@ def metrics(request: HttpRequest) -> HttpResponse:
     """For Prometheus; 404 where its client is not installed."""
     collector = _collector()
     if collector is None:
-        return text(["No metrics: prometheus_client is not installed."], status=404)
+        return text(["No metrics: pip install 'django-connpool[metrics]'"], status=404)
     response: HttpResponse = collector.metrics(request)
     return response
 

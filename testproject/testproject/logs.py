@@ -19,6 +19,7 @@ class Json(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         line = {
             "at": datetime.fromtimestamp(record.created, timezone.utc).isoformat(),
+            "pid": record.process,
             "level": record.levelname,
             "logger": record.name,
             "message": record.getMessage(),

@@ -95,7 +95,7 @@ LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
     "formatters": {
-        "text": {"format": "{asctime} {levelname} {name}: {message}", "style": "{"},
+        "text": {"format": "{asctime} {process} {levelname} {name}: {message}", "style": "{"},
         "json": {"()": "testproject.logs.Json"},
     },
     "handlers": {

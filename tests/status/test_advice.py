@@ -104,6 +104,15 @@ def test_a_server_that_did_not_say_is_said() -> None:
     assert found["default"].endswith("did not say how many it admits: it is down")
 
 
+def test_more_max_size_than_the_bound_of_the_host_is_not_advised() -> None:
+    bounds = [{"name": "host_max_size", "most": 6, "of_host": True, "kept": True}]
+    text = said(*workers(3, max_size=4, peak=8, slow=3, bounds=bounds))
+    assert 'Write "max_size": 6 into' in text
+    text = said(*workers(3, max_size=8, peak=9, slow=3, bounds=bounds))
+    assert "Write" not in text
+    assert 'There is room for "host_max_size"' in text
+
+
 def test_an_earlier_version_has_no_peak() -> None:
     old = process(pools=[pool(in_use=2)])
     assert "2 wanted at once" in said(old)

@@ -101,6 +101,14 @@ def test_resize_changes_the_bounds_of_the_running_pool(databases: Databases) -> 
     assert (wrapper.pool.min_size, wrapper.pool.max_size) == (1, 1)
 
 
+def test_resize_says_which_bound_still_holds(databases: Databases) -> None:
+    pool = {"max_size": 2, "host_max_size": 3, "name": "spare"}
+    pid(databases.add("spare", pool=pool))
+    said = "spare: max_size is {}, until the process ends"
+    assert do("resize", size=3)["text"] == said.format(3)
+    assert do("resize", size=4)["text"] == f"{said.format(4)}; host_max_size (3) still holds"
+
+
 @pytest.mark.parametrize("size", [0, -1, True, "5", None, 2.5])
 def test_an_impossible_size_is_refused(spare: Any, size: Any) -> None:
     pid(spare)

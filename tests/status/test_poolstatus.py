@@ -568,14 +568,27 @@ def test_a_command_is_done_by_every_process_and_said(status_dir: Path, cluster: 
         (["resize"], "resize needs the size"),
         (["cancel"], "cancel needs the backend's pid"),
         (["drain", "5"], "drain takes no number"),
-        (["drain"], "No running process of this project has such a pool."),
-        (["cancel", "5"], "No running process of this project has a loan of backend 5."),
+        (["drain"], "has a connection pool.\nLooked in .* as uid"),
+        (["cancel", "5"], "has a connection pool.\nLooked in .* as uid"),
         (["dance"], "invalid choice: 'dance'"),
     ],
 )
 def test_what_cannot_be_done_is_said(args: list[str], said: str) -> None:
     with pytest.raises(CommandError, match=said):
         run(*args)
+
+
+def test_what_no_running_process_has_is_said(status_dir: Path) -> None:
+    with (
+        answering(status_dir / "4711.sock", process(), process()),
+        pytest.raises(CommandError, match=r"has a loan of backend 5\.$"),
+    ):
+        run("cancel", "5")
+    with (
+        answering(status_dir / "4712.sock", process(), process()),
+        pytest.raises(CommandError, match=r"has such a pool\.$"),
+    ):
+        run("drain", "--process", "1")
 
 
 def test_resize_wants_an_alias_where_there_are_several(status_dir: Path) -> None:

@@ -58,6 +58,43 @@ def test_what_is_said_names_the_pool_and_the_numbers() -> None:
     )
 
 
+def bound(**changes: Any) -> dict[str, Any]:
+    others = [{"pid": 1, "pool": "default", "held": 4, "waiting": 0}]
+    full = {"most": 6, "reserve": 0, "kept": True, "held": 2, "waits": True, "others": others}
+    return {"name": "host_max_size", **full, **changes}
+
+
+@pytest.mark.parametrize(
+    ("changes", "of_the_bound", "expected"),
+    [
+        ({}, {}, "stuck"),
+        ({}, {"reserve": 1, "most": 7}, "stuck"),
+        ({"longest_wait": 0.9}, {}, ""),
+        ({"loans": [loan(held=59.0), loan(held=99.0)]}, {}, ""),
+        ({"loans": []}, {}, ""),
+        ({"waiting": 0}, {}, ""),
+        ({}, {"most": 7}, ""),
+        ({}, {"waits": False}, ""),
+        ({}, {"kept": False}, ""),
+        ({"size": 10}, {}, ""),
+    ],
+)
+def test_a_pool_that_a_full_bound_keeps_small_is_stuck_when_all_that_it_has_are_held(
+    changes: dict[str, Any], of_the_bound: dict[str, Any], expected: str
+) -> None:
+    held = {"loans": [loan(held=61.0), loan(held=99.0)], "waiting": 1, "longest_wait": 1.1}
+    assert kind(**{**held, "bounds": [bound(**of_the_bound)], **changes}) == expected
+
+
+def test_who_waits_for_a_place_of_a_full_bound_is_told_so() -> None:
+    waits = pool(waiting=1, longest_wait=7.0, in_use=1, bounds=[bound()])
+    (found,) = troubles([waits], LIMITS)  # type: ignore[list-item]
+    assert found.text == (
+        "somebody has waited 7.0 s for a connection; 1 of 10 are in use, "
+        "and host_max_size (6) has no place for another"
+    )
+
+
 def test_the_limits_are_settings(settings: Any) -> None:
     assert Limits.from_settings() == LIMITS
     settings.CONNPOOL_BUSY_AFTER, settings.CONNPOOL_STUCK_AFTER = 1, 2.5

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -76,6 +77,59 @@ def test_ours_and_foreign_sessions_stand_side_by_side() -> None:
         "  all                     2        2",
         "  foreign: 2 of psql as bob in shop from here, in a transaction for 1m 15s",
     ]
+
+
+def locks(*sessions: Any) -> list[str]:
+    mine = process(pools=[pool(backends=[11, 12, 13])])
+    shown = sides.render(report(mine, default=told(*sessions)), 200)
+    return [line.strip() for line in shown.splitlines() if " lock of " in line]
+
+
+def test_whose_lock_the_pools_wait_for_is_told_by_its_pid() -> None:
+    psql = session(20, application="psql", state="idle in transaction", transaction=75.0)
+    queue = [session(11, blocked_by=[20]), session(12, blocked_by=[11, 20])]
+    assert locks(psql, *queue, session(30, blocked_by=[20])) == [
+        "2 sessions of ours wait for a lock of backend 20, foreign: psql as web in shop from "
+        "10.0.0.1; idle in transaction, transaction of 1m 15s"
+    ]
+    own = session(13, state="active", transaction=None)
+    assert locks(own, session(11, blocked_by=[13])) == [
+        "1 session of ours waits for a lock of backend 13, a loan; active"
+    ]
+
+
+def test_who_waits_for_somebody_that_is_not_there_or_in_a_ring_ends_nothing() -> None:
+    assert locks(session(11, blocked_by=[99])) == [
+        "1 session of ours waits for a lock of backend 99"
+    ]
+    assert locks(session(11, blocked_by=[12]), session(12, blocked_by=[11])) == []
+
+
+def test_a_real_server_tells_who_waits_for_whom(make_cluster: Callable[..., Cluster]) -> None:
+    server = make_cluster()
+    with psycopg.connect(server.dsn()) as first, psycopg.connect(server.dsn()) as second:
+        first.execute("CREATE TABLE things ()")
+        first.commit()
+        first.execute("LOCK TABLE things")
+        waiter = threading.Thread(target=second.execute, args=["TABLE things"])
+        waiter.start()
+
+        class Wrapper:
+            def get_connection_params(self) -> dict[str, Any]:
+                return server.params()
+
+        def blocked() -> dict[int, list[int]]:
+            found: Any = activity.ask(Wrapper(), details=True)  # type: ignore[arg-type]
+            return {
+                one["pid"]: one["blocked_by"] for one in found["sessions"] if "blocked_by" in one
+            }
+
+        try:
+            wait_until(lambda: bool(blocked()))
+            assert blocked() == {second.info.backend_pid: [first.info.backend_pid]}
+        finally:
+            first.rollback()
+            waiter.join()
 
 
 def test_aliases_of_one_server_are_one_and_a_pid_of_another_server_is_no_session_of_ours() -> None:

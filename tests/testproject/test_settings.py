@@ -199,6 +199,7 @@ def test_a_line_of_the_log_for_machines_has_the_fields_of_the_pool() -> None:
     )
     line = json.loads(Json().format(record))
     assert line.pop("at").endswith("+00:00")
+    assert line.pop("pid") == os.getpid()  # as poolstatus names it
     assert line == {
         **{"level": "WARNING", "logger": "some.logger"},
         **{"message": "default: on loan", "pool": "default", "in_use": 3, "held": 1.5},

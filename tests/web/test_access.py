@@ -52,6 +52,16 @@ def test_a_wrong_token_opens_nothing(header: str) -> None:
     assert answer.status_code == 403
 
 
+def test_who_sends_a_token_that_does_not_open_is_told_why(settings: Any) -> None:
+    def answer() -> str:
+        wrong = {"Authorization": "Bearer wrong"}
+        return Client().get("/pool/metrics", headers=wrong).content.decode()
+
+    assert "is not the one that CONNPOOL_TOKEN in the settings says" in answer()
+    settings.CONNPOOL_TOKEN = None
+    assert "this process has no CONNPOOL_TOKEN" in answer()
+
+
 @pytest.mark.parametrize("token", ["", None, 0, b"bytes of a token that is long enough"])
 def test_without_a_token_none_opens(settings: Any, token: Any) -> None:
     settings.CONNPOOL_TOKEN = token

@@ -213,4 +213,4 @@ def test_metrics_that_are_not_there_say_what_to_install(
     monkeypatch.setitem(sys.modules, missing, None)
     answer = get("/pool/metrics")
     assert answer.status_code == 404
-    assert b"prometheus_client" in answer.content
+    assert b"pip install 'django-connpool[metrics]'" in answer.content

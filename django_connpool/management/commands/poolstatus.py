@@ -270,6 +270,8 @@ class Command(BaseCommand):
         if number is not None:
             command["size" if do == "resize" else "loan"] = number
         report = Report(collect())
+        if not (report.processes or report.collected.silent):  # as for another user
+            raise CommandError(_nobody(report).rstrip())
         if alias:
             report = report.only(alias)
         if self._options["process"]:
