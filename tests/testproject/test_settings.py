@@ -161,7 +161,7 @@ def test_each_line_of_the_example_is_understood(read: Read, project: Path) -> No
     assert found["CELERY_BROKER_TRANSPORT_OPTIONS"]["data_folder_in"] == ".broker"
     assert found["LOGGING"]["handlers"]["console"]["formatter"] == "json"
     urls = re.findall(r"DATABASE_URL=(\S+)", EXAMPLE)
-    assert len(urls) == 2
+    assert len(urls) == 3
     for url in urls:
         database = read(DATABASE_URL=url)["DATABASES"]["default"]
         assert conf.problems(database) == ()
