@@ -63,7 +63,7 @@ def sum_up(judged: Sequence[Judged]) -> tuple[str, str]:
     waiting = plural(total.waiting, "borrower") + " in line" if total.waiting else "nobody waits"
     processes = len({id(one.process) for one in judged})
     where = f"{plural(len(pools), 'pool')} in {plural(processes, 'process', 'processes')}"
-    in_vain = total.timeouts and f"; {total.timeouts} have waited in vain so far"
+    in_vain = total.timeouts and f"; {total.timeouts} waited in vain"
     used = f"{total.in_use} of {total.max_size} connections are in use"
     return WELL, f"{waiting}, {used} ({where}){in_vain or ''}"
 

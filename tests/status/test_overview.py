@@ -20,7 +20,7 @@ def test_a_site_that_is_well() -> None:
     found = judged(process(pools=[calm()]), process(pid=12, pools=[calm(aliases=["reports"])]))
     assert overview.headline(found, 120) == (
         "well: nobody waits, 4 of 20 connections are in use (2 pools in 2 processes);"
-        " 8 have waited in vain so far"
+        " 8 waited in vain"
     )
     assert overview.render(found, 120).splitlines() == [
         "PROCESS  POOL     OPEN/MAX  IN USE  OFFERED  IDLE  WAITING  LONGEST  TIMEOUTS  VERDICT",
