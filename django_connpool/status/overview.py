@@ -68,7 +68,8 @@ def sum_up(judged: Sequence[Judged]) -> tuple[str, str]:
         used = f"{plural(total.in_use, 'connection')} in use"
     else:
         used = f"{total.in_use} of {total.max_size} connections are in use"
-    return WELL, f"{waiting}, {used} ({where})"
+    in_vain = f"; {total.timeouts} waited in vain" if total.timeouts else ""
+    return WELL, f"{waiting}, {used} ({where}){in_vain}"
 
 
 def headline(judged: Sequence[Judged], width: int, paint: Paint = plain) -> str:

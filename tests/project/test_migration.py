@@ -48,6 +48,14 @@ def test_the_defaults_that_differ_are_those(option: str, here: Any, there: Any) 
     assert THEIRS[option].default == there
 
 
+def test_a_max_size_that_is_too_small_on_the_way_back_is_the_error_that_is_quoted() -> None:
+    quoted = re.search(r"`ValueError: (.+?)`", section("From Django's own pool"), re.DOTALL)
+    assert quoted is not None
+    with pytest.raises(ValueError, match=" ".join(quoted[1].split())):
+        psycopg_pool.ConnectionPool("", max_size=3, open=False)
+    psycopg_pool.ConnectionPool("", min_size=3, max_size=3, open=False)
+
+
 def test_what_their_dictionary_says_is_understood() -> None:
     values: dict[str, Any] = {
         option: parameter.default

@@ -18,8 +18,9 @@ def calm(**changes: Any) -> dict[str, Any]:
 
 def test_a_site_that_is_well() -> None:
     found = judged(process(pools=[calm()]), process(pid=12, pools=[calm(aliases=["reports"])]))
-    assert overview.headline(found, 100) == (
-        "well: nobody waits, 4 of 20 connections are in use (2 pools in 2 processes)"
+    assert overview.headline(found, 120) == (
+        "well: nobody waits, 4 of 20 connections are in use (2 pools in 2 processes);"
+        " 8 waited in vain"
     )
     assert overview.render(found, 120).splitlines() == [
         "PROCESS  POOL     OPEN/MAX  IN USE  OFFERED  IDLE  WAITING  LONGEST  TIMEOUTS  VERDICT",
@@ -29,6 +30,13 @@ def test_a_site_that_is_well() -> None:
         "  well   gunicorn shop.wsgi --workers 2",
         "all      2 pools      8/20       4        2     2        0        -         8",
     ]
+
+
+def test_a_site_in_which_nobody_has_waited_in_vain() -> None:
+    found = judged(process(pools=[calm(stats={})]))
+    assert overview.headline(found, 100) == (
+        "well: nobody waits, 2 of 10 connections are in use (1 pool in 1 process)"
+    )
 
 
 def test_the_worst_comes_first_with_its_reason_and_the_others_below() -> None:

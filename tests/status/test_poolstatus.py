@@ -219,7 +219,7 @@ def test_a_table_higher_than_the_terminal_does_not_scroll_it(
     lines = drawn.removesuffix("\x1b[J").splitlines()
     assert len(lines) < 12
     assert max(map(len, lines)) <= 90
-    assert lines[-1] == "(30 more lines: make the window higher)"
+    assert lines[-1] == "(31 more lines: make the window higher)"
 
 
 def test_what_is_no_terminal_gets_no_escape_codes(

@@ -199,7 +199,7 @@ def test_nobody_is_looked_up_in_a_database_that_would_not_answer(
         # In a thread of its own, as a server would: this one has something in hand.
         answer = in_thread(lambda: Client().get("/pool/"))
         assert answer.status_code == 503
-        assert b"stands in the database" in answer.content
+        assert b"cannot be looked up in the database" in answer.content
         assert b'name="token"' in answer.content
         in_admin = "/admin/django_connpool/pool/"
         assert in_thread(lambda: Client().get(in_admin)).status_code == 503
