@@ -827,8 +827,8 @@ def situation(pool: Any) -> str:
         )
         for one in slots.all
     }
-    notes = {note[0].__name__ for note in pool._core.inbox}
-    line = {(one.left, one.slot is None) for one in pool._core.line}
+    notes = {note[0].__name__ for note in pool._core.inbox.copy()}
+    line = {(one.left, one.slot is None) for one in list(pool._core.line)}
     return repr((pool.closed, sorted(notes), sorted(line), sorted(found)))
 
 
