@@ -36,6 +36,12 @@ def pytest_configure(config: pytest.Config) -> None:
     settings.CONNPOOL_STATUS_DIR = os.environ["CONNPOOL_STATUS_DIR"] = str(status)
 
 
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Two for each core where the quick ones are run: half of the time they wait for a server."""
+    cores = os.cpu_count() or 1
+    return 2 * cores if "not stress" in config.option.markexpr else cores
+
+
 def pytest_collection_finish() -> None:
     """The collector, which tests ask often, need not look at what all of them have in common."""
     gc.collect()
