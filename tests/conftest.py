@@ -19,9 +19,13 @@ from tests.proxy import Proxy
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """How many processes `-n auto` means: each starts a server of its own.
 
-    A server that they were given they would have to share, and they count its connections.
+    A server that they were given they would have to share, and they count its connections. The
+    quick ones wait for their server half of the time, so two of them share a core.
     """
-    return 0 if os.environ.get("DATABASE_URL") else min(len(os.sched_getaffinity(0)), 8)
+    if os.environ.get("DATABASE_URL"):
+        return 0
+    cores = min(len(os.sched_getaffinity(0)), 8)
+    return 2 * cores if "not stress" in config.option.markexpr else cores
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -34,12 +38,6 @@ def pytest_configure(config: pytest.Config) -> None:
     status = scratch.folder() / "status"
     status.mkdir(mode=0o700, exist_ok=True)
     settings.CONNPOOL_STATUS_DIR = os.environ["CONNPOOL_STATUS_DIR"] = str(status)
-
-
-def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """Two for each core where the quick ones are run: half of the time they wait for a server."""
-    cores = os.cpu_count() or 1
-    return 2 * cores if "not stress" in config.option.markexpr else cores
 
 
 def pytest_collection_finish() -> None:
