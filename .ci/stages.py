@@ -74,7 +74,7 @@ def stages() -> list[Stage]:
             ("py312-django51", 45),
             ("py310-django52", 45),
             ("py313-django60", 45),
-            ("py311-django42", 45),
+            ("py311-django42-pool", 95),
             ("py312-django42", 45),
             ("py310-django51", 45),
         )
