@@ -186,7 +186,11 @@ def set_up() -> None:
             "as-django": database(ENGINES["engine"], {"round_trips": "as django"}),
         },
         INSTALLED_APPS=["django_connpool"],
-        MIDDLEWARE=["django.middleware.common.CommonMiddleware"],
+        # Without ours two receivers of signals know the request, of which Sentry tells, too.
+        MIDDLEWARE=[
+            "django_connpool.middleware.ConnectionPoolMiddleware",
+            "django.middleware.common.CommonMiddleware",
+        ],
         SECRET_KEY="only for tests",
         USE_TZ=True,
     )
