@@ -47,7 +47,7 @@ class Histogram:
             mean += 0.2 * (seconds - mean)
         self.mean = mean
         self._total += sum(noted)
-        self.longest = max(self.longest, *noted)
+        self.longest = max(self.longest, max(noted))
 
     def take_longest(self) -> float:
         """The longest since this was asked last."""

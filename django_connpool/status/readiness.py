@@ -2,9 +2,9 @@
 
 * busy: somebody has waited longer than `CONNPOOL_BUSY_AFTER` seconds (5), and waits still.
 * stuck: every connection that the pool may have is on loan, in use, and has been for longer than
-  `CONNPOOL_STUCK_AFTER` seconds (60): nothing moves. So is a pool
-  in which somebody has waited for a second for a place of a bound that is full, when all that it
-  has are on loan for so long.
+  `CONNPOOL_STUCK_AFTER` seconds (60): nothing moves. So is a pool in which somebody
+  has waited for a second for a place of a bound that is full, when all that it has are on loan for
+  so long.
 * down: the last attempt to connect has failed, and the outage is older than `outage_patience`, for
   which borrowers wait in line; or time does not heal what the server said. A server that is only
   full is no reason while the pool has connections to serve with. It is believed for

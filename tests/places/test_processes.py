@@ -8,53 +8,23 @@ import random
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import psycopg
 import pytest
 
 from tests.cluster import Server
+from tests.most_sessions import MostSessions
 from tests.testproject.processes import wait_until
 
 pytestmark = pytest.mark.e2e
 
-COUNT = "SELECT count(*) FROM pg_stat_activity WHERE application_name = %s"
 SECONDS = 60
 # Seconds, at most, for which a borrower keeps a connection: long enough to be worth one more.
 LONG = 0.04
 KILLS = int(os.environ.get("PLACES_KILLS", "300"))  # for ten minutes 5700
-
-
-class Watcher:
-    """Counts the sessions as often as it can, in a thread of its own."""
-
-    def __init__(self, server: Server, application_name: str) -> None:
-        self.most = self.samples = self.now = 0
-        self._over = threading.Event()
-        self._server, self._name = server, application_name
-        self._thread = threading.Thread(target=self._watch)
-
-    def _watch(self) -> None:
-        with psycopg.connect(self._server.dsn(), autocommit=True) as connection:
-            while not self._over.is_set():
-                row = connection.execute(COUNT, [self._name]).fetchone()
-                assert row is not None
-                self.now = row[0]
-                self.most = max(self.most, self.now)
-                self.samples += 1
-                time.sleep(0.001)
-
-    def __enter__(self) -> Watcher:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self._over.set()
-        self._thread.join()
 
 
 class Nursery:
@@ -123,6 +93,10 @@ class Workers:
                 process.communicate()
 
 
+def watching(cluster: Server, workers: Workers) -> MostSessions:
+    return MostSessions(cluster, "application_name", workers.name, pause=0.001)
+
+
 @pytest.fixture
 def workers(cluster: Server, tmp_path: Path) -> Iterator[Workers]:
     tmp_path.chmod(0o700)
@@ -134,22 +108,22 @@ def workers(cluster: Server, tmp_path: Path) -> Iterator[Workers]:
 def test_the_server_never_sees_more_and_every_process_has_its_part(
     cluster: Server, workers: Workers
 ) -> None:
-    with Watcher(cluster, workers.name) as seen:
+    with watching(cluster, workers) as seen:
         for _ in range(6):
             workers.start()
         for process in workers.all:
             workers.begun(process)
         time.sleep(4)  # of work
         found = [workers.end(process) for process in workers.all]
-    assert seen.most == 5, seen.samples
-    assert seen.samples > 200
+    assert seen.most == 5, seen.looks
+    assert seen.looks > 200
     assert all(one["done"] > 10 and not one["errors"] for one in found), found
 
 
 def test_a_child_shares_the_bound_and_its_parent_keeps_its_own(
     cluster: Server, workers: Workers
 ) -> None:
-    with Watcher(cluster, workers.name) as seen:
+    with watching(cluster, workers) as seen:
         forking = workers.start(forks=True, hold=LONG)
         other = workers.start(hold=LONG)
         workers.begun(forking)
@@ -164,7 +138,7 @@ def test_a_child_shares_the_bound_and_its_parent_keeps_its_own(
 def test_a_process_that_is_stopped_keeps_what_it_has_and_holds_nobody_up(
     cluster: Server, workers: Workers
 ) -> None:
-    with Watcher(cluster, workers.name) as seen:
+    with watching(cluster, workers) as seen:
         stopped = workers.start(max_size=2, hold=LONG)
         pid = workers.begun(stopped)
         wait_until(lambda: seen.now == 2, "it has two")
@@ -194,7 +168,7 @@ def test_no_place_is_lost_when_processes_are_killed(cluster: Server, workers: Wo
 
     running = [born() for _ in range(8)]
     try:
-        with Watcher(cluster, workers.name) as seen:
+        with watching(cluster, workers) as seen:
             for _ in range(KILLS):
                 # Some are killed as they start, some in the middle of their work.
                 time.sleep(chance.choice([0.0, 0.02, 0.1, 0.3]))
@@ -212,5 +186,5 @@ def test_no_place_is_lost_when_processes_are_killed(cluster: Server, workers: Wo
         for pid in running:
             os.kill(pid, signal.SIGKILL)
     assert used
-    assert seen.most <= 5, seen.samples
+    assert seen.most <= 5, seen.looks
     assert all(one["done"] and not one["errors"] for one in found)
