@@ -55,8 +55,8 @@ class ConnectionPoolMiddleware:
             markcoroutinefunction(self)
         self.serves = False
         self.retry_after = overload.retry_after()
-        requests.disconnect()
         settle()
+        requests.disconnect()  # last: with the first pool they are connected
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase | Awaitable[HttpResponseBase]:
         if not self.serves:

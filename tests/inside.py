@@ -912,7 +912,7 @@ TUNABLE: dict[str, tuple[str, ...]] = {
     "offer_start": ("backends.holding.AFTER_START",),
     # Between two looks of the background thread at what is on offer.
     "offer_often": ("pool.offers.OFTEN",),
-    "offer_seldom": ("pool.offers.SELDOM",),
+    "offer_seldom": ("pool.offers.SELDOM", "pool.offers.MOVING"),
     "offer_first_look": ("pool.offers.FIRST_LOOK",),
     # Between two works of a thread that parks its connection, and how long that stays parked.
     "park_soon": ("backends.loans.SOON",),

@@ -48,7 +48,7 @@ class Rebinding:
                 raise
             return super().execute(query, params, **kwargs)  # type: ignore[misc]
         finally:
-            wrapper.release_if_free()
+            wrapper.end_statement()
 
     def executemany(self, *args: Any, **kwargs: Any) -> None:
         with self._in_hand("executemany()"):

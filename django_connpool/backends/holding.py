@@ -13,7 +13,7 @@ from django.db.backends.signals import connection_created
 from django_connpool import registry, scopes
 from django_connpool.errors import PoolClosed, PoolTimeout, TooManyRequests
 from django_connpool.process.background import NEVER
-from django_connpool.readers import AUTO, REQUEST
+from django_connpool.readers import AUTO, REQUEST, TRANSACTION
 from django_connpool.session.riding import send_now
 from django_connpool.session.setup import recording, repeating
 
@@ -88,6 +88,7 @@ class Holding(Bound):
     release: str | None = None  # how long it is kept; see conf.py
     mode: str | None = None  # the same, as a block of `hold()` wants it
     terms: tuple[float, float]  # on which it is offered: see `Offer`
+    offers_each = False  # statements end with it on offer, if nothing is out of the ordinary
     terms_of: registry.Binding | None = None  # for which pool these three are right
     # For which loan, and what it has left in its session, `slot.pinned` says why it stays.
     stays_for: tuple[int, int] | None = None
@@ -204,6 +205,11 @@ class Holding(Bound):
         if not apps.ready:  # an app that queries as it starts, in a thread that may live on
             release, idle_limit = AUTO, min(idle_limit, AFTER_START)
         self.terms = NEVER if release == REQUEST else loans.SETTLED, idle_limit
+        self.offers_each = (
+            self.release != TRANSACTION
+            and idle_limit == NEVER
+            and bool(self.settings_dict["AUTOCOMMIT"])
+        )
         if release != REQUEST and binding is not None:
             binding.pool.expect_offers()
 

@@ -27,9 +27,11 @@ SETTLED = 0.001  # seconds without another statement, after which those who wait
 OPENING = 0.05  # seconds in line, after which it is taken although a connection is being opened
 FIRST_LOOK = 0.001  # seconds in line, after which a borrower looks for offers once more
 # Seconds between two looks of the background thread, while borrowers wait and others offer: these
-# at first, and after something was taken; twice as many each time there was nothing.
+# at first, and after something was taken; twice as many each time there was nothing, up to those in
+# a line that stands still, or these in one that moves, where each look keeps others from working.
 OFTEN = 0.001
 SELDOM = 0.008
+MOVING = 0.032
 
 
 class Offer(list[Any]):
@@ -123,6 +125,7 @@ class Watch:
         self._core = core
         self._crew = crew
         self._pause = OFTEN
+        self._looked_at = 0.0
 
     def come_by(self, at: float) -> None:
         """Have it look no later than at that moment."""
@@ -147,7 +150,7 @@ class Watch:
         core = self._core
         if not core.limits.has_offers or seconds <= FIRST_LOOK:
             return waiter.wait(seconds)
-        if self.ticket.due <= core.clock() + SELDOM:  # the background thread looks already
+        if self.ticket.due <= core.clock() + MOVING:  # the background thread looks already
             return waiter.wait(seconds)
         if waiter.wait(FIRST_LOOK):
             return True
@@ -193,8 +196,10 @@ class Watch:
         with core.lock:
             again = min(next_too_long(core), default=NEVER)
         if wanted and core.limits.has_offers:
-            self._pause = OFTEN if taken else min(2 * self._pause, SELDOM)
+            most = MOVING if core.moved_at > self._looked_at else SELDOM
+            self._pause = OFTEN if taken else min(2 * self._pause, most)
             again = min(again, now + self._pause)
+        self._looked_at = now
         return again
 
 

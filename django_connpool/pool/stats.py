@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 from .slot import Slot
 
 # Upper bounds of the histograms' buckets, in seconds; the last bucket has no bound.
 BOUNDS = (0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0)
+REMEMBERED = 40  # durations; what was before them is a thousandth of the moving average
 MOST_KEPT = 100_000  # durations, for whoever asked for each of them and does not come
+
+_bucket_of = partial(bisect_left, BOUNDS)  # the number of the bucket that a duration falls into
 
 
 class Histogram:
@@ -40,10 +44,11 @@ class Histogram:
             self.kept.extend(noted)
         if not noted:
             return
-        bounds, buckets = BOUNDS, self._buckets
+        buckets = self._buckets
+        for bucket, number in Counter(map(_bucket_of, noted)).items():
+            buckets[bucket] += number
         mean = noted[0] if self.mean is None else self.mean
-        for seconds in noted:
-            buckets[bisect_left(bounds, seconds)] += 1
+        for seconds in noted[-REMEMBERED:]:
             mean += 0.2 * (seconds - mean)
         self.mean = mean
         self._total += sum(noted)

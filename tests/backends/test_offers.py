@@ -43,7 +43,13 @@ NEVER = float("inf")
 
 @pytest.fixture
 def single(databases: Databases) -> Any:
-    return databases.add(pool={"max_size": 1, "timeout": DEADLINE})
+    """Its connection is there: the thread that opens one refers to it for a moment longer."""
+    wrapper = databases.add(pool={"max_size": 1, "timeout": DEADLINE})
+    pid(wrapper)
+    wrapper.close()
+    workers = f"{wrapper.pool.name}-worker"
+    wait_until(lambda: all(one.name != workers for one in threading.enumerate()), "it has gone")
+    return wrapper
 
 
 @pytest.fixture

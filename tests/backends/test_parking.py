@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -236,6 +238,30 @@ def test_where_the_middleware_is_no_receivers_of_ours_are_called() -> None:
     before = receivers()
     ConnectionPoolMiddleware(lambda request: HttpResponse())
     assert receivers() == before - 2
+
+
+LOADED = """
+from django.conf import settings
+from django.core.handlers.wsgi import WSGIHandler
+from django.core.signals import request_finished, request_started
+import django
+
+settings.configure(
+    DATABASES={"default": {"ENGINE": "django_connpool.backends.postgresql", "NAME": "any"}},
+    MIDDLEWARE=["django_connpool.middleware.ConnectionPoolMiddleware"],
+)
+django.setup()
+WSGIHandler()
+for signal in (request_started, request_finished):
+    for key, *_ in signal.receivers:
+        assert "connpool" not in str(key), key
+"""
+
+
+def test_nor_where_it_is_the_first_that_asks_for_a_pool() -> None:
+    """In a site whose apps have no models, the engine is imported after the middleware."""
+    done = subprocess.run([sys.executable, "-c", LOADED], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_test_that_changes_the_middleware_has_them_again() -> None:

@@ -51,6 +51,10 @@ class FakeMaintenance:
         self.at = inside.NEVER
         self.watched = False
 
+    @property
+    def due(self) -> float:
+        return self.at
+
     def by(self, at: float) -> None:
         self.at = min(self.at, at)
 

@@ -18,7 +18,7 @@ from tests import inside
 from tests.inside import NEVER
 from tests.pool.real.helpers import until, until_waiting
 
-from .fake import FakeClock, FakeServer, fake_pool, working_pool
+from .fake import FakeClock, FakeMaintenance, FakeServer, fake_pool, working_pool
 
 DEADLINE = 30.0  # seconds
 SETTLED = 1.0  # of the fake clock
@@ -276,6 +276,7 @@ def test_what_is_taken_goes_to_the_head_of_the_line(pool: ConnectionPool[Any]) -
 
 def test_what_is_longest_on_offer_is_taken_first() -> None:
     clock = FakeClock()
+    clock.now = time.monotonic() - 100  # the pool has a real one, of a machine just started, too
     with working_pool(FakeServer(), max_size=2, has_offers=True) as pool:
         owners = [Owner(pool, pool.getconn(), clock).agree(0.0) for _ in range(2)]
         for owner in reversed(owners):
@@ -291,6 +292,34 @@ def test_nobody_looks_any_more_once_the_line_is_empty(pool: ConnectionPool[Any])
     _, got = taken_by_who_stands_in_line(pool)
     pool.putconn(got.pop())
     until(lambda: inside.watch_due(pool) == NEVER)
+
+
+def test_a_line_that_moves_is_looked_at_less_often_than_one_that_stands_still() -> None:
+    fake = inside.maintained_by(FakeMaintenance())
+    with fake, working_pool(FakeServer(), max_size=1, has_offers=True) as pool:
+        got = [owner_of(pool, patience=NEVER).conn]
+        threads = [waiting(pool, got) for _ in range(4)]
+        until_waiting(pool, 4)
+
+        def pause() -> float:
+            now = inside.clock(pool)()
+            return round(inside.watch_of(pool).run(now) - now, 6)
+
+        def moves() -> None:
+            pool.putconn(got.pop())
+            until(lambda: got)
+
+        assert [pause() for _ in range(5)][-2:] == [0.008, 0.008]
+        pauses = []
+        for _ in range(3):
+            moves()
+            pauses.append(pause())
+        assert pauses == [0.016, 0.032, 0.032]
+        assert pause() == 0.008
+        moves()
+        for thread in threads:
+            thread.join(DEADLINE)
+        pool.putconn(got.pop())
 
 
 def test_nobody_looks_where_nobody_offers(pool: ConnectionPool[Any]) -> None:
