@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Mapping
+from contextlib import ExitStack
 from functools import partial
 from types import MethodType
 from typing import Any
@@ -14,7 +15,7 @@ from psycopg import OperationalError
 from django_connpool import conf, identity, signals
 from django_connpool.readers import FEWEST, PGBOUNCER
 from django_connpool.session import cursors
-from django_connpool.session.closing import await_end, end_of, say_goodbye
+from django_connpool.session.closing import discard
 from django_connpool.session.credentials import Credentials
 from django_connpool.session.foreign import Connection
 from django_connpool.session.objects import noticing
@@ -112,8 +113,8 @@ class Opener:
         factory = parameters.get("cursor_factory")
         if factory is not None:
             parameters = {**parameters, "cursor_factory": cursors.telling(factory)}
-        driver: Any = wrapper.Database
-        try:
+        with ExitStack() as unless_done:
+            unless_done.callback(_discard_made, wrapper.Database)
             connection = wrapper.get_new_connection(parameters)
             if factory is not None and connection.cursor_factory is cursors.telling(factory):
                 connection.cursor_factory = factory
@@ -123,13 +124,8 @@ class Opener:
                 let_ride(connection)
             with recording(connection):
                 self._initialize(wrapper, connection)
-        except BaseException:
-            for made in driver.made:  # also what an override has not returned
-                end = end_of(made.pgconn)
-                await_end(end, interrupt=say_goodbye(made, made.pgconn))
-            driver.made.clear()
-            raise
-        driver.made.clear()
+            unless_done.pop_all()
+        wrapper.Database.made.clear()
         # For the first borrower's wrapper, which stands for this one from then on.
         connection.connpool_is_new = True
         connection.connpool_receivers = []  # those of connection_created that have heard of it
@@ -161,3 +157,10 @@ class Opener:
         # PgBouncer refuses them.
         limits = {} if self.options.behind == PGBOUNCER else self.options.servers_limits()
         return completed("", asked, connect_timeout=CONNECT_TIMEOUT, limits=limits)
+
+
+def _discard_made(driver: Any) -> None:
+    """Close what was made by that driver, also what an override has not returned."""
+    for connection in driver.made:
+        discard(connection)
+    driver.made.clear()

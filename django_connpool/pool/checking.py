@@ -19,6 +19,7 @@ connecting_logger = bursts.logger("connecting")
 
 LEAST_ANSWER_TIMEOUT = 0.1  # seconds a server may take, however little time its borrower has
 PING_TIMEOUT = 5.0  # seconds
+JUST_USED = 0.001  # seconds since its last borrower's last statement, which has proved its life
 
 
 class Checking:
@@ -54,11 +55,15 @@ class Checking:
         """Of one that was handed over: whether it may be served without another look.
 
         Given back a moment ago it needs no ping. But it may have died unnoticed by a borrower that
-        did not use it.
+        did not use it any more.
         """
         session = slot.session
         is_fresh = session.cleaning is None and now < slot.idle_since + FRESH
-        return is_fresh and not self._core.limits.asks_each and session.is_alive()
+        return (
+            is_fresh
+            and not self._core.limits.asks_each
+            and (now < slot.turned_at + JUST_USED or session.is_alive())
+        )
 
     def _came_clean(self, slot: Slot, timeout: float | None) -> bool:
         """Take the outcome of a clean-up, which is a proof of life; False when it is out."""

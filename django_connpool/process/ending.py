@@ -64,7 +64,7 @@ def _before_fork() -> None:
     if threading.get_ident() == threading.main_thread().ident:
         try:
             background.park()
-        finally:
+        finally:  # not before: what resumes may come by meanwhile
             _parked = True
 
 

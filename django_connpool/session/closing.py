@@ -137,6 +137,12 @@ def _ends(end: End, deadline: float) -> bool:
     return False
 
 
+def discard(conn: Any) -> None:
+    """Close a connection that nobody has been given yet, and wait until the server knows."""
+    end = end_of(conn.pgconn)
+    await_end(end, interrupt=say_goodbye(conn, conn.pgconn))
+
+
 def bury(pgconn: Any, grave: socket.socket) -> None:
     """Make an inherited connection harmless in a forked child, without a byte to the server.
 

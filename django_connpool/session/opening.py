@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import Any
 from weakref import WeakSet
 
@@ -15,7 +15,7 @@ from django_connpool.process import bursts
 from django_connpool.redaction import named, one_line
 
 from . import changes, cleaning, cursors, parameters, pooler, refusals, rest, tidying
-from .closing import await_end, end_of, say_goodbye
+from .closing import discard
 from .objects import noticing
 from .policy import Policy
 from .session import Keeper, Session
@@ -65,8 +65,9 @@ class Opening:
         It is `keeper`'s from then on, which is found again as `_slot` of the connection. `hurry`:
         somebody waits for it.
         """
-        conn = self._connect()
-        try:
+        with ExitStack() as unless_done:
+            conn = self._connect()
+            unless_done.callback(discard, conn)
             conn.__dict__["_pool"] = None
             cursors.set_watch(conn, self.policy.judge)
             with recording(conn):
@@ -77,11 +78,8 @@ class Opening:
             with self._lock:
                 self._sessions.add(session)
             self._get_to_know(session, hurry)
-            return session
-        except BaseException:
-            end = end_of(conn.pgconn)
-            await_end(end, interrupt=say_goodbye(conn, conn.pgconn))
-            raise
+            unless_done.pop_all()
+        return session
 
     def _get_to_know(self, session: Session, hurry: bool) -> None:
         """Look at what stands at the other end, and ask it what has to be known of it."""

@@ -14,7 +14,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from django_connpool.process import forks, uwsgi
@@ -43,11 +43,10 @@ class Listener:
         self._is_closed = False
         self._socket = _listen(path)
         self._ticket = background.join(self)
-        try:
+        with ExitStack() as unless_done:
+            unless_done.callback(self._vanish)
             background.read(self._socket, self._have_answered)
-        except BaseException:
-            self._vanish()
-            raise
+            unless_done.pop_all()
 
     def _have_answered(self) -> None:
         background.unread(self._socket)
@@ -177,17 +176,15 @@ def _listen(path: Path) -> socket.socket:
     # with this pid left behind.
     unborn = path.with_suffix(".new")
     unborn.unlink(missing_ok=True)
-    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
+    with ExitStack() as unless_done:
+        listening = unless_done.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+        unless_done.callback(unborn.unlink, missing_ok=True)
         listening.bind(os.fspath(unborn))
         unborn.chmod(0o600)  # nobody can connect yet
         listening.listen(BACKLOG)
         listening.setblocking(False)
         unborn.rename(path)
-    except BaseException:
-        listening.close()
-        unborn.unlink(missing_ok=True)
-        raise
+        unless_done.pop_all()
     return listening
 
 

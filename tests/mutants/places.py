@@ -875,4 +875,103 @@ MUTANTS = [
         "            until = 0.0\n",
         "the place of a dead holder rests until its session has ended",
     ),
+    # A statement that ends where nothing is out of the ordinary
+    Mutant(
+        "backends/offering.py",
+        "            or self.in_atomic_block\n            or not self.offers_each",
+        "            or not self.offers_each",
+        "a statement in an atomic block leaves the connection in hand",
+    ),
+    Mutant(
+        "backends/offering.py",
+        "            or self.kept\n            or self.by_hand\n",
+        "            or self.by_hand\n",
+        "a statement in a block that keeps its connection leaves it in hand",
+    ),
+    Mutant(
+        "backends/offering.py",
+        "            or self.kept\n            or self.by_hand\n",
+        "            or self.kept\n",
+        "a statement on what others may have, too, leaves it in hand",
+    ),
+    Mutant(
+        "backends/offering.py",
+        "            or self._thread_sharing_count\n            or (offer",
+        "            or (offer",
+        "a statement on what threads share leaves it in hand",
+    ),
+    Mutant(
+        "backends/offering.py",
+        "            session.pgconn.transaction_status\n            or known.dirt",
+        "            known.dirt",
+        "a statement that begins a transaction by hand leaves it in hand",
+    ),
+    Mutant(
+        "backends/offering.py",
+        "            or known.dirt\n            or known.called\n",
+        "            or known.called\n",
+        "a statement that leaves something in the session leaves it in hand",
+    ),
+    Mutant(
+        "backends/offering.py",
+        "            or known.called\n            or touch.touched\n",
+        "            or touch.touched\n",
+        "a statement that calls a function that sets something leaves it in hand",
+    ),
+    Mutant(
+        "backends/offering.py",
+        "            or touch.touched\n            or touch.switched\n",
+        "            or touch.switched\n",
+        "a statement on a connection object that was changed leaves it in hand",
+    ),
+    Mutant(
+        "backends/offering.py",
+        "            or (now - slot.since >= LONGEST and loans.line(connection))\n",
+        "",
+        "a statement of a long loan, while others wait, gives back",
+    ),
+    Mutant(
+        "backends/offering.py",
+        "        if (life := self.life) is not None and life.ended:",
+        "        if False:",
+        "a statement of work that has ended gives back",
+    ),
+    Mutant(
+        "backends/offering.py",
+        "        if offer is None or offer.slot is not slot or offer.ended:\n"
+        "            offer = self._make_offer(slot)\n        # As",
+        "        if offer is None or offer.slot is not slot:\n"
+        "            offer = self._make_offer(slot)\n        # As",
+        "what an interrupt has left as parked is offered anew",
+    ),
+    Mutant(
+        "backends/holding.py",
+        "            self.release != TRANSACTION\n",
+        "            True\n",
+        "with release 'transaction' each statement gives back",
+    ),
+    Mutant(
+        "backends/holding.py",
+        "            and idle_limit == NEVER\n",
+        "",
+        "with max_hold_idle each statement has somebody look at what it offers",
+    ),
+    Mutant(
+        "backends/holding.py",
+        '            and bool(self.settings_dict["AUTOCOMMIT"])\n',
+        "",
+        "without AUTOCOMMIT a statement leaves it in hand",
+    ),
+    Mutant(
+        "pool/checking.py",
+        "            and (now < slot.turned_at + JUST_USED or session.is_alive())\n",
+        "            and (True or session.is_alive())\n",
+        "what is handed over, and was not used a moment ago, is looked at",
+    ),
+    Mutant(
+        "middleware.py",
+        "        settle()\n        requests.disconnect()",
+        "        requests.disconnect()\n        settle()",
+        "beside the middleware no receivers are called",
+    ),
 ]

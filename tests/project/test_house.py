@@ -60,9 +60,9 @@ FOREIGN: dict[str, set[str]] = {
 FOREIGN_ELSEWHERE = {"asgiref", "django", "psycopg"}
 
 LONGEST = 400  # lines of a file
-LINES = 24_600
+LINES = 24_620
 LEEWAY = 300  # lines below that, from which on the number has to be lowered
-DOORS = 16  # what catches BaseException, and `finally` blocks that mend; 6 are meant to remain
+DOORS = 11  # what catches BaseException, and `finally` blocks that mend; 6 are meant to remain
 
 IMPORTS_REMAIN: set[str] = set()
 CIRCLES_REMAIN: set[str] = set()
@@ -75,7 +75,6 @@ UNTOLD_REMAIN: set[str] = set()
 MENDING: set[str] = {
     "backends/offering.py: Offering.connect_for_a_statement",
     "process/background.py: Background._run_task",
-    "process/background.py: Background.park",
     "process/ending.py: _before_fork",
     "session/opening.py: Opening.read_answers",
 }
@@ -110,6 +109,7 @@ ENDING: set[str] = {
     "pool/pool.py: Pool.getconn",
     "pool/pool.py: Pool.putconn",
     "pool/tasks.py: TaskWaiter.wait_its_turn",
+    "process/background.py: Background.park",
     "process/userline.py: _above",
     "session/credentials.py: Credentials._ask_once",
     "session/setup.py: recording",
