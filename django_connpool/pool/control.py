@@ -287,4 +287,6 @@ def _suspend(core: Core) -> None:
 def _resume(core: Core) -> None:
     if not core.closed:
         core.suspended, core.serving = False, True
+        if core.outage is not None:
+            core.outage.resume(core.clock())
         core.serve_line()

@@ -294,7 +294,7 @@ class Crew:
             core.stats.connections_errors += 1
             core.slots.forget(slot)
             note_refusal(core, error, now, began=slot.opened_at)
-            judge(core, answered=True)
+            judge(core, answered=True, began=slot.opened_at)
             core.dismiss_if_done()
         text, reason = "%s: connecting failed: %s", core.outage.kind if core.outage else ""
         logger.warning(text, core.name, one_line(error), extra=core.numbers(reason=reason))

@@ -50,6 +50,7 @@ class Outage:
         "kind",
         "patience",
         "reported",
+        "resumed_at",
         "retry_at",
         "since",
     )
@@ -61,6 +62,7 @@ class Outage:
         self.patience = patience  # seconds for which it is young, and waited for
         self.attempts = 0
         self.reported = False  # `reconnect_failed` was called
+        self.resumed_at = 0.0  # when the pool was, in the middle of it
         self.error = error
         self.retry_at = self.failed_at = now
         self.another(error, now, kind, heals, asked=True)
@@ -94,6 +96,14 @@ class Outage:
         self.attempts += 1
         self.failed_at = now
         self.retry_at = now + delay * random.uniform(0.5, 1.0)
+
+    def resume(self, now: float) -> None:
+        """Somebody says that the server is back: ask it, and believe no attempt of before."""
+        self.resumed_at = self.retry_at = now
+
+    def is_answered_by(self, began: float) -> bool:
+        """Whether an attempt that began then tells what those in line may hope for."""
+        return began >= self.resumed_at
 
     def is_young(self, now: float) -> bool:
         """Whether the server is still waited for; not when time does not heal what it says."""

@@ -6,6 +6,7 @@ All of it needs the pool's lock.
 from __future__ import annotations
 
 from django_connpool.process import bursts, uwsgi
+from django_connpool.process.background import NEVER
 from django_connpool.redaction import one_line
 
 from .core import Core
@@ -71,16 +72,20 @@ def end_outage(core: Core, now: float) -> None:
     core.outage = None
 
 
-def judge(core: Core, answered: bool = False) -> None:
+def judge(core: Core, answered: bool = False, began: float = NEVER) -> None:
     """Under the lock: fail those whose waiting cannot be rewarded; see that others' is.
 
-    `answered`: the server has just refused an attempt, so those in line have their
-    answer. Otherwise they get one from the next attempt, unless it is too early for it.
+    `answered`: the server has just refused an attempt, which `began` then, so those in line have
+    their answer. Otherwise they get one from the next attempt, unless it is too early for it.
     """
     outage = core.outage
     if outage is None:
         return
     now = core.clock()
+    if not outage.is_answered_by(began):
+        outage.retry_at = now
+        core.schedule(now)
+        return
     # An attempt that hangs is no answer to wait for either.
     if waiting_cannot_help(core) and (answered or now < outage.retry_at or core.slots.opening):
         core.line.refuse_all(lambda: again(outage.error))

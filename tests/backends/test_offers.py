@@ -43,19 +43,26 @@ NEVER = float("inf")
 
 @pytest.fixture
 def single(databases: Databases) -> Any:
-    """Its connection is there: the thread that opens one refers to it for a moment longer."""
-    wrapper = databases.add(pool={"max_size": 1, "timeout": DEADLINE})
-    pid(wrapper)
-    wrapper.close()
-    workers = f"{wrapper.pool.name}-worker"
-    wait_until(lambda: all(one.name != workers for one in threading.enumerate()), "it has gone")
-    return wrapper
+    return acquainted(databases.add(pool={"max_size": 1, "timeout": DEADLINE}))
 
 
 @pytest.fixture
 def calm(databases: Databases) -> Any:
     """As `single`, where nobody takes anything but the test."""
-    return databases.add(pool={"max_size": 1, "timeout": DEADLINE, "release": "request"})
+    pool = {"max_size": 1, "timeout": DEADLINE, "release": "request"}
+    return acquainted(databases.add(pool=pool))
+
+
+def acquainted(wrapper: Any) -> Any:
+    """Its connection is there, and the pool knows its server's functions.
+
+    Until then no statement ends the short way. And nobody else refers to the connection any more,
+    as the thread that opens one does for a moment.
+    """
+    until_known(wrapper.pool)
+    workers = f"{wrapper.pool.name}-worker"
+    wait_until(lambda: all(one.name != workers for one in threading.enumerate()), "it has gone")
+    return wrapper
 
 
 class Lingering:
@@ -101,6 +108,45 @@ def test_as_long_as_nobody_needs_it_it_stays_with_its_borrower(single: Any) -> N
     assert borrows(single) == before
     single.close()
     assert on_loan(single) == 0
+
+
+def test_a_block_whose_transaction_was_ended_by_hand_keeps_it(single: Any) -> None:
+    with transaction.atomic(using="spare"):
+        first = pid(single)
+        with single.cursor() as cursor:
+            cursor.execute("COMMIT")
+        inside.take_all(single.pool)
+        assert in_hand(single) is not None and pid(single) == first
+    assert inside.offered(single) is not None
+
+
+def test_who_keeps_a_reference_keeps_it(single: Any) -> None:
+    first = pid(single)
+    raw = single.connection
+    for _ in range(2):
+        assert pid(single) == first
+        inside.take_all(single.pool)
+        assert in_hand(single) is raw
+    del raw
+    assert pid(single) == first
+    assert inside.offered(single) is not None
+
+
+def test_what_threads_share_is_not_offered(single: Any) -> None:
+    single.inc_thread_sharing()
+    first = pid(single)
+    inside.take_all(single.pool)
+    assert in_hand(single) is not None and pid(single) == first
+    single.dec_thread_sharing()
+    assert inside.offered(single) is not None
+
+
+def test_what_a_block_keeps_is_not_offered(single: Any) -> None:
+    with pinned("spare"):
+        first = pid(single)
+        inside.take_all(single.pool)
+        assert in_hand(single) is not None and pid(single) == first
+    assert inside.offered(single) is not None
 
 
 def test_who_waits_gets_what_lies_idle_in_somebodys_hand(single: Any, lingering: Lingering) -> None:

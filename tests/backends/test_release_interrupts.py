@@ -16,6 +16,7 @@ from django_connpool import ConnectionPool
 from tests import inside
 from tests.databases import Databases, in_hand, in_thread, value
 from tests.interrupter import Interrupter, is_safe
+from tests.pool.real.helpers import until_known
 
 CODE = inside.code_of_releasing()
 
@@ -103,6 +104,7 @@ def test_no_loan_stays_behind(
     scene: Callable[[Any], None], release: str, databases: Databases
 ) -> None:
     wrapper = databases.add(pool={"max_size": 1, "release": release, "timeout": 10})
+    until_known(wrapper.pool)  # else no statement ends the short way
     scene(wrapper)
     wrapper.close()
 

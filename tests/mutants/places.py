@@ -878,12 +878,6 @@ MUTANTS = [
     # A statement that ends where nothing is out of the ordinary
     Mutant(
         "backends/offering.py",
-        "            or self.in_atomic_block\n            or not self.offers_each",
-        "            or not self.offers_each",
-        "a statement in an atomic block leaves the connection in hand",
-    ),
-    Mutant(
-        "backends/offering.py",
         "            or self.kept\n            or self.by_hand\n",
         "            or self.by_hand\n",
         "a statement in a block that keeps its connection leaves it in hand",

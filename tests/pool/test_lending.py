@@ -342,6 +342,46 @@ def test_in_a_suspended_pool_nobody_is_refused_for_an_outage() -> None:
         pool.putconn(served.pop())
 
 
+class Slow(FakeServer):
+    """Once told to, it takes its time to refuse one connection."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.state = "down"
+        self.holds = False
+        self.reached, self.go_on = threading.Event(), threading.Event()
+
+    def admit(self, backend: Any) -> None:
+        if self.holds:
+            self.holds = False
+            self.reached.set()
+            assert self.go_on.wait(DEADLINE)
+            raise OperationalError("connection failed: Connection refused")
+        super().admit(backend)
+
+
+def test_an_attempt_of_before_a_pool_is_resumed_is_no_answer_to_who_waits() -> None:
+    server = Slow()
+    with working_pool(server, outage_patience=0.1) as pool:
+        with pytest.raises(OperationalError, match="refused"):
+            pool.getconn()
+        pool.suspend()
+        served: list[Any] = []
+        borrower = threading.Thread(target=lambda: served.append(pool.getconn(DEADLINE)))
+        borrower.start()
+        until_waiting(pool, 1)
+        server.holds = True
+        pool.resume()
+        assert server.reached.wait(DEADLINE)
+        pool.suspend()
+        server.state = "up"
+        pool.resume()
+        server.go_on.set()
+        borrower.join(DEADLINE)
+        assert served, "it was told what the server had said before"
+        pool.putconn(served.pop())
+
+
 class Stubborn(FakeConnection):
     def close(self) -> None:
         super().close()

@@ -128,10 +128,11 @@ def test_the_session_says_what_keeps_it(databases: Databases, kind: Kind) -> Non
 
 
 @kinds
-def test_between_two_statements_only_what_is_at_rest_is_given_back(
-    databases: Databases, kind: Kind
+@pytest.mark.parametrize("release", ["auto", "request", "transaction"])
+def test_between_two_statements_only_what_is_at_rest_is_offered_or_given_back(
+    databases: Databases, kind: Kind, release: str
 ) -> None:
-    wrapper = databases.add(pool={"max_size": 1, "timeout": 5, "release": "transaction"})
+    wrapper = databases.add(pool={"max_size": 1, "timeout": 5, "release": release})
     until_known(wrapper.pool)
     kind.act(wrapper)
 
