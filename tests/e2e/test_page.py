@@ -25,11 +25,18 @@ def test_the_page_shows_every_worker_of_the_host(shop_environ: Environ) -> None:
             told = json.loads(served.get("/pool/status.json?scope=host"))
             return {process["pid"] for process in told["processes"] if process["pools"]}
 
-        wait_until(lambda: len(pids()) == 2, "both workers are asked")
-        page = served.get("/pool/")
+        wait_until(lambda: len(pids()) == 2, "both workers have a pool")
+        # Each knows itself at once, and the other when that has made its socket.
+        pages: list[str] = []
+
+        def tells_of_both() -> bool:
+            pages.append(served.get("/pool/"))
+            return "All is well: 2 pools in 2 processes." in pages[-1]
+
+        wait_until(tells_of_both, "both workers are asked")
+        page = pages[-1]
         for pid in pids():
             assert f"pid {pid} " in page
-        assert "All is well: 2 pools in 2 processes." in page
         assert "SELECT" not in page  # nobody has anything
 
 
