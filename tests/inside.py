@@ -1071,6 +1071,11 @@ def offered(wrapper: Any) -> Any:
     return wrapper.offer[0] if wrapper.offer else None
 
 
+def leave_as_parked(wrapper: Any) -> None:
+    """Leave what the wrapper has on offer as an interrupt would, in the middle of parking it."""
+    wrapper.offer.ended[:] = (0.0,)
+
+
 def parked(wrapper: Any) -> Any:
     """The connection that this thread has parked; None when it has none, or it was taken."""
     offer = wrapper.leaving.offer

@@ -205,11 +205,7 @@ class Holding(Bound):
         if not apps.ready:  # an app that queries as it starts, in a thread that may live on
             release, idle_limit = AUTO, min(idle_limit, AFTER_START)
         self.terms = NEVER if release == REQUEST else loans.SETTLED, idle_limit
-        self.offers_each = (
-            self.release != TRANSACTION
-            and idle_limit == NEVER
-            and bool(self.settings_dict["AUTOCOMMIT"])
-        )
+        self.offers_each = self.release != TRANSACTION and idle_limit == NEVER
         if release != REQUEST and binding is not None:
             binding.pool.expect_offers()
 

@@ -10,6 +10,7 @@ import random
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -120,33 +121,100 @@ def test_a_block_whose_transaction_was_ended_by_hand_keeps_it(single: Any) -> No
     assert inside.offered(single) is not None
 
 
-def test_who_keeps_a_reference_keeps_it(single: Any) -> None:
-    first = pid(single)
-    raw = single.connection
+# -- A statement that ends the short way: one that calls nothing, and is not the first ----------
+
+
+@pytest.fixture
+def plain(single: Any) -> Any:
+    value(single, "SELECT 1")
+    assert inside.offered(single) is not None
+    return single
+
+
+def test_who_keeps_a_reference_keeps_it(plain: Any) -> None:
+    raw = plain.connection
     for _ in range(2):
-        assert pid(single) == first
-        inside.take_all(single.pool)
-        assert in_hand(single) is raw
+        value(plain, "SELECT 1")
+        inside.take_all(plain.pool)
+        assert in_hand(plain) is raw
     del raw
-    assert pid(single) == first
-    assert inside.offered(single) is not None
+    value(plain, "SELECT 1")
+    assert inside.offered(plain) is not None
 
 
-def test_what_threads_share_is_not_offered(single: Any) -> None:
-    single.inc_thread_sharing()
-    first = pid(single)
-    inside.take_all(single.pool)
-    assert in_hand(single) is not None and pid(single) == first
-    single.dec_thread_sharing()
-    assert inside.offered(single) is not None
+def test_what_threads_share_is_not_offered(plain: Any) -> None:
+    plain.inc_thread_sharing()
+    value(plain, "SELECT 1")
+    assert in_hand(plain) is not None
+    plain.dec_thread_sharing()
+    assert inside.offered(plain) is not None
 
 
-def test_what_a_block_keeps_is_not_offered(single: Any) -> None:
+def test_what_a_block_keeps_is_not_offered(plain: Any) -> None:
     with pinned("spare"):
-        first = pid(single)
-        inside.take_all(single.pool)
-        assert in_hand(single) is not None and pid(single) == first
-    assert inside.offered(single) is not None
+        value(plain, "SELECT 1")
+        assert in_hand(plain) is not None
+    assert inside.offered(plain) is not None
+
+
+def test_what_a_cursor_on_the_server_reads_from_is_not_offered(plain: Any) -> None:
+    with plain.chunked_cursor() as cursor:
+        cursor.execute("VALUES (1), (2), (3)")
+        assert cursor.fetchone() == (1,)
+        value(plain, "SELECT 1")
+        assert in_hand(plain) is not None
+        assert cursor.fetchone() == (2,)
+    assert inside.offered(plain) is not None
+
+
+def test_a_connection_object_that_was_changed_past_the_wrapper_is_not_offered(plain: Any) -> None:
+    found = weakref.ref(plain.connection)
+    value(plain, "SELECT 1")
+    assert inside.offered(plain) is not None, "nobody has it any more"
+    found().tag = "mine"  # type: ignore[union-attr]
+    value(plain, "SELECT 1")
+    assert in_hand(plain) is not None
+
+
+def test_while_others_wait_a_statement_of_a_long_loan_gives_back(
+    single: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inside.tune(monkeypatch, offer_settled=3600.0, offer_loan=0.0)
+    value(single, "SELECT 1")
+    got: list[int] = []
+    waiting = threading.Thread(target=lambda: got.append(mine()))
+    waiting.start()
+    wait_until(lambda: single.pool.is_awaited, "somebody waits", DEADLINE)
+    value(single, "SELECT 1")
+    waiting.join(DEADLINE)
+    assert got
+
+
+def test_a_statement_of_work_that_has_ended_gives_back(single: Any) -> None:
+    with scope("work"):
+        value(single, "SELECT 1")
+        work = scopes.current.get()
+        assert work is not None
+        work.end()
+        value(single, "SELECT 1")
+        assert on_loan(single) == 0
+
+
+def test_what_an_interrupt_has_left_as_parked_is_offered_anew(plain: Any) -> None:
+    inside.leave_as_parked(plain)
+    value(plain, "SELECT 1")
+    assert inside.offered(plain) is not None
+    assert plain.pool.snapshot()["offered"] == 1
+
+
+def test_what_may_be_kept_for_so_long_is_looked_at_after_each_statement(
+    databases: Databases,
+) -> None:
+    wrapper = databases.add(pool={"max_size": 1, "max_hold_idle": 0.2})
+    acquainted(wrapper)
+    for _ in range(2):
+        value(wrapper, "SELECT 1")
+        wait_until(lambda: on_loan(wrapper) == 0, "it is taken", DEADLINE)
 
 
 def test_who_waits_gets_what_lies_idle_in_somebodys_hand(single: Any, lingering: Lingering) -> None:

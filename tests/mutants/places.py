@@ -940,21 +940,15 @@ MUTANTS = [
     ),
     Mutant(
         "backends/holding.py",
-        "            self.release != TRANSACTION\n",
-        "            True\n",
+        "self.release != TRANSACTION and idle_limit == NEVER",
+        "idle_limit == NEVER",
         "with release 'transaction' each statement gives back",
     ),
     Mutant(
         "backends/holding.py",
-        "            and idle_limit == NEVER\n",
-        "",
+        "self.release != TRANSACTION and idle_limit == NEVER",
+        "self.release != TRANSACTION",
         "with max_hold_idle each statement has somebody look at what it offers",
-    ),
-    Mutant(
-        "backends/holding.py",
-        '            and bool(self.settings_dict["AUTOCOMMIT"])\n',
-        "",
-        "without AUTOCOMMIT a statement leaves it in hand",
     ),
     Mutant(
         "pool/checking.py",
