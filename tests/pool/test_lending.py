@@ -323,18 +323,23 @@ def test_a_signal_handler_that_waits_does_not_hold_up_who_was_served_before() ->
         assert handled and not borrower.is_alive()
 
 
+def in_line_of_a_suspended(pool: ConnectionPool[Any]) -> tuple[threading.Thread, list[Any]]:
+    """A borrower who waits in an outage, and what it is served."""
+    with pytest.raises(OperationalError, match="refused"):
+        pool.getconn()
+    pool.suspend()
+    served: list[Any] = []
+    borrower = threading.Thread(target=lambda: served.append(pool.getconn(DEADLINE)))
+    borrower.start()
+    until_waiting(pool, 1)
+    return borrower, served
+
+
 def test_in_a_suspended_pool_nobody_is_refused_for_an_outage() -> None:
     server = FakeServer()
     server.state = "down"
     with working_pool(server, outage_patience=0.1) as pool:
-        with pytest.raises(OperationalError, match="refused"):
-            pool.getconn()
-        pool.suspend()
-        served: list[Any] = []
-        borrower = threading.Thread(target=lambda: served.append(pool.getconn(DEADLINE)))
-        borrower.start()
-        while not pool.snapshot()["waiting"] and borrower.is_alive():
-            pass
+        borrower, served = in_line_of_a_suspended(pool)
         server.state = "up"
         pool.resume()
         borrower.join(DEADLINE)
@@ -363,13 +368,7 @@ class Slow(FakeServer):
 def test_an_attempt_of_before_a_pool_is_resumed_is_no_answer_to_who_waits() -> None:
     server = Slow()
     with working_pool(server, outage_patience=0.1) as pool:
-        with pytest.raises(OperationalError, match="refused"):
-            pool.getconn()
-        pool.suspend()
-        served: list[Any] = []
-        borrower = threading.Thread(target=lambda: served.append(pool.getconn(DEADLINE)))
-        borrower.start()
-        until_waiting(pool, 1)
+        borrower, served = in_line_of_a_suspended(pool)
         server.holds = True
         pool.resume()
         assert server.reached.wait(DEADLINE)
