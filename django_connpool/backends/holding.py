@@ -89,7 +89,7 @@ class Holding(Bound):
     mode: str | None = None  # the same, as a block of `hold()` wants it
     terms: tuple[float, float]  # on which it is offered: see `Offer`
     offers_each = False  # statements end with it on offer, if nothing is out of the ordinary
-    terms_of: registry.Binding | None = None  # for which pool these three are right
+    terms_of: registry.Binding | None = None  # for which pool these are right
     # For which loan, and what it has left in its session, `slot.pinned` says why it stays.
     stays_for: tuple[int, int] | None = None
     # Of this loan:

@@ -26,12 +26,11 @@ logger = bursts.logger("loans")
 SETTLED = 0.001  # seconds without another statement, after which those who wait may take it
 OPENING = 0.05  # seconds in line, after which it is taken although a connection is being opened
 FIRST_LOOK = 0.001  # seconds in line, after which a borrower looks for offers once more
-# Seconds between two looks of the background thread, while borrowers wait and others offer: these
-# at first, and after something was taken; twice as many each time there was nothing, up to those in
-# a line that stands still, or these in one that moves, where each look keeps others from working.
-OFTEN = 0.001
-SELDOM = 0.008
-MOVING = 0.032
+# Seconds between two looks of the background thread, while borrowers wait and others offer. Each
+# time there was nothing to take they are doubled.
+OFTEN = 0.001  # at first, and after something was taken
+SELDOM = 0.008  # at most, in a line that stands still
+MOVING = 0.032  # at most, in a line that moves: each look keeps those who work from working
 
 
 class Offer(list[Any]):

@@ -12,7 +12,7 @@ from .slot import Slot
 
 # Upper bounds of the histograms' buckets, in seconds; the last bucket has no bound.
 BOUNDS = (0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0)
-REMEMBERED = 40  # durations; what was before them is a thousandth of the moving average
+REMEMBERED = 40  # durations; what came before counts for 0.8 ** 40 in the moving average
 MOST_KEPT = 100_000  # durations, for whoever asked for each of them and does not come
 
 _bucket_of = partial(bisect_left, BOUNDS)  # the number of the bucket that a duration falls into

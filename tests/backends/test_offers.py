@@ -62,7 +62,7 @@ def acquainted(wrapper: Any) -> Any:
     """
     until_known(wrapper.pool)
     workers = f"{wrapper.pool.name}-worker"
-    wait_until(lambda: all(one.name != workers for one in threading.enumerate()), "it has gone")
+    wait_until(lambda: all(one.name != workers for one in threading.enumerate()), "it ends")
     return wrapper
 
 
