@@ -11,7 +11,6 @@ import random
 import threading
 import weakref
 from collections.abc import Callable
-from contextlib import suppress
 from time import monotonic
 from typing import Any, Protocol
 
@@ -19,7 +18,7 @@ from psycopg import OperationalError
 
 from . import registry
 from .errors import PoolClosed
-from .process import bursts, ending, forks, uwsgi
+from .process import bursts, ending, forks, threads, uwsgi
 from .process.background import AT_ONCE, NEVER, background
 from .redaction import one_line
 from .session import channels as session_channels
@@ -158,8 +157,7 @@ class Hub:
         name = f"{self.name}-listener"
         self._opener = threading.Thread(target=self._open, name=name, daemon=True)
         self._retry_at = now + LAST_RETRY  # should it end without a word
-        with suppress(RuntimeError):  # no thread is to be had now
-            self._opener.start()
+        threads.start(self._opener)  # where none is to be had now, it is tried again
         return now + LOOK_AFTER
 
     def _open(self) -> None:
@@ -313,9 +311,8 @@ class Borrowed(Channels):
         if not self._conn.broken:  # of which the pool draws its own conclusions
             super().close(seconds)
         name = f"{self._pool.name}-listener"
-        try:  # in a thread, for it may take time
-            threading.Thread(target=self._give_back, name=name, daemon=True).start()
-        except RuntimeError:  # none is to be had
+        thread = threading.Thread(target=self._give_back, name=name, daemon=True)
+        if not threads.start(thread):  # a thread, for it may take time
             self._give_back()
 
     def say_goodbye(self) -> None:

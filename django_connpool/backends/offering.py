@@ -35,6 +35,9 @@ TRUSTED = 0.001
 # Seconds that a loan may last while others wait, for the sake of statements that follow each other
 # at once: to give back after each would cost a change of threads each.
 LONGEST = 0.05
+# Seconds since somebody had to wait, in which who pauses between statements gives back at
+# once: to leave it on offer would cost its place a millisecond each time, and somebody a look.
+CROWDED = 0.1
 
 
 class Offering(Holding):
@@ -62,6 +65,11 @@ class Offering(Holding):
         resumes = binding is not None and not self.in_atomic_block
         hooks = self.run_on_commit
         if self.offer is not None:
+            if resumes:  # and has done without what it had: how long?
+                self.pauses = self.release != REQUEST and (
+                    self.offer is not loans.GIVEN_BACK  # but it was taken
+                    or monotonic() - self.went_at >= loans.SETTLED
+                )
             if resumes and self.has_foreign_hooks and self.offer is not loans.GIVEN_BACK:
                 self.close()  # of which there is nothing left, but they are told
             self.offer = None
@@ -198,6 +206,7 @@ class Offering(Holding):
             or not self.offers_each
             or self.kept
             or self.by_hand
+            or self.pauses
             or self._thread_sharing_count
             or (offer is None and getattr(connection, "_pool", None) is None)
         ):
@@ -248,6 +257,7 @@ class Offering(Holding):
             self._keep_or_end(connection, autocommit)
         elif (
             self.release == TRANSACTION
+            or self.pauses
             or loans.line(connection)
             or (self.life is not None and self.life.ended)
         ) and self._is_to_go(connection):
@@ -275,8 +285,13 @@ class Offering(Holding):
             return True
         if self.release == REQUEST:
             return False
-        if loans.line(connection):
-            return bool(monotonic() - loans.since(connection) >= LONGEST)
+        line, now = loans.line(connection), monotonic()
+        if self.pauses:
+            self.pauses = bool(line) or now - loans.lined_up(connection) < CROWDED
+            if self.pauses:
+                return True
+        if line:
+            return bool(now - loans.since(connection) >= LONGEST)
         return self.release == TRANSACTION
 
     def _offer(self, connection: Any, slot: Any) -> None:
@@ -315,6 +330,7 @@ class Offering(Holding):
             self._hand_back(connection)
         self.noted.add(self.me)
         self.offer, self.resumes = loans.GIVEN_BACK, resumes
+        self.went_at = monotonic()
         if work is not None:
             work.borrowers.add(self)
 

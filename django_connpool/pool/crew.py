@@ -6,7 +6,7 @@ import random
 import threading
 from collections.abc import Callable
 
-from django_connpool.process import bursts, uwsgi
+from django_connpool.process import bursts, threads, uwsgi
 from django_connpool.process.background import AT_ONCE
 from django_connpool.redaction import one_line, public
 
@@ -83,11 +83,7 @@ class Crew:
     def _start(self, thread: threading.Thread) -> bool:
         if self.core.winding_up or uwsgi.is_loading():
             return False  # a thread begun now would be cut off in the middle
-        try:
-            thread.start()
-        except RuntimeError:
-            return False
-        return True
+        return threads.start(thread)
 
     def _forget_failed(self) -> None:
         """Under the lock: do not count on those whose start an interrupt has kept from us."""

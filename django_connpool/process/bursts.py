@@ -12,7 +12,7 @@ import re
 import threading
 import time
 
-from . import forks
+from . import forks, threads
 from .background import NEVER, background
 
 # One for each concern. (Whoever answers on the status socket says each failure once by himself.)
@@ -107,9 +107,7 @@ class Bursts(logging.Filter):
             again = min((burst.until for burst in self._bursts.values()), default=NEVER)
         if over:  # a log handler may take its time
             thread = threading.Thread(target=_tell, args=(over,), name="connpool-log", daemon=True)
-            try:
-                thread.start()
-            except RuntimeError:  # there are no more threads to be had
+            if not threads.start(thread):
                 _tell(over)
         return again
 

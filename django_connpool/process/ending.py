@@ -8,7 +8,7 @@ import threading
 import weakref
 from typing import Protocol
 
-from . import cpython, forks, uwsgi
+from . import cpython, forks, threads, uwsgi
 from .background import background
 
 
@@ -98,6 +98,7 @@ def leave() -> None:
     for part in _living():
         part.leave()
     background.park()
+    threads.await_all()
 
 
 forks.around(_before_fork, _resume_later)

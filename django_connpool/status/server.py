@@ -17,7 +17,7 @@ from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
-from django_connpool.process import forks, uwsgi
+from django_connpool.process import forks, threads, uwsgi
 from django_connpool.process.background import NEVER, background
 from django_connpool.status import directory, hands, snapshot
 
@@ -53,9 +53,7 @@ class Listener:
         thread = threading.Thread(
             target=self._answer_all, name="django-connpool-status", daemon=True
         )
-        try:
-            thread.start()
-        except RuntimeError:  # there are no more threads to be had, and this one has other work
+        if not threads.start(thread):  # and this one has other work
             self._ticket.by(time.monotonic() + THREAD_PAUSE)
 
     def run(self, now: float) -> float:

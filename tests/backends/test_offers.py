@@ -190,6 +190,71 @@ def test_while_others_wait_a_statement_of_a_long_loan_gives_back(
     assert got
 
 
+def a_pause_in_which_it_is_taken(wrapper: Any) -> None:
+    """Somebody stands in line, gets it between two statements, and gives it back."""
+    with transaction.atomic(using=wrapper.alias):
+        value(wrapper, "SELECT 1")
+        rival = threading.Thread(target=lambda: _closing(mine))
+        rival.start()
+        wait_until(lambda: wrapper.pool.is_awaited, "somebody waits", DEADLINE)
+    rival.join(DEADLINE)
+
+
+def test_who_pauses_where_others_wait_gives_back_at_once_from_then_on(
+    plain: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inside.tune(monkeypatch, offer_crowded=3600.0)
+    a_pause_in_which_it_is_taken(plain)
+    for _ in range(3):
+        inside.tune(monkeypatch, offer_settled=0.0)  # so that each pause is a long one
+        value(plain, "SELECT 1")
+        assert on_loan(plain) == 0
+    inside.tune(monkeypatch, offer_settled=3600.0)  # and this is none
+    value(plain, "SELECT 1")
+    assert on_loan(plain) == 1 and inside.offered(plain) is not None
+
+
+def test_but_not_when_nobody_has_waited_for_a_while(
+    plain: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inside.tune(monkeypatch, offer_crowded=0.0)
+    a_pause_in_which_it_is_taken(plain)
+    for _ in range(2):
+        value(plain, "SELECT 1")
+        assert on_loan(plain) == 1 and inside.offered(plain) is not None
+
+
+@pytest.mark.parametrize("release", ["auto", "transaction"])
+def test_who_pauses_keeps_nobody_in_line_waiting(
+    databases: Databases, release: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inside.tune(monkeypatch, offer_settled=3600.0, offer_loan=3600.0)  # the terms of its offers
+    pool = {"max_size": 1, "timeout": DEADLINE, "release": release}
+    wrapper = acquainted(databases.add(pool=pool))
+    value(wrapper, "SELECT 1")
+    inside.take_all(wrapper.pool)
+    inside.tune(monkeypatch, offer_settled=0.0)
+    got: list[int] = []
+    with transaction.atomic(using="spare"):
+        value(wrapper, "SELECT 1")
+        waiting = threading.Thread(target=lambda: got.append(mine()))
+        waiting.start()
+        wait_until(lambda: wrapper.pool.is_awaited, "somebody waits", DEADLINE)
+    waiting.join(DEADLINE)
+    assert got
+
+
+def test_with_request_a_pause_gives_nothing_back(
+    calm: Any, lingering: Lingering, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inside.tune(monkeypatch, offer_crowded=3600.0)
+    a_pause = inside.take_all  # as with `max_hold_idle`
+    value(calm, "SELECT 1")
+    a_pause(calm.pool)
+    value(calm, "SELECT 1")
+    assert on_loan(calm) == 1
+
+
 def test_a_statement_of_work_that_has_ended_gives_back(single: Any) -> None:
     with scope("work"):
         value(single, "SELECT 1")
@@ -555,7 +620,11 @@ def test_a_procedure_that_is_called_by_a_cursor_runs_on_the_present_connection(
     assert value(single, "SHOW app.tag") == "mine"
 
 
-def test_so_does_a_method_of_the_users_class_of_cursors(databases: Databases) -> None:
+def test_so_does_a_method_of_the_users_class_of_cursors(
+    databases: Databases, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inside.tune(monkeypatch, offer_crowded=0.0)  # who opens the first connection waits for it
+
     class Asking(psycopg.ClientCursor[Any]):
         def ask(self, query: str) -> Any:
             return super().execute(query).fetchone()  # past what stands in front of this class
@@ -1059,7 +1128,10 @@ def _closing(work: Callable[[], Any]) -> None:
 
 
 @pytest.mark.parametrize("mode", ["auto", "request"])
-def test_between_two_parts_of_a_stream_it_is_given_back(databases: Databases, mode: str) -> None:
+def test_between_two_parts_of_a_stream_it_is_given_back(
+    databases: Databases, mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inside.tune(monkeypatch, offer_crowded=0.0)  # who opens the first connection waits for it
     wrapper = databases.add(pool={"max_size": 1, "release": mode})
 
     def body() -> Iterator[bytes]:
@@ -1073,7 +1145,10 @@ def test_between_two_parts_of_a_stream_it_is_given_back(databases: Databases, mo
     assert on_loan(wrapper) == 0
 
 
-def test_the_event_loop_gives_nothing_back_itself(databases: Databases) -> None:
+def test_the_event_loop_gives_nothing_back_itself(
+    databases: Databases, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inside.tune(monkeypatch, offer_crowded=0.0)  # who opens the first connection waits for it
     threads: list[int] = []
     databases.add(
         "in_a_loop",  # whose thread keeps its own wrapper

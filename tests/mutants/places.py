@@ -381,8 +381,8 @@ MUTANTS = [
     ),
     Mutant(
         "status/server.py",
-        "            thread.start()\n",
-        "            self._answer_all()\n",
+        "        if not threads.start(thread):  # and",
+        "        if self._answer_all():  # and",
         "no client is served by the thread that looks after the pools",
     ),
     Mutant(
@@ -949,6 +949,43 @@ MUTANTS = [
         "self.release != TRANSACTION and idle_limit == NEVER",
         "self.release != TRANSACTION",
         "with max_hold_idle each statement has somebody look at what it offers",
+    ),
+    Mutant(
+        "backends/offering.py",
+        "            or self.pauses\n            or self._thread_sharing_count\n",
+        "            or self._thread_sharing_count\n",
+        "who pauses in a crowd gives back at once",
+    ),
+    Mutant(
+        "backends/offering.py",
+        "                    or monotonic() - self.went_at >= loans.SETTLED\n",
+        "                    or True\n",
+        "who goes on at once offers again",
+    ),
+    Mutant(
+        "backends/offering.py",
+        "                    self.offer is not loans.GIVEN_BACK  # but it was taken\n"
+        "                    or monotonic() - self.went_at >= loans.SETTLED\n",
+        "                    self.offer is not loans.GIVEN_BACK  # but it was taken\n",
+        "who gave back and came late goes on to give back",
+    ),
+    Mutant(
+        "backends/offering.py",
+        "bool(line) or now - loans.lined_up(connection) < CROWDED",
+        "True",
+        "who pauses while nobody waits offers",
+    ),
+    Mutant(
+        "backends/offering.py",
+        "bool(line) or now - loans.lined_up(connection) < CROWDED",
+        "now - loans.lined_up(connection) < CROWDED",
+        "who pauses keeps nobody in line waiting, however long the line stands",
+    ),
+    Mutant(
+        "process/ending.py",
+        "    threads.await_all()\n",
+        "",
+        "our short threads have ended when the interpreter is taken down",
     ),
     Mutant(
         "pool/checking.py",

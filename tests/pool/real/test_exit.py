@@ -130,6 +130,52 @@ if __name__ == "__main__":
     assert not surprises(written)
 
 
+# A daemon that is in C as the interpreter is taken down has ended a process with SIGSEGV: a child
+# of multiprocessing (spawn), on Python 3.10, once in a few hundred runs of a busy machine.
+def test_the_interpreter_is_taken_down_when_our_threads_have_ended(cluster: Cluster) -> None:
+    script = """
+    import atexit, sys, threading, time
+    @atexit.register  # first: so it is called last
+    def look():
+        print("left:", [one.name for one in threading.enumerate() if one.daemon])
+    import psycopg
+    from django_connpool import ConnectionPool
+    closes, ends = threading.Event(), threading.Event()
+    class Slow(psycopg.Connection):
+        def close(self):
+            closes.set()
+            ends.wait()
+            time.sleep(0.1)  # so that without waiting for it the end is there before
+            super().close()
+    pool = ConnectionPool(sys.argv[1], min_size=0, max_size=4, connection_class=Slow)
+    with pool.connection() as conn:
+        conn.execute("SELECT 1")
+    pool.drain()
+    closes.wait()
+    atexit.register(ends.set)  # last: so it is called first
+    """
+    assert run_python(script, cluster.dsn()) == "left: []\n"
+
+
+def test_but_a_thread_that_does_not_end_keeps_nobody_waiting(cluster: Cluster) -> None:
+    script = """
+    import sys, threading
+    import psycopg
+    from django_connpool import ConnectionPool
+    closes = threading.Event()
+    class Stuck(psycopg.Connection):
+        def close(self):
+            closes.set()
+            threading.Event().wait()
+    pool = ConnectionPool(sys.argv[1], min_size=0, max_size=4, connection_class=Stuck)
+    with pool.connection() as conn:
+        conn.execute("SELECT 1")
+    pool.drain()
+    closes.wait()
+    """
+    assert run_python(script, cluster.dsn()) == ""
+
+
 def test_an_exit_handler_that_runs_later_can_borrow(talkative_cluster: Cluster) -> None:
     log = talkative_cluster.folder / "log"
     start = log.stat().st_size
