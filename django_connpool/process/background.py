@@ -112,6 +112,7 @@ class Background:
         self._reads: dict[Any, Callable[[], None]] = {}
         self.called: set[Ticket] = set()  # without the lock, at any instruction
         self.thread: threading.Thread | None = None
+        self._running: Ticket | None = None  # whose task is run; for the thread alone
         self._stopping = False
         self.sleeps_until = AT_ONCE  # the thread; or it is awake, and will look at the deadlines
         self._wake_up: tuple[int, int] | None = None  # read and write end of a pipe
@@ -205,6 +206,8 @@ class Background:
         except BaseException:
             with self.lock:
                 self.thread = None
+                if self._running is not None:  # or nobody would look at it again
+                    self._running.by(time.monotonic() + FAILURE_PAUSE)
                 self.resume()
             raise
 
@@ -283,16 +286,16 @@ class Background:
             return None
 
     def _run_task(self, ticket: Ticket, task: Task) -> None:
-        again = None
+        self._running = ticket
         try:
             again = task.run(time.monotonic())
         except Exception:
             _log_failure("maintenance: %r failed", task)
-        finally:
-            if again is None:  # it failed, and nobody would look at it again
-                ticket.by(time.monotonic() + FAILURE_PAUSE)
-            elif ticket in self.due:  # it has not left meanwhile
+            ticket.by(time.monotonic() + FAILURE_PAUSE)  # or nobody would look at it again
+        else:
+            if ticket in self.due:  # it has not left meanwhile
                 ticket.by(again)
+        self._running = None
 
 
 def _selector() -> selectors.BaseSelector:

@@ -154,7 +154,10 @@ class Opening:
         return bool(self.policy.trust.answers)
 
     def read_answers(self) -> None:
-        """Learn what servers have told of their functions. Takes milliseconds to seconds."""
+        """Learn what servers have told of their functions. Takes milliseconds to seconds.
+
+        What an interrupt leaves unlearned is read again.
+        """
         trust, judge = self.policy.trust, self.policy.judge
         while trust.answers:
             question = trust.answers[0]
@@ -177,6 +180,5 @@ class Opening:
                         one_line(error),
                         extra={"pool": self.policy.name},
                     )
-            finally:
-                with suppress(ValueError):
-                    trust.answers.remove(question)
+            with suppress(ValueError):
+                trust.answers.remove(question)

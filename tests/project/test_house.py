@@ -62,7 +62,7 @@ FOREIGN_ELSEWHERE = {"asgiref", "django", "psycopg"}
 LONGEST = 400  # lines of a file
 LINES = 24_670
 LEEWAY = 300  # lines below that, from which on the number has to be lowered
-DOORS = 11  # what catches BaseException, and `finally` blocks that mend; 6 are meant to remain
+DOORS = 9  # what catches BaseException, and `finally` blocks that mend; 6 are meant to remain
 
 IMPORTS_REMAIN: set[str] = set()
 CIRCLES_REMAIN: set[str] = set()
@@ -74,9 +74,7 @@ UNTOLD_REMAIN: set[str] = set()
 # interrupted in, as a door does, and are counted as such.
 MENDING: set[str] = {
     "backends/offering.py: Offering.connect_for_a_statement",
-    "process/background.py: Background._run_task",
     "process/ending.py: _before_fork",
-    "session/opening.py: Opening.read_answers",
 }
 # These end what their `try` began: a lock, a mark, a block of somebody's work.
 ENDING: set[str] = {
