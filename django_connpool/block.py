@@ -12,7 +12,7 @@ from psycopg import Connection
 from .errors import PoolTimeout
 from .pool.pool import Pool
 from .session.private import is_in_two_phase
-from .session.rest import is_at_rest
+from .session.rest import is_idle
 
 CT = TypeVar("CT", bound="psycopg.Connection[Any]")
 
@@ -67,6 +67,6 @@ def _has_nothing_to_commit(conn: Connection[object]) -> bool:
     return (
         made.__exit__ is Connection.__exit__
         and made.commit is Connection.commit
-        and is_at_rest(conn)
+        and is_idle(conn)
         and not is_in_two_phase(conn)
     )

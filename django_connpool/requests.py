@@ -1,8 +1,8 @@
-"""Requests that the middleware does not see, because it is not installed: by Django's signals.
+"""Without the middleware: Django's signals tell when a request begins and ends.
 
-That they give back is seen to by Django's own receivers. Here is known which request it is that
-ends inside of an atomic block. Django calls its receivers in a way that costs several microseconds
-a request, so there are none where a handler has the middleware.
+Nothing is given back here; Django's own receivers do that. Here is only noted which request is
+running, to end an atomic block that it has left open. With the middleware there are no receivers,
+for each costs several microseconds a request.
 """
 
 from __future__ import annotations

@@ -88,7 +88,7 @@ class Holding(Bound):
     # Between its last two statements others could have used what it had, and some stood in line.
     pauses = False
     went_at = 0.0  # when it last gave back between two statements, in monotonic seconds
-    release: str | None = None  # how long it is kept; see conf.py
+    release: str | None = None  # how long it is kept; see RELEASES in readers.py
     mode: str | None = None  # the same, as a block of `hold()` wants it
     terms: tuple[float, float]  # on which it is offered: see `Offer`
     offers_each = False  # statements end with it on offer, if nothing is out of the ordinary
@@ -101,8 +101,8 @@ class Holding(Bound):
     has_foreign_hooks = False
     overridden: frozenset[str] = frozenset()  # what they override of `stacked.LOAN_HOOKS`
     in_foreign_init = False  # `init_connection_state` is called for a loan
-    is_taken = True  # or what is borrowed now is not in hand yet,
-    is_set_up = True  # or not as its settings say
+    is_taken = True  # False while what is being borrowed is not in hand yet
+    is_set_up = True  # False while what is in hand is not as its settings say yet
 
     leaving: loans.Leaving  # has what is on offer, whatever `offer` says
     noted: set[ref[Any]]  # those of its thread that may hold something: see holders.py

@@ -1,4 +1,4 @@
-"""What a pooled wrapper does differently from Django's, hook by hook."""
+"""Django's hooks to connect, to close, for transactions and threads. Floors below have the rest."""
 
 from __future__ import annotations
 
@@ -183,7 +183,7 @@ class PooledDatabaseWrapperMixin(Querying):
         return None
 
     def close_if_health_check_failed(self) -> None:
-        """Called for each cursor: give back what has died in hand between two steps.
+        """Called before a cursor is made after an error: give back what has died in hand.
 
         Not in a transaction: its first half is lost, and whoever runs it has to be told.
         """

@@ -20,7 +20,7 @@ from django_connpool.process.cpython import running_loop
 from .core import CLEAN_TIMEOUT
 from .pool import Pool
 from .slot import IDLE, LOAN, TAKEN, Slot
-from .tasks import Errand, Look, Outcome, Place, Task, TaskLoans, TaskWaiter, look_at_error, tell
+from .tasks import Errand, Glance, Outcome, Place, Task, TaskLoans, TaskWaiter, look_at_error, tell
 
 OFTEN = 0.001  # seconds in line after which what others do not use is looked for
 
@@ -38,10 +38,10 @@ class Awaited(Pool):
         core, task = self._core, _this_task()
         if not core.slots.idle:
             return None
-        look = Look(core, self._settle)
-        with look:
+        glance = Glance(core, self._settle)
+        with glance:
             now = core.clock()
-            slot = self._take_idle(look, now)
+            slot = self._take_idle(glance, now)
             if slot is None:
                 return None
             if not slot.session.is_alive():
@@ -85,7 +85,7 @@ class Awaited(Pool):
         finally:
             session.conn = None
 
-    def _take_idle(self, look: Look, now: float | None = None) -> Slot | None:
+    def _take_idle(self, glance: Glance, now: float | None = None) -> Slot | None:
         """The next idle one; with `now` only if its socket's silence is believed at that moment."""
         core = self._core
         idle = core.slots.idle
@@ -97,7 +97,7 @@ class Awaited(Pool):
             if now is not None and now >= last.vet_at:
                 return None
             # In this order, as in `getconn`.
-            look.slot, last.state = last, LOAN
+            glance.slot, last.state = last, LOAN
             del idle[-1]
             core.stats.requests_num += 1
         return last

@@ -109,8 +109,8 @@ class Core:
         self.slots = Slots()
         self.line = Line()
         self.line_since = 0.0  # when the line was last empty
-        self.moved_at = 0.0  # when somebody in it last got a connection given back
-        self.grew_at = 0.0  # when an attempt to connect was last started for it
+        self.moved_at = 0.0  # when a connection was last given back
+        self.grew_at = 0.0  # when an attempt to connect was last begun
         self.parked = False  # a thread may have parked something since; written without the lock
         self.serving = False  # open and not suspended: idle connections may be lent
         self.closed = True
@@ -170,7 +170,7 @@ class Core:
         self.history.tell(self.clock(), said, said % args if args else said)
 
     def numbers(self, **more: object) -> dict[str, Any]:
-        """What a log record says beside its text."""
+        """What a log record says beside its text. In use is all on loan, on offer or not."""
         in_use = self.slots.on_loan()
         return {"pool": self.name, "in_use": in_use, "waiting": len(self.line), **more}
 

@@ -156,7 +156,7 @@ class Crew:
             if core.sharing is not None and not core.sharing.take(slot):
                 return []
             slot.job = job
-            slot.opened_at = core.clock()
+            slot.opened_at = core.grew_at = core.clock()
             slots.begin_opening(slot)
             return [slot]
 
@@ -224,8 +224,6 @@ class Crew:
         # In a process that loads, nobody else is there to give back, or to look again.
         alone = uwsgi.is_loading() and len(core.line) > len(slots.opening)
         if core.line and (alone or self._growth_is_worth_it(coming)):
-            if not coming:
-                core.grew_at = core.clock()
             return True
         return lacks_minimum(core, coming)
 

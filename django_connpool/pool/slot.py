@@ -42,10 +42,10 @@ REASONS = (
 
 # Why a loan goes on that somebody is ending in its borrower's stead; see offers.py. He does so
 # also when the borrower's thread has ended.
-TAKEN = "taken from its offer, about to be given back"
+TAKEN = "about to be given back by another thread"
 
 
-class Keeper(Protocol):
+class LoanKeeper(Protocol):
     """What a slot tells of what happens to its loan: the pool's core."""
 
     def orphaned(self, slot: Slot, loans: Loans | None) -> None: ...
@@ -119,7 +119,7 @@ class Slot:
         "idle_limit",
         "idle_since",
         "job",
-        "line",
+        "lineno",
         "loan",
         "loans",
         "note",
@@ -145,7 +145,7 @@ class Slot:
     session: Session  # None while it is opened
 
     def __init__(self, core: weakref.ref[Any], generation: int) -> None:
-        self.core: weakref.ref[Keeper] = core  # the pool's
+        self.core: weakref.ref[LoanKeeper] = core  # the pool's
         self.state = OPENING
         self.session = None  # type: ignore[assignment]
         self.generation = generation
@@ -163,7 +163,7 @@ class Slot:
         self.again = self.counted = 0
         # The loan:
         self.since = 0.0
-        # Until that is told: for how many seconds it was waited, and for which loan of the session.
+        # Of a loan that stood in line, until that is told: its number, and the seconds waited.
         self.waited: tuple[int, float] | None = None
         self.loans: Loans | None = None  # what its thread has borrowed, this included
         self.note: object = None  # what it is for, as text by str()
@@ -174,7 +174,7 @@ class Slot:
         self.patience = NEVER  # seconds for which it is not taken for those who wait
         self.idle_limit = NEVER  # seconds after which it is taken although nobody waits
         self.code: CodeType | None = None  # where it was borrowed
-        self.line = 0
+        self.lineno = 0
         self.reported = False  # held longer than `leak_after`, and said so
         # Since when its transaction is being rolled back, and which loan of the session it is.
         self.rolling_back: tuple[float, int] | None = None
@@ -272,7 +272,7 @@ class Slot:
     def site(self) -> str:
         """Where it was borrowed; empty when not known."""
         code = self.code
-        return f"{code.co_filename}:{self.line} in {code.co_name}" if code else ""
+        return f"{code.co_filename}:{self.lineno} in {code.co_name}" if code else ""
 
     def at_site(self) -> str:
         """Where it was borrowed, as text that may follow a verb; empty when not known."""

@@ -123,7 +123,7 @@ class TaskWaiter(Waiter):
             timer.cancel()
 
 
-class Look:
+class Glance:
     """What a task has while it looks at an idle slot: given up when the block ends badly."""
 
     __slots__ = ("_core", "_settle", "slot")
@@ -155,7 +155,7 @@ class Look:
         self._core.inbox.append((Core.audit,))
 
 
-class Place(Look):
+class Place(Glance):
     """What a task has before it has a loan: a place in line, or a slot that it looks at.
 
     Both are given up when it leaves the block with an error, a cancellation or an interrupt; and

@@ -119,7 +119,7 @@ class Upkeep:
         core = self._core
         if core.limits.leak_after:
             frame = userline.of_stack(inspect.currentframe(), slot.note)
-            slot.code, slot.line = (frame.f_code, frame.f_lineno) if frame else (None, 0)
+            slot.code, slot.lineno = (frame.f_code, frame.f_lineno) if frame else (None, 0)
             self.come_by(slot.since + core.limits.leak_after)
         if core.limits.command_timeout:
             self.come_by(slot.since + core.limits.command_timeout + GRACE)

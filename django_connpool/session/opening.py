@@ -18,7 +18,7 @@ from . import changes, cleaning, cursors, parameters, pooler, refusals, rest, ti
 from .closing import discard
 from .objects import noticing
 from .policy import Policy
-from .session import Keeper, Session
+from .session import Session, SessionKeeper
 from .setup import recording
 
 logger = bursts.logger("sessions")
@@ -59,7 +59,7 @@ class Opening:
         """What kind of refusal an error of `open` is, and whether time may do away with it."""
         return refusals.meaning(error)
 
-    def open(self, keeper: Keeper, hurry: bool) -> Session:
+    def open(self, keeper: SessionKeeper, hurry: bool) -> Session:
         """Return a new session, configured. Blocks; raises what the driver or the user raises.
 
         It is `keeper`'s from then on, which is found again as `_slot` of the connection. `hurry`:

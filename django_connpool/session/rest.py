@@ -13,7 +13,7 @@ IDLE = TransactionStatus.IDLE
 IN_TRANSACTION = (TransactionStatus.INTRANS, TransactionStatus.INERROR)
 
 
-def is_at_rest(conn: Any) -> bool:
+def is_idle(conn: Any) -> bool:
     """Whether the session is neither in a transaction nor in the middle of anything."""
     pgconn = conn.pgconn
     return bool(pgconn.transaction_status == IDLE and not pgconn.pipeline_status)
@@ -28,10 +28,10 @@ def leave_transaction(conn: Connection[Any]) -> bool:
     if conn.pgconn.pipeline_status:
         return False
     if conn.pgconn.transaction_status not in IN_TRANSACTION:
-        return is_at_rest(conn)
+        return is_idle(conn)
     try:
         with rolling_back(conn):
             conn.rollback()
     except (OperationalError, ProgrammingError):
         return False
-    return is_at_rest(conn)
+    return is_idle(conn)

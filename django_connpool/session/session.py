@@ -30,7 +30,7 @@ UNCLEAN = "unclean"
 _REPORTED = SETTINGS | ROLES  # what the server reports is of these kinds
 
 
-class Keeper(Protocol):
+class SessionKeeper(Protocol):
     """Where a session is kept."""
 
     session: Any
@@ -181,7 +181,7 @@ class Session(Wire):
         try:
             return bool(
                 self.cleaning is None
-                and rest.is_at_rest(conn)
+                and rest.is_idle(conn)
                 and not self.dirt()
                 and not self.original.differs(conn)
                 # It is here as long as it was not lent, and again once it was made fit.
@@ -226,7 +226,7 @@ class Session(Wire):
 
     def _make_fit(self, conn: Any) -> str:
         policy = self._policy
-        if not rest.is_at_rest(conn) and not rest.leave_transaction(conn):
+        if not rest.is_idle(conn) and not rest.leave_transaction(conn):
             return UNUSABLE
         try:
             if policy.restores:
