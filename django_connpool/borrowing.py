@@ -60,7 +60,17 @@ async def before_work_in_its_thread() -> None:
     # Asked here first, because the way to that thread and back costs more than a query.
     outer = current.get()
     if any(holds_outside_of(wrapper, outer) for wrapper in holders.anywhere()):
-        await sync_to_async(before_work, thread_sensitive=True)()
+        await sync_to_async(_before_work_within, thread_sensitive=True)(outer)
+
+
+def _before_work_within(outer: Scope | None) -> None:
+    """As `before_work`, but for what other tasks' work goes on with in this thread.
+
+    Asked once more: from another thread it may have been seen in the middle of a change.
+    """
+    for wrapper in holders.here():
+        if holds_outside_of(wrapper, outer):
+            wrapper.before_work()
 
 
 def release_loans(work: Scope) -> None:

@@ -189,6 +189,38 @@ def test_async_code_too_begins_without_what_is_at_rest(spare: Any) -> None:
     assert run(work()) == 0
 
 
+def test_what_other_tasks_work_goes_on_with_stays_when_a_task_begins(
+    spare: Any, databases: Databases
+) -> None:
+    """In their thread, and beside something that does go back there."""
+    other = databases.add("second")
+
+    def set_it() -> None:
+        connections[spare.alias].cursor().execute("SET app.tenant = '42'")
+
+    def tenant() -> Any:
+        return value(connections[spare.alias], "SELECT current_setting('app.tenant', true)")
+
+    async def first(has_set: asyncio.Event, has_begun: asyncio.Event) -> Any:
+        async with django_connpool.scope("first"):
+            await sync_to_async(set_it)()
+            has_set.set()
+            await has_begun.wait()
+            return await sync_to_async(tenant)()
+
+    async def work() -> tuple[Any, int]:
+        has_set, has_begun = asyncio.Event(), asyncio.Event()
+        task = asyncio.create_task(first(has_set, has_begun))
+        await has_set.wait()
+        await sync_to_async(lambda: pid(connections["second"]))()  # for no work
+        assert on_loan(other) == 1
+        async with django_connpool.scope("second"):
+            has_begun.set()
+            return await task, on_loan(other)
+
+    assert run(work()) == ("42", 0)
+
+
 def test_rows_that_are_being_read_can_each_have_a_scope(spare: Any) -> None:
     with spare.chunked_cursor() as cursor:
         cursor.execute("SELECT generate_series(1, 3)")

@@ -178,9 +178,11 @@ class _Pushed(ContextDecorator):
 
 def holds_outside_of(wrapper: Any, outer: scopes.Scope | None) -> bool:
     """A hint, from any thread, whether a wrapper has something to do before work begins."""
-    life = wrapper.life
+    # In this order: a borrower notes for what work it borrows before it has anything.
     if wrapper.in_atomic_block:
         life = wrapper.atomic_in
     elif wrapper.in_hand is None and wrapper.offer is None:
         return False
+    else:
+        life = wrapper.life
     return life is None or life.is_over or (outer is not None and life is outer.life)

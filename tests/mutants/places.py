@@ -982,6 +982,19 @@ MUTANTS = [
         "who pauses keeps nobody in line waiting, however long the line stands",
     ),
     Mutant(
+        "borrowing.py",
+        "        if holds_outside_of(wrapper, outer):\n            wrapper.before_work()",
+        "        if True:\n            wrapper.before_work()",
+        "a task that begins leaves alone what another goes on with in its thread",
+    ),
+    Mutant(
+        "pool/crew.py",
+        "        if core.line and (alone or self._growth_is_worth_it(coming)):\n",
+        "        if core.line and (alone or self._growth_is_worth_it(coming)):\n"
+        "            core.grew_at = core.clock()\n",
+        "to ask whether the pool should grow is not to grow",
+    ),
+    Mutant(
         "process/ending.py",
         "    threads.await_all()\n",
         "",

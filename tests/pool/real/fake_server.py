@@ -24,16 +24,17 @@ class FakeServer:
         self._unanswered: list[socket.socket] = []
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=128)
         self._port = self._listener.getsockname()[1]
+        self._accepting = threading.Thread(target=self._accept, name="fake-server", daemon=True)
 
     def __enter__(self) -> FakeServer:
-        threading.Thread(target=self._accept, name="fake-server", daemon=True).start()
+        self._accepting.start()
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        for sock in [self._listener, *self._sockets]:
-            with contextlib.suppress(OSError):
-                sock.shutdown(socket.SHUT_RDWR)
-            sock.close()
+        _hang_up(self._listener)
+        self._accepting.join()  # what it has just accepted is to be closed, too
+        for sock in self._sockets:
+            _hang_up(sock)
 
     def has_unanswered(self) -> bool:
         return bool(self._unanswered)
@@ -72,6 +73,12 @@ class FakeServer:
         length, code = struct.unpack("!II", sock.recv(8, socket.MSG_WAITALL))
         sock.recv(length - 8, socket.MSG_WAITALL)
         return int(code)
+
+
+def _hang_up(sock: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        sock.shutdown(socket.SHUT_RDWR)
+    sock.close()
 
 
 def _error_response(sqlstate: str, text: str) -> bytes:
