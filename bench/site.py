@@ -25,8 +25,8 @@ from bench.measure import quantile
 
 SLOW, QUICK = 16, 40  # requests of `a`
 JOBS = 60
-# Of a turn, where the threads do as much as they can. They begin all at once, as no requests do: in a
-# turn of 0.7 s that is a twelfth of what 64 threads do that wait 50 ms, and tells on the figure.
+# Of a turn, where the threads do as much as they can. They begin all at once, as no requests do:
+# in 0.7 s that is a twelfth of what 64 threads do that wait 50 ms, and tells on the figure.
 SECONDS = 2.0
 IN_FLIGHT = 16  # async requests at a time
 ASYNC = "async"  # the alias that their views use, where there is one
