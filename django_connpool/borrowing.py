@@ -13,7 +13,7 @@ from django.db import connections
 from django.db.transaction import TransactionManagementError
 
 from . import bounds, holders
-from .backends.work import holds_outside_of
+from .backends.work import holds_outside_of, is_of_other_work
 from .connection_pool import ConnectionPool
 from .places.terms import ROLES
 from .process import forks, uwsgi
@@ -48,11 +48,14 @@ def release(using: str | None = None) -> None:
 def before_work() -> None:
     """Some work begins: what this thread holds at rest goes back before.
 
-    What an atomic block, a server-side cursor or `pinned()` keeps stays with who has begun that.
-    An atomic block that nobody will end is ended.
+    What an atomic block, a server-side cursor or `pinned()` keeps stays with who has begun that,
+    and what another task's work goes on with stays with that. An atomic block that nobody will end
+    is ended.
     """
+    outer = current.get()
     for wrapper in holders.here():
-        wrapper.before_work()
+        if not is_of_other_work(wrapper, outer):
+            wrapper.before_work()
 
 
 async def before_work_in_its_thread() -> None:
@@ -60,17 +63,7 @@ async def before_work_in_its_thread() -> None:
     # Asked here first, because the way to that thread and back costs more than a query.
     outer = current.get()
     if any(holds_outside_of(wrapper, outer) for wrapper in holders.anywhere()):
-        await sync_to_async(_before_work_within, thread_sensitive=True)(outer)
-
-
-def _before_work_within(outer: Scope | None) -> None:
-    """As `before_work`, but for what other tasks' work goes on with in this thread.
-
-    Asked once more: from another thread it may have been seen in the middle of a change.
-    """
-    for wrapper in holders.here():
-        if holds_outside_of(wrapper, outer):
-            wrapper.before_work()
+        await sync_to_async(before_work, thread_sensitive=True)()
 
 
 def release_loans(work: Scope) -> None:

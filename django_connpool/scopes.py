@@ -36,6 +36,11 @@ class Life:
         """Whether it has ended, or lost its end by an interrupt."""
         return self.ended or (self._block is not None and self._block() is None)
 
+    @property
+    def goes_on(self) -> bool:
+        """Whether some code is known to be in the middle of it."""
+        return not self.ended and self._block is not None and self._block() is not None
+
     def is_over_here(self) -> bool:
         """Whether none of its code runs any more in this thread. In others some may."""
         return self.thread == get_ident() and self.is_over

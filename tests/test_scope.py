@@ -221,6 +221,35 @@ def test_what_other_tasks_work_goes_on_with_stays_when_a_task_begins(
     assert run(work()) == ("42", 0)
 
 
+def test_neither_does_a_function_with_a_scope_of_its_own_take_it_from_them(spare: Any) -> None:
+    def set_it() -> None:
+        connections[spare.alias].cursor().execute("SET app.tenant = '42'")
+
+    def tenant() -> Any:
+        return value(connections[spare.alias], "SELECT current_setting('app.tenant', true)")
+
+    @django_connpool.scope("of another task")
+    def job() -> None:
+        pass
+
+    async def another(has_set: asyncio.Event) -> None:
+        await has_set.wait()
+        await sync_to_async(job)()
+
+    async def first(has_set: asyncio.Event, task: asyncio.Task[None]) -> Any:
+        async with django_connpool.scope("first"):
+            await sync_to_async(set_it)()
+            has_set.set()
+            await task
+            return await sync_to_async(tenant)()
+
+    async def work() -> Any:
+        has_set = asyncio.Event()
+        return await first(has_set, asyncio.create_task(another(has_set)))
+
+    assert run(work()) == "42"
+
+
 def test_rows_that_are_being_read_can_each_have_a_scope(spare: Any) -> None:
     with spare.chunked_cursor() as cursor:
         cursor.execute("SELECT generate_series(1, 3)")

@@ -85,7 +85,7 @@ class Holding(Bound):
     parked = False  # what `leaving.offer` has is of no work; somebody else may have taken it
     comes_soon = False  # the last two works of this wrapper followed each other at once
     left_at = 0.0  # when the last one ended, in monotonic seconds
-    # Between its last two statements others could have used what it had, and some stood in line.
+    # Between its last two statements others have had its connection, or could have.
     pauses = False
     went_at = 0.0  # when it last gave back between two statements, in monotonic seconds
     release: str | None = None  # how long it is kept; see RELEASES in readers.py

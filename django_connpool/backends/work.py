@@ -179,10 +179,19 @@ class _Pushed(ContextDecorator):
 def holds_outside_of(wrapper: Any, outer: scopes.Scope | None) -> bool:
     """A hint, from any thread, whether a wrapper has something to do before work begins."""
     # In this order: a borrower notes for what work it borrows before it has anything.
-    if wrapper.in_atomic_block:
-        life = wrapper.atomic_in
-    elif wrapper.in_hand is None and wrapper.offer is None:
+    if not wrapper.in_atomic_block and wrapper.in_hand is None and wrapper.offer is None:
         return False
-    else:
-        life = wrapper.life
+    life = _life(wrapper)
     return life is None or life.is_over or (outer is not None and life is outer.life)
+
+
+def is_of_other_work(wrapper: Any, outer: scopes.Scope | None) -> bool:
+    """Whether other work than the present goes on with what it holds, as another task's does."""
+    life = _life(wrapper)
+    return life is not None and life.goes_on and (outer is None or life is not outer.life)
+
+
+def _life(wrapper: Any) -> scopes.Life | None:
+    """Of the work that it holds something for."""
+    life: scopes.Life | None = wrapper.atomic_in if wrapper.in_atomic_block else wrapper.life
+    return life

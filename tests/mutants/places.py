@@ -983,7 +983,7 @@ MUTANTS = [
     ),
     Mutant(
         "borrowing.py",
-        "        if holds_outside_of(wrapper, outer):\n            wrapper.before_work()",
+        "        if not is_of_other_work(wrapper, outer):\n            wrapper.before_work()",
         "        if True:\n            wrapper.before_work()",
         "a task that begins leaves alone what another goes on with in its thread",
     ),
