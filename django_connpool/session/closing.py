@@ -138,7 +138,9 @@ def _ends(end: End, deadline: float) -> bool:
 
 
 def discard(conn: Any) -> None:
-    """Close a connection that nobody has been given yet, and wait until the server knows."""
+    """Close a connection, if there is one yet, that nobody has, and wait until the server knows."""
+    if conn is None:
+        return
     end = end_of(conn.pgconn)
     await_end(end, interrupt=say_goodbye(conn, conn.pgconn))
 

@@ -65,9 +65,11 @@ class Opening:
         It is `keeper`'s from then on, which is found again as `_slot` of the connection. `hurry`:
         somebody waits for it.
         """
+        conn: Any = None
         with ExitStack() as unless_done:
+            # Before it is there: an interrupt may strike as soon as it is.
+            unless_done.callback(lambda: discard(conn))
             conn = self._connect()
-            unless_done.callback(discard, conn)
             conn.__dict__["_pool"] = None
             cursors.set_watch(conn, self.policy.judge)
             with recording(conn):
