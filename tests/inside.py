@@ -909,7 +909,7 @@ TUNABLE: dict[str, tuple[str, ...]] = {
     "offer_trust": ("backends.offering.TRUSTED",),
     # How long a loan may last while others wait; how long what an app borrows as it starts.
     "offer_loan": ("backends.offering.LONGEST",),
-    # Since somebody had to wait, in which who pauses between statements gives back at once.
+    # Since somebody in line got what came back, in which who pauses gives back at once.
     "offer_crowded": ("backends.offering.CROWDED",),
     "offer_start": ("backends.holding.AFTER_START",),
     # Between two looks of the background thread at what is on offer.

@@ -47,7 +47,7 @@ def sync_view(request: HttpRequest) -> HttpResponse:
 
 async def async_view(request: HttpRequest) -> HttpResponse:
     await sync_to_async(list)(query())  # taken here: async_view
-    begun.set()
+    asyncio.get_running_loop().call_soon(begun.set)  # when it stands still below
     await awaited()
     return HttpResponse()
 
@@ -173,7 +173,7 @@ def test_the_line_of_async_work_under_a_name(databases: Databases, leak_after: f
         async with django_connpool.scope("job 17"):
             with django_connpool.scope():  # which is a part of it
                 await sync_to_async(list)(query())  # taken here: job
-                begun.set()
+                asyncio.get_running_loop().call_soon(begun.set)  # when it stands still below
                 await awaited()
 
     loan = asked(lambda: asyncio.run(job()), spare)

@@ -23,7 +23,7 @@ of = attrgetter("_slot")  # the place it has in its pool
 dirt = attrgetter("_slot.session.changes.dirt")  # what its statements may have left, as bits
 original = attrgetter("_slot.session.original")  # what its session was like when it was new
 line = attrgetter("_pool._core.line")  # who waits for one of its pool; something false for nobody
-lined_up = attrgetter("_pool._core.line_since")  # when somebody last had to begin such a line
+served = attrgetter("_pool._core.served_at")  # when somebody in it last got what came back
 # Given the session in that place, the connection, and in which mode of autocommit it may go:
 is_at_rest = session_ties.is_at_rest
 

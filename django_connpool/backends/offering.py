@@ -35,8 +35,8 @@ TRUSTED = 0.001
 # Seconds that a loan may last while others wait, for the sake of statements that follow each other
 # at once: to give back after each would cost a change of threads each.
 LONGEST = 0.05
-# Seconds since somebody had to wait, in which who pauses between statements gives back at
-# once: to leave it on offer would cost its place a millisecond each time, and somebody a look.
+# Seconds since somebody in line got what came back, in which who pauses between statements gives
+# back at once: an offer would cost its place a millisecond each time, and somebody a look.
 CROWDED = 0.1
 
 
@@ -287,7 +287,7 @@ class Offering(Holding):
             return False
         line, now = loans.line(connection), monotonic()
         if self.pauses:
-            self.pauses = bool(line) or now - loans.lined_up(connection) < CROWDED
+            self.pauses = bool(line) or now - loans.served(connection) < CROWDED
             if self.pauses:
                 return True
         if line:

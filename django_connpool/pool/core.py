@@ -70,8 +70,8 @@ class Core:
         *("__weakref__", "clock", "closed", "deadline", "describe", "errors", "full", "generation"),
         *("grew_at", "history", "inbox", "is_inside", "keep_min", "last_error", "limits", "line"),
         *("line_since", "lock", "mean_connect", "moved_at", "name", "news", "opened", "opener"),
-        *("outage", "parked", "paused_until", "ref", "serving", "sharing", "slots", "stats"),
-        *("suspended", "ticket", "warmed", "warnings", "winding_up"),
+        *("outage", "parked", "paused_until", "ref", "served_at", "serving", "sharing", "slots"),
+        *("stats", "suspended", "ticket", "warmed", "warnings", "winding_up"),
     )
 
     ticket: Ticket  # of the background thread
@@ -109,7 +109,7 @@ class Core:
         self.slots = Slots()
         self.line = Line()
         self.line_since = 0.0  # when the line was last empty
-        self.moved_at = 0.0  # when a connection was last given back
+        self.moved_at = self.served_at = 0.0  # when one was last given back; to somebody in line
         self.grew_at = 0.0  # when an attempt to connect was last begun
         self.parked = False  # a thread may have parked something since; written without the lock
         self.serving = False  # open and not suspended: idle connections may be lent

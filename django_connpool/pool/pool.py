@@ -306,6 +306,8 @@ class Pool:
                         # One line, so that no interrupt finds a loan that is half over.
                         over, slot.state = True, RETURNING
                         core.moved_at = now
+                        if core.line:
+                            core.served_at = now
                         core.settle(slot, conn, now)
                 finally:
                     try:

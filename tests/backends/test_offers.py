@@ -620,11 +620,7 @@ def test_a_procedure_that_is_called_by_a_cursor_runs_on_the_present_connection(
     assert value(single, "SHOW app.tag") == "mine"
 
 
-def test_so_does_a_method_of_the_users_class_of_cursors(
-    databases: Databases, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    inside.tune(monkeypatch, offer_crowded=0.0)  # who opens the first connection waits for it
-
+def test_so_does_a_method_of_the_users_class_of_cursors(databases: Databases) -> None:
     class Asking(psycopg.ClientCursor[Any]):
         def ask(self, query: str) -> Any:
             return super().execute(query).fetchone()  # past what stands in front of this class
@@ -1128,10 +1124,7 @@ def _closing(work: Callable[[], Any]) -> None:
 
 
 @pytest.mark.parametrize("mode", ["auto", "request"])
-def test_between_two_parts_of_a_stream_it_is_given_back(
-    databases: Databases, mode: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    inside.tune(monkeypatch, offer_crowded=0.0)  # who opens the first connection waits for it
+def test_between_two_parts_of_a_stream_it_is_given_back(databases: Databases, mode: str) -> None:
     wrapper = databases.add(pool={"max_size": 1, "release": mode})
 
     def body() -> Iterator[bytes]:
@@ -1145,10 +1138,7 @@ def test_between_two_parts_of_a_stream_it_is_given_back(
     assert on_loan(wrapper) == 0
 
 
-def test_the_event_loop_gives_nothing_back_itself(
-    databases: Databases, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    inside.tune(monkeypatch, offer_crowded=0.0)  # who opens the first connection waits for it
+def test_the_event_loop_gives_nothing_back_itself(databases: Databases) -> None:
     threads: list[int] = []
     databases.add(
         "in_a_loop",  # whose thread keeps its own wrapper

@@ -971,14 +971,14 @@ MUTANTS = [
     ),
     Mutant(
         "backends/offering.py",
-        "bool(line) or now - loans.lined_up(connection) < CROWDED",
+        "bool(line) or now - loans.served(connection) < CROWDED",
         "True",
         "who pauses while nobody waits offers",
     ),
     Mutant(
         "backends/offering.py",
-        "bool(line) or now - loans.lined_up(connection) < CROWDED",
-        "now - loans.lined_up(connection) < CROWDED",
+        "bool(line) or now - loans.served(connection) < CROWDED",
+        "now - loans.served(connection) < CROWDED",
         "who pauses keeps nobody in line waiting, however long the line stands",
     ),
     Mutant(
