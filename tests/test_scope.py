@@ -189,17 +189,19 @@ def test_async_code_too_begins_without_what_is_at_rest(spare: Any) -> None:
     assert run(work()) == 0
 
 
+def set_it() -> None:
+    connections["spare"].cursor().execute("SET app.tenant = '42'")
+
+
+def tenant() -> Any:
+    return value(connections["spare"], "SELECT current_setting('app.tenant', true)")
+
+
 def test_what_other_tasks_work_goes_on_with_stays_when_a_task_begins(
     spare: Any, databases: Databases
 ) -> None:
     """In their thread, and beside something that does go back there."""
     other = databases.add("second")
-
-    def set_it() -> None:
-        connections[spare.alias].cursor().execute("SET app.tenant = '42'")
-
-    def tenant() -> Any:
-        return value(connections[spare.alias], "SELECT current_setting('app.tenant', true)")
 
     async def first(has_set: asyncio.Event, has_begun: asyncio.Event) -> Any:
         async with django_connpool.scope("first"):
@@ -222,12 +224,6 @@ def test_what_other_tasks_work_goes_on_with_stays_when_a_task_begins(
 
 
 def test_neither_does_a_function_with_a_scope_of_its_own_take_it_from_them(spare: Any) -> None:
-    def set_it() -> None:
-        connections[spare.alias].cursor().execute("SET app.tenant = '42'")
-
-    def tenant() -> Any:
-        return value(connections[spare.alias], "SELECT current_setting('app.tenant', true)")
-
     @django_connpool.scope("of another task")
     def job() -> None:
         pass

@@ -66,7 +66,7 @@ class Offering(Holding):
         hooks = self.run_on_commit
         if self.offer is not None:
             if resumes:  # and has done without what it had: how long?
-                self.pauses = self.release != REQUEST and (
+                self.pauses = (
                     self.offer is not loans.GIVEN_BACK  # but it was taken
                     or monotonic() - self.went_at >= loans.SETTLED
                 )
@@ -284,6 +284,7 @@ class Offering(Holding):
         if self.life is not None and self.life.ended:
             return True
         if self.release == REQUEST:
+            self.pauses = False
             return False
         line, now = loans.line(connection), monotonic()
         if self.pauses:

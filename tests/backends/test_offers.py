@@ -245,12 +245,11 @@ def test_who_pauses_keeps_nobody_in_line_waiting(
 
 
 def test_with_request_a_pause_gives_nothing_back(
-    calm: Any, lingering: Lingering, monkeypatch: pytest.MonkeyPatch
+    calm: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    inside.tune(monkeypatch, offer_crowded=3600.0)
-    a_pause = inside.take_all  # as with `max_hold_idle`
+    inside.tune(monkeypatch, offer_crowded=NEVER)  # as if others had just waited
     value(calm, "SELECT 1")
-    a_pause(calm.pool)
+    inside.take_all(calm.pool)  # as after `max_hold_idle`
     value(calm, "SELECT 1")
     assert on_loan(calm) == 1
 

@@ -130,8 +130,8 @@ if __name__ == "__main__":
     assert not surprises(written)
 
 
-# A daemon that is in C as the interpreter is taken down has ended a process with SIGSEGV: a child
-# of multiprocessing (spawn), on Python 3.10, once in a few hundred runs of a busy machine.
+# A daemon that is in C as the interpreter is taken down can end the process with SIGSEGV: so did,
+# once on a busy machine, a child of multiprocessing (spawn) on Python 3.10.
 def test_the_interpreter_is_taken_down_when_our_threads_have_ended(cluster: Cluster) -> None:
     script = """
     import atexit, sys, threading, time
