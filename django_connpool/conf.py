@@ -1,4 +1,8 @@
-"""The pool options of one ``DATABASES`` entry: read, checked, completed with defaults."""
+"""The pool options of one ``DATABASES`` entry: read, checked, completed with defaults.
+
+A new one: a field of `PoolOptions` with its default, and in readers.py how it is read. Who is to
+heed it finds it in the `options` at hand, or is given it by `pool_kwargs`: see CONTRIBUTING.md.
+"""
 
 from __future__ import annotations
 

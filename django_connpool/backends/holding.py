@@ -260,14 +260,18 @@ class Holding(Bound):
             # With no call in between: whatever happens below, this wrapper cannot use it again.
             if self.in_hand is not connection:
                 return
-            self.in_hand = self.offer = None
-            if not self.in_atomic_block:
-                self.noted.discard(self.me)
+            self.in_hand = None
             work = scopes.current.get()
-            if work is not None:
-                work.borrowers.discard(self)
-                if work.in_vain:
-                    in_vain.forget(pool, work)
+            if self.resumes is not None:  # without it, to the end of the work, which has to see it
+                self.offer = loans.GIVEN_BACK
+            else:
+                self.offer = None
+                if not self.in_atomic_block:
+                    self.noted.discard(self.me)
+                if work is not None:
+                    work.borrowers.discard(self)
+            if work is not None and work.in_vain:
+                in_vain.forget(pool, work)
             pool.putconn(connection)
         except self.Database.Error:
             with self.wrap_database_errors:

@@ -61,38 +61,43 @@ class Offering(Holding):
             return
         if self.parked and self._go_on_with_parked():
             return
-        binding = self.resumes  # looked at once: another thread may end the work
-        resumes = binding is not None and not self.in_atomic_block
-        hooks = self.run_on_commit
-        if self.offer is not None:
-            if resumes:  # and has done without what it had: how long?
-                self.pauses = (
-                    self.offer is not loans.GIVEN_BACK  # but it was taken
-                    or monotonic() - self.went_at >= loans.SETTLED
-                )
-            if resumes and self.has_foreign_hooks and self.offer is not loans.GIVEN_BACK:
-                self.close()  # of which there is nothing left, but they are told
-            self.offer = None
+        binding = None if self.in_atomic_block else self.resumes  # another thread may end that
+        if binding is not None and self.offer is not None:
+            # What was taken had been on offer for that long; what was given back, perhaps not.
+            was_taken = self.offer is not loans.GIVEN_BACK
+            self.pauses = was_taken or monotonic() - self.went_at >= loans.SETTLED
+            if was_taken and self.has_foreign_hooks:
+                self._close_between()  # there is nothing left, but they are told
+                self.resumes = binding
         try:
-            if binding is not None and resumes and not self.has_foreign_hooks:
+            if binding is not None and not self.has_foreign_hooks:
+                self.offer = loans.GIVEN_BACK  # which it is still if this fails
                 self._resume(binding)
-            elif (
-                self.connects_as_django and BaseDatabaseWrapper.ensure_connection is djangos.ENSURE
-            ):
-                self.connect()
             else:
-                self.ensure_connection()
-                self.by_hand = False  # that was Django, or its tests
+                self.offer = None
+                self._connect_as_told()
         except self.Database.Error:
+            if binding is not None and self.in_hand is None:
+                self.offer = loans.GIVEN_BACK
             # Only now, because it costs two calls, and errors are rare.
             with self.wrap_database_errors:
                 raise
-        finally:
-            if resumes:  # as if the connection had been held
-                self.run_on_commit = hooks
-                self.resumes = self._binding
-                if self.in_hand is None:
-                    self.offer = loans.GIVEN_BACK
+        if binding is not None:
+            self.resumes = self._binding  # the pool may be another now
+
+    def _connect_as_told(self) -> None:
+        """Have Django and classes of others connect, which may read `connection`."""
+        if self.connects_as_django and BaseDatabaseWrapper.ensure_connection is djangos.ENSURE:
+            self.connect()
+        else:
+            self.ensure_connection()
+            self.by_hand = False  # that was Django, or its tests
+
+    def _close_between(self) -> None:
+        """Close, as classes of others want to see it; what waits for a commit goes on waiting."""
+        hooks = self.run_on_commit
+        self.close()
+        self.run_on_commit = hooks
 
     def _take_up(self) -> bool:
         """Take the connection out of the offer, unless somebody else has, or it has died.
@@ -171,9 +176,8 @@ class Offering(Holding):
             self._refuse_event_loops()
         try:
             self._borrow(binding)
-        except PoolClosed:  # what follows finds the pool that is now the right one
-            self.resumes = None
-            self.connect()
+        except PoolClosed:
+            self.connect()  # to the pool that is now the right one
 
     @async_unsafe
     def _refuse_event_loops(self) -> None:
@@ -324,9 +328,7 @@ class Offering(Holding):
         work = scopes.current.get()
         resumes = self.resumes or self._binding
         if self.has_foreign_hooks:
-            hooks = self.run_on_commit
-            self.close()
-            self.run_on_commit = hooks
+            self._close_between()
         else:
             self._hand_back(connection)
         self.noted.add(self.me)

@@ -45,6 +45,7 @@ class Working(Offering):
     def before_work(self) -> None:
         """Some work begins in this thread: give back, unless something else goes on."""
         if self.in_hand is None and self.offer is None and not self.in_atomic_block:
+            self.resumes = None
             self.noted.discard(self.me)
             return
         self.end_lost_block()

@@ -137,7 +137,8 @@ class PooledDatabaseWrapperMixin(Querying):
             if not binding.pool.closed:  # somebody else's, to a receiver of connection_created
                 raise
             self._borrow_from_next(binding)
-        self.run_on_commit = []
+        if self.resumes is None:  # or it is as if the connection had been held
+            self.run_on_commit = []
 
     def _above_django(self) -> Any:
         """What is called with `super()`, from where the foreign classes below have been called."""
@@ -226,7 +227,7 @@ class PooledDatabaseWrapperMixin(Querying):
             self._end_work()
 
     def _end_work(self) -> None:
-        was_offered = self.offer is not None and self.stop_resuming()
+        was_offered = (self.offer is not None or self.resumes is not None) and self.stop_resuming()
         if self.in_hand is not None and not self.in_atomic_block and (was_offered or not self.kept):
             self.give_back()
             self.left_at = monotonic()

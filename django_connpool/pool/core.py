@@ -299,7 +299,7 @@ class Core:
         """Under the lock: bring to rest what an interrupt has left half done."""
         self.line.audit()
         for slot in self.slots.lent():
-            if slot.session.reachable() is None:  # and the note of it was lost
+            if slot.session.is_gone:  # and the note of it was lost
                 self.reclaim(slot, None)
         for slot in self.slots.audit():
             if slot.state is OPENING:  # its worker was interrupted

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import threading
 from collections.abc import Callable
+from functools import partial
 
 from django_connpool.process import bursts, threads, uwsgi
 from django_connpool.process.background import AT_ONCE
@@ -109,24 +110,26 @@ class Crew:
         `take`: what takes up the next, instead of what there is to open and to close; it has
         so many `seconds`, if it is something to close.
         """
-        core, job = self.core, Job()
-        try:
-            slots = (take or self._take)(job)
-            while slots:
-                if slots[0].state is OPENING:
-                    self._open(slots[0])
-                elif slots[0].state is CLOSING:
-                    self._close(slots, core.clock() + (seconds if take else CLOSE_TIMEOUT))
-                else:
-                    self._check(slots[0])
-                slots = (take or self._take)(job)
-                if slots and not take:  # then there may be work for others too
-                    self.staff()
-        except BaseException:
+        job = Job()
+
+        def cut_short() -> None:
             job.over = True
-            core.inbox.append((_after_interrupt,))
-            core.ticket.now()
-            raise
+            self.core.put(_after_interrupt)
+
+        threads.do(partial(self._do, job, take, seconds), cut_short)
+
+    def _do(self, job: Job, take: Callable[[Job], list[Slot]] | None, seconds: float) -> None:
+        slots = (take or self._take)(job)
+        while slots:
+            if slots[0].state is OPENING:
+                self._open(slots[0])
+            elif slots[0].state is CLOSING:
+                self._close(slots, self.core.clock() + (seconds if take else CLOSE_TIMEOUT))
+            else:
+                self._check(slots[0])
+            slots = (take or self._take)(job)
+            if slots and not take:  # then there may be work for others too
+                self.staff()
 
     def close_all(self, seconds: float) -> None:
         """Close what there is to close, here and now, all at once."""

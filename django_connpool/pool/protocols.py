@@ -69,7 +69,11 @@ class Session(Protocol):
         """The last one of this loan, for a message."""
 
     def reachable(self) -> Any:
-        """What is lent, or to be lent; None when its borrower has dropped it."""
+        """What is lent, or to be lent; None when its borrower has dropped it, or is about to."""
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether nobody has what was lent, nor can come by it any more."""
 
     def in_use(self) -> bool:
         """Whether a thread works with it at this moment."""

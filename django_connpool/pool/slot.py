@@ -239,12 +239,13 @@ class Slot:
 
     def is_orphan(self, loans: Loans | None, conn: Any) -> bool:
         """Under the lock: whether nobody will give it back. `loans`: of a thread that has ended."""
-        if self.session.conn is not None:
+        session = self.session
+        if session.conn is not None:
             return False
-        if loans is None:
-            return conn is None
+        if loans is None or conn is None:  # in the collector's hands it may still be used
+            return session.is_gone
         # Or it was given back meanwhile, or another thread works with it, or will give it back.
-        return self.loans is loans and not self.session.in_use() and self.pinned is not TAKEN
+        return self.loans is loans and not session.in_use() and self.pinned is not TAKEN
 
     @property
     def lasts(self) -> bool:

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Protocol
 
-from . import cpython, forks, uwsgi
+from . import cpython, forks, threads, uwsgi
 
 logger = logging.getLogger("django_connpool.pool.background")
 
@@ -200,24 +200,23 @@ class Background:
             self.thread = None
 
     def _run(self) -> None:
-        try:
-            while self._is_needed():
-                self._work()
-        except BaseException:
-            with self.lock:
-                self.thread = None
-                if self._running is not None:  # or nobody would look at it again
-                    self._running.by(time.monotonic() + FAILURE_PAUSE)
-                self.resume()
-            raise
+        threads.do(self._work_on, self._start_again)
 
-    def _work(self) -> None:
-        try:
-            self._sleep()
-            self._serve(time.monotonic())
-        except Exception:
-            _log_failure("the maintenance thread failed, and goes on")
-            time.sleep(FAILURE_PAUSE)
+    def _start_again(self) -> None:
+        with self.lock:
+            self.thread = None
+            if self._running is not None:  # or nobody would look at it again
+                self._running.by(time.monotonic() + FAILURE_PAUSE)
+            self.resume()
+
+    def _work_on(self) -> None:
+        while self._is_needed():
+            try:
+                self._sleep()
+                self._serve(time.monotonic())
+            except Exception:
+                _log_failure("the maintenance thread failed, and goes on")
+                time.sleep(FAILURE_PAUSE)
 
     def _is_needed(self) -> bool:
         with self.lock:

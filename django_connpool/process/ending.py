@@ -62,10 +62,9 @@ def _before_fork() -> None:
     # Pending calls are made by the main thread, which may be blocked while another one forks.
     # That one is warned in any case: there are two threads at least.
     if threading.get_ident() == threading.main_thread().ident:
-        try:
-            background.park()
-        finally:  # not before: what resumes may come by meanwhile
-            _parked = True
+        _parked = True  # if an interrupt strikes before it is said again
+        background.park()
+        _parked = True  # what resumes may have come by meanwhile
 
 
 def _abandon() -> None:

@@ -1,13 +1,14 @@
-"""Threads of ours that end by themselves soon, and are waited for when the process ends.
+"""What the threads of ours have in common: an end that is told, and one that is waited for.
 
-They are daemons, so that none keeps a process from its end. But a daemon that is in C as the
-interpreter is taken down may come back to what is no more, and the process dies of a signal.
+They are daemons, so that none keeps a process from its end. But one that is in C as the interpreter
+is taken down may come back to what is no more: so those that end soon are waited for.
 """
 
 from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from weakref import WeakSet
 
 PATIENCE = 1.0  # seconds for all of them, at the end of the process
@@ -22,6 +23,15 @@ def start(thread: threading.Thread) -> bool:
         return False
     _started.add(thread)
     return True
+
+
+def do(work: Callable[[], None], cut_short: Callable[[], None]) -> None:
+    """Do the work; when an error or an interrupt ends it, `cut_short` leaves a note of that."""
+    try:
+        work()
+    except BaseException:
+        cut_short()
+        raise
 
 
 def await_all(seconds: float = PATIENCE) -> None:

@@ -21,6 +21,10 @@ from .private import ADAPTERS, AUTOCOMMIT, DERIVED, POOL, registered
 
 _OF_PREPARING = ("prepare_threshold", "prepared_max")
 
+SIGN = "connpool_sign"  # what lies on it for the session; see session.py
+# What is another while it is on loan, or is not to be kept here.
+_PASSING = (POOL, DERIVED, SIGN)
+
 # What the server reports by itself whenever it changes (PostgreSQL docs, "Asynchronous
 # Operations"), so that reading it is free.
 _REPORTED = (
@@ -179,6 +183,7 @@ class Original:
         self._noticed = known and self._notice(conn) and not listens
         self._attributes = {name: _copy(value) for name, value in vars(conn).items()}
         self._attributes[POOL] = None
+        self._attributes.pop(SIGN, None)
         self._adapters = AdaptersMap(conn.adapters) if known else None
         self._preparing = _preparing_of(conn) if known else ()
         self.reported = reported(conn.pgconn) if known else []
@@ -214,8 +219,7 @@ class Original:
         """Whether the connection object is not as it was, but for some attributes."""
         conn = behind(conn)
         now = conn.__dict__
-        # While it is on loan it knows of its pool.
-        passing = {name: now[name] for name in (POOL, DERIVED, *but) if name in now}
+        passing = {name: now[name] for name in (*_PASSING, *but) if name in now}
         if now != {**self._attributes, **passing}:
             return True
         if self._adapters is None:
@@ -229,7 +233,7 @@ class Original:
         """Put the connection object back to what it was; it must not be in a transaction."""
         conn = behind(conn)
         now = vars(conn)
-        for name in now.keys() - self._attributes.keys():
+        for name in now.keys() - self._attributes.keys() - {SIGN}:
             del now[name]
         for name, value in self._attributes.items():
             if name != DERIVED and (name not in now or now[name] != value):

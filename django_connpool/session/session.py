@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 from psycopg import OperationalError
 from psycopg.pq import TransactionStatus
 
-from django_connpool.process import bursts
+from django_connpool.process import bursts, cpython
 from django_connpool.redaction import named, one_line
 
 from . import changes, cleaning, foreign, liveness, rest, roles, tidying
 from .closing import Interrupt, await_end, bury, say_goodbye
-from .objects import Original, reported
+from .objects import SIGN, Original, reported
 from .statements import CHANNELS, RENAMED, ROLES, SETTINGS
 from .wire import Wire
 
@@ -49,7 +49,7 @@ class Session(Wire):
     """A connection, what is known of it, and how to make it as it was when it was new.
 
     While it is lent, `conn` is None: the borrower's reference is the only strong one, so that
-    a connection nobody can reach any more is noticed (`ref` calls back) instead of being lost.
+    a connection nobody can reach any more is noticed (`_sign` calls back) instead of being lost.
     `pgconn` stays, to close what the borrower forgot.
 
     Used by one thread at a time: the borrower, or who makes it fit for the next. `rest` and
@@ -60,6 +60,7 @@ class Session(Wire):
         "__weakref__",
         "_over",
         "_policy",
+        "_sign",
         "changes",
         "cleaning",
         "conn",
@@ -80,8 +81,11 @@ class Session(Wire):
         self.cleaning = None
         self._over = False
         super().__init__(conn.pgconn, policy.looks)
-        # Not to a proxy of an agent's: cursors know only what is behind it.
-        self.ref: weakref.ref[Any] | None = weakref.ref(foreign.behind(conn), lost)
+        # Not on a proxy of an agent's: cursors know only what is behind it.
+        behind = foreign.behind(conn)
+        vars(behind)[SIGN] = sign = cpython.sign_of_life()
+        self._sign = weakref.ref(sign, lost)
+        self.ref: weakref.ref[Any] | None = weakref.ref(behind)
         self.changes = changes.of(conn) or changes.Changes(policy.judge)
         self.original = Original(conn, self.changes.listens)
         self.role = roles.Role(self.pgconn)
@@ -93,8 +97,16 @@ class Session(Wire):
         return self.conn is None and not self._over
 
     def reachable(self) -> Any:
-        """The connection, if it is here or a borrower still has it; else None."""
+        """The connection, if it is here or a borrower still has it.
+
+        Else None, and so of one that the garbage collector is about to collect, or was.
+        """
         return self.conn or (self.ref() if self.ref is not None else None)
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether nobody has what was lent, nor can come by it any more."""
+        return self.conn is None and self._sign() is None
 
     def rest(self) -> None:
         """The loan is over, and the session as it was."""

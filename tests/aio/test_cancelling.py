@@ -289,6 +289,43 @@ def test_a_loop_that_is_closed_leaves_nothing(make_pool: MakePool, kind: str) ->
 
 
 @in_each_loop
+def test_what_the_collector_ends_gives_back_what_it_has_changed(
+    make_pool: MakePool, kind: str
+) -> None:
+    pool = make_pool(max_size=1)
+    until_known(pool.sync)
+    loop = LOOPS[kind]()
+    loop.set_exception_handler(lambda *_: None)
+    said: list[str] = []
+
+    async def hold() -> None:
+        async with pool.acquire() as conn:
+            await conn.execute("SET work_mem = '9MB'")
+            said.append("set")
+            try:
+                await asyncio.sleep(3600)
+            finally:
+                looking = threading.Thread(target=inside.tick, args=[pool.sync])
+                looking.start()
+                looking.join(30)
+                said.append(conn.info.transaction_status.name)
+
+    async def main() -> None:
+        circle: list[Any] = [asyncio.ensure_future(hold())]
+        circle.append(circle)
+        await until(lambda: bool(said))
+
+    loop.run_until_complete(main())
+    loop.close()
+    del loop
+    gc.collect()
+    assert said == ["set", "IDLE"]
+    assert pool.sync.get_stats()["loans_reclaimed"] == 0
+    with pool.sync.connection(20) as conn:
+        assert conn.execute("SHOW work_mem").fetchone() != ("9MB",)
+
+
+@in_each_loop
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of psycopg's
 def test_a_loop_that_is_closed_while_it_ends_a_statement_leaves_nothing(
     make_pool: MakePool, kind: str, cluster: Server, app: str

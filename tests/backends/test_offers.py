@@ -21,6 +21,7 @@ import pytest
 from asgiref.sync import sync_to_async
 from django.core.exceptions import SynchronousOnlyOperation
 from django.db import DatabaseError, InterfaceError, close_old_connections, connections, transaction
+from django.db.backends.signals import connection_created
 
 from django_connpool import borrowing, hold, pinned, release, released, scope, scopes
 from tests import inside
@@ -1004,13 +1005,21 @@ def test_a_thread_that_ends_leaves_what_it_did_not_use(
     assert single.pool.get_stats()["loans_reclaimed"] == 0
 
 
-def test_a_wrapper_that_is_collected_leaves_what_it_did_not_use(calm: Any) -> None:
+@pytest.mark.parametrize("is_in_a_circle", [False, True])
+def test_a_wrapper_that_is_collected_leaves_what_it_did_not_use(
+    calm: Any, is_in_a_circle: bool
+) -> None:
     until_known(calm.pool)
     left = [calm.copy()]
     first = pid(left[0])
-    left.clear()
+    if is_in_a_circle:
+        left.append(left)
+        del left
+    else:
+        left.clear()
     gc.collect()
     assert pid(calm) == first
+    assert calm.pool.get_stats()["loans_reclaimed"] == 0
 
 
 @pytest.mark.parametrize("end", ["drain", "close"])
@@ -1225,6 +1234,42 @@ def test_an_error_of_a_signal_handler_before_giving_back_keeps_nothing(
             assert on_loan(early) == 0
         else:
             pytest.fail("there was no error")
+
+
+def fail_to_go_on(wrapper: Any, error: type[BaseException]) -> None:
+    """Have the next statement of this work end so."""
+
+    def fail(**kwargs: Any) -> None:
+        raise error
+
+    wrapper.pool.drain()
+    wrapper.pool.take_offers()
+    connection_created.connect(fail)
+    with pytest.raises(error):
+        pid(wrapper)
+    connection_created.disconnect(fail)
+    assert on_loan(wrapper) == 0
+
+
+@pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
+def test_work_that_fails_to_go_on_may_try_again(calm: Any, error: type[BaseException]) -> None:
+    with scope("work"):
+        first = pid(calm)
+        fail_to_go_on(calm, error)
+        assert calm.connection is not None
+        assert pid(calm) != first
+
+
+@pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
+def test_work_that_fails_to_go_on_leaves_nothing_to_the_next(
+    calm: Any, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
+) -> None:
+    with scope("first"):
+        pid(calm)
+        fail_to_go_on(calm, error)
+    monkeypatch.setitem(calm.settings_dict["OPTIONS"], "application_name", "another")
+    with scope("second"):
+        assert value(calm, "SHOW application_name") == "another"
 
 
 # -- What is told of it -----------------------------------------------------------------------

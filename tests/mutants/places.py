@@ -134,7 +134,7 @@ MUTANTS = [
     ),
     Mutant(
         "pool/slot.py",
-        "not self.session.in_use() and ",
+        "not session.in_use() and ",
         "",
         "a dead thread's loan that another thread uses is left to it",
     ),
@@ -319,8 +319,8 @@ MUTANTS = [
     ),
     Mutant(
         "backends/holding.py",
-        "                work.borrowers.discard(self)\n                if work.in_vain",
-        "                if work.in_vain",
+        "                    work.borrowers.discard(self)\n",
+        "                    pass\n",
         "who has given back is no borrower of its work",
     ),
     Mutant(
@@ -958,15 +958,14 @@ MUTANTS = [
     ),
     Mutant(
         "backends/offering.py",
-        "                    or monotonic() - self.went_at >= loans.SETTLED\n",
-        "                    or True\n",
+        "was_taken or monotonic() - self.went_at >= loans.SETTLED",
+        "True",
         "who goes on at once offers again",
     ),
     Mutant(
         "backends/offering.py",
-        "                    self.offer is not loans.GIVEN_BACK  # but it was taken\n"
-        "                    or monotonic() - self.went_at >= loans.SETTLED\n",
-        "                    self.offer is not loans.GIVEN_BACK  # but it was taken\n",
+        "was_taken or monotonic() - self.went_at >= loans.SETTLED",
+        "was_taken",
         "who gave back and came late goes on to give back",
     ),
     Mutant(
@@ -1011,5 +1010,29 @@ MUTANTS = [
         "        settle()\n        requests.disconnect()",
         "        requests.disconnect()\n        settle()",
         "beside the middleware no receivers are called",
+    ),
+    Mutant(
+        "pool/slot.py",
+        "            return session.is_gone\n",
+        "            return conn is None\n",
+        "what the garbage collector ends may use its connection to the last",
+    ),
+    Mutant(
+        "pool/core.py",
+        "            if slot.session.is_gone:",
+        "            if slot.session.reachable() is None:",
+        "what the garbage collector has given back is nobody's but the next borrower's",
+    ),
+    Mutant(
+        "backends/holding.py",
+        "            if self.resumes is not None:",
+        "            if False:",
+        "work that fails to go on may try again",
+    ),
+    Mutant(
+        "backends/wrapper.py",
+        "        if self.resumes is None:  # or it is as if the connection had been held\n",
+        "        if True:\n",
+        "what waits for a commit goes on to wait when its connection was taken",
     ),
 ]

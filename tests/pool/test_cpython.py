@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import ast
 import asyncio
+import gc
 import subprocess
 import sys
 import sysconfig
 import threading
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from importlib.util import module_from_spec, spec_from_file_location
@@ -318,6 +320,38 @@ def test_children_of_multiprocessing_leave() -> None:
 
 def test_where_multiprocessing_has_no_such_thing_nobody_leaves() -> None:
     assert children("without").split() == ["parent"]
+
+
+# -- The garbage collector ----------------------------------------------------------------
+
+
+def test_a_sign_of_life_goes_after_those_who_may_still_use_what_it_lies_on() -> None:
+    class Thing:
+        sign: Any
+
+    said: list[Any] = []
+
+    def user(thing: Thing) -> Iterator[None]:
+        try:
+            yield
+        finally:
+            said.append("used" if seen() is not None else "too early")
+
+    thing = Thing()
+    thing.sign = known.sign_of_life()
+    seen = weakref.ref(thing.sign, lambda _: said.append("gone"))
+    circle: list[Any] = [user(thing)]
+    next(circle[0])
+    circle.append(circle)
+    del thing, circle
+    gc.collect()
+    assert said == ["used", "gone"]
+
+
+def test_each_sign_of_life_is_another_object_that_the_collector_does_not_know() -> None:
+    signs = [known.sign_of_life() for _ in range(3)]
+    assert len({*map(id, signs)}) == 3
+    assert not any(map(gc.is_tracked, signs))
 
 
 # -- No other file ------------------------------------------------------------------------

@@ -60,9 +60,9 @@ FOREIGN: dict[str, set[str]] = {
 FOREIGN_ELSEWHERE = {"asgiref", "django", "psycopg"}
 
 LONGEST = 400  # lines of a file
-LINES = 24_725
+LINES = 24_806
 LEEWAY = 300  # lines below that, from which on the number has to be lowered
-DOORS = 9  # what catches BaseException, and `finally` blocks that mend; 6 are meant to remain
+DOORS = 6  # what catches BaseException, and `finally` blocks that mend; 6 are meant to remain
 
 IMPORTS_REMAIN: set[str] = set()
 CIRCLES_REMAIN: set[str] = set()
@@ -72,10 +72,7 @@ UNTOLD_REMAIN: set[str] = set()
 
 # Each `finally`, by its file and function. Those that mend bring to rest what somebody was
 # interrupted in, as a door does, and are counted as such.
-MENDING: set[str] = {
-    "backends/offering.py: Offering.connect_for_a_statement",
-    "process/ending.py: _before_fork",
-}
+MENDING: set[str] = set()
 # These end what their `try` began: a lock, a mark, a block of somebody's work.
 ENDING: set[str] = {
     "aio/pool.py: Acquire.__aexit__",

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import gc
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from django_connpool import ConnectionPool
@@ -50,6 +50,48 @@ def test_a_thread_that_ends_gives_back_what_it_borrowed(
     assert logged("was never given back, closing it")
     assert pool.get_stats()["loans_reclaimed"] == 2
     assert all(conn.closed for conn in kept)
+
+
+def test_what_the_collector_ends_may_use_its_connection_to_the_last(
+    make_pool: MakePool, logged: Logged
+) -> None:
+    pool = make_pool(max_size=1)
+    said: list[Any] = []
+
+    def look_around() -> None:
+        in_a_thread(lambda: inside.tick(pool))
+
+    def work() -> Iterator[int]:
+        with pool.connection() as conn:
+            try:
+                yield pid(conn)
+            finally:
+                look_around()
+                said.append(conn.execute("SET work_mem = '9MB'").statusmessage)
+
+    circle: list[Any] = [work()]
+    circle.append(circle)  # which only the collector finds
+    backend = next(circle[0])
+    del circle
+    gc.collect()
+    assert said == ["SET"]
+    with pool.connection() as conn:  # nor is it taken from who has it next
+        look_around()
+        assert pid(conn) == backend
+    assert pool.get_stats()["loans_reclaimed"] == 0
+    assert not logged("was never given back")
+
+
+def test_what_the_collector_finds_in_nobodys_hand_comes_back(
+    make_pool: MakePool, logged: Logged
+) -> None:
+    pool = make_pool(max_size=1)
+    circle: list[Any] = [pool.getconn()]
+    circle.append(circle)
+    del circle
+    gc.collect()
+    assert served(pool)
+    assert logged("was never given back, closing it")
 
 
 def test_who_waits_is_served_when_the_holder_dies(make_pool: MakePool) -> None:
