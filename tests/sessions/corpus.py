@@ -44,7 +44,13 @@ CREATE TRIGGER style BEFORE INSERT ON corpus.styled
 CREATE PROCEDURE corpus.proc() LANGUAGE plpgsql
     AS $$ BEGIN PERFORM set_config('app.tenant', 'proc', false); COMMIT; END $$;
 """
-TEARDOWN = "DROP SCHEMA IF EXISTS corpus CASCADE; DROP ROLE IF EXISTS corpus_role"
+# Statements of the corpus, in whatever order, may make the role the owner of a table that stays.
+TEARDOWN = """
+DROP SCHEMA IF EXISTS corpus CASCADE;
+DROP TABLE IF EXISTS public.t;
+DROP OWNED BY corpus_role CASCADE;
+DROP ROLE corpus_role;
+"""
 
 STATEMENTS: dict[str, Change] = {
     # SET in its forms.

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from django.db import DatabaseError, transaction
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from tests import inside
@@ -73,6 +73,7 @@ def test_a_session_equals_a_new_one_after_anything(
         max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
     )
     @given(STEPS)
+    @example(["SET ROLE corpus_role", "CREATE TABLE t (x int)"])  # which it then owns
     def check(steps: list[str]) -> None:
         run(wrapper, steps)
         wrapper.close()
