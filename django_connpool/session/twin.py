@@ -352,9 +352,13 @@ def _cut(twin: Any) -> None:
 
 
 def ending(twin: Any) -> asyncio.Future[None] | None:
-    """What ends a statement that was cancelled or left, if that is still under way."""
+    """What ends a statement that was cancelled or left, if that is still under way.
+
+    In a loop that is closed nothing is, and nobody else uses the connection there.
+    """
     under_way: asyncio.Future[None] | None = twin._ending
-    return under_way if under_way is not None and not under_way.done() else None
+    is_over = under_way is None or under_way.done() or under_way.get_loop().is_closed()
+    return None if is_over else under_way
 
 
 def is_at_work(twin: Any) -> bool:
