@@ -67,6 +67,13 @@ class _Setting:
         setattr(self._owner_of(pool), self._name, value)
 
 
+class _Limit(_Setting):
+    """One of a pool's limits. Raises ValueError for what makes no sense."""
+
+    def __set__(self, pool: Any, value: Any) -> None:
+        self._owner_of(pool).change(self._name, value)
+
+
 class ConnectionPool(Awaited, Generic[CT]):
     """A bounded pool of psycopg connections, first come, first served.
 
@@ -108,18 +115,18 @@ class ConnectionPool(Awaited, Generic[CT]):
     conninfo = _Setting("_opening")
     kwargs = _Setting("_opening")
     connection_class = _Setting("_opening")
-    timeout = _Setting("_core.limits")
-    max_waiting = _Setting("_core.limits")
-    max_lifetime = _Setting("_core.limits")
-    max_idle = _Setting("_core.limits")
-    max_uses = _Setting("_core.limits")
-    max_connecting = _Setting("_core.limits")
-    reconnect_timeout = _Setting("_core.limits")
-    outage_patience = _Setting("_core.limits")
-    num_workers = _Setting("_core.limits")
-    jitter = _Setting("_core.limits")
-    leak_after = _Setting("_core.limits")
-    command_timeout = _Setting("_core.limits")
+    timeout = _Limit("_core.limits")
+    max_waiting = _Limit("_core.limits")
+    max_lifetime = _Limit("_core.limits")
+    max_idle = _Limit("_core.limits")
+    max_uses = _Limit("_core.limits")
+    max_connecting = _Limit("_core.limits")
+    reconnect_timeout = _Limit("_core.limits")
+    outage_patience = _Limit("_core.limits")
+    num_workers = _Limit("_core.limits")
+    jitter = _Limit("_core.limits")
+    leak_after = _Limit("_core.limits")
+    command_timeout = _Limit("_core.limits")
 
     def __init__(
         self,

@@ -316,7 +316,7 @@ class Borrowed(Channels):
             self._give_back()
 
     def say_goodbye(self) -> None:
-        say_goodbye(self._conn, self._pgconn, is_locked=True)
+        say_goodbye(self._conn, self._pgconn, None)
 
     def _give_back(self) -> None:
         self._conn.lock.release()

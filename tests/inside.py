@@ -59,6 +59,7 @@ from django_connpool.process import background as background_module
 from django_connpool.process import (
     cpython,
     forks,  # noqa: F401
+    threads,  # noqa: F401
     userline,  # noqa: F401
     uwsgi,
 )

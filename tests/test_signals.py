@@ -204,6 +204,19 @@ def test_work_that_goes_on_asking_has_waited_in_vain_once(impatient: Any) -> Non
     assert len(timeouts) == 1
 
 
+def test_who_hears_of_it_and_looks_at_the_connection_does_not_wait_again(impatient: Any) -> None:
+    seen: list[Any] = []
+    with heard(signals.borrow_timed_out) as timeouts:
+        timeouts.then = lambda **facts: seen.append(impatient.connection)
+        pid(impatient)
+        impatient.pool.take_offers()  # so that it has to borrow again in the midst of its work
+        with all_on_loan(impatient), pytest.raises(OperationalError):
+            pid(impatient)
+        assert pid(impatient)
+
+    assert (len(timeouts), seen) == (1, [None])
+
+
 def test_who_asks_without_waiting_has_not_waited_in_vain(impatient: Any) -> None:
     with heard(signals.borrow_timed_out) as timeouts, all_on_loan(impatient):
         for timeout in (0, 0.01):

@@ -255,17 +255,14 @@ class Holding(Bound):
         alive, so it is ended here in any case, unless it is over, and the connection somebody
         else's.
         """
-        pool, loan = connection._pool, loans.epoch(connection)
+        pool, loan, work = connection._pool, loans.epoch(connection), scopes.current.get()
+        goes_on = self.resumes is not None  # without it; and the end of the work has to see that
         try:
             # With no call in between: whatever happens below, this wrapper cannot use it again.
             if self.in_hand is not connection:
                 return
-            self.in_hand = None
-            work = scopes.current.get()
-            if self.resumes is not None:  # without it, to the end of the work, which has to see it
-                self.offer = loans.GIVEN_BACK
-            else:
-                self.offer = None
+            self.in_hand, self.offer = None, loans.GIVEN_BACK if goes_on else None
+            if not goes_on:
                 if not self.in_atomic_block:
                     self.noted.discard(self.me)
                 if work is not None:

@@ -69,21 +69,22 @@ class Offering(Holding):
             if was_taken and self.has_foreign_hooks:
                 self._close_between()  # there is nothing left, but they are told
                 self.resumes = binding
+        hooks, self.offer = self.run_on_commit, None
         try:
             if binding is not None and not self.has_foreign_hooks:
-                self.offer = loans.GIVEN_BACK  # which it is still if this fails
                 self._resume(binding)
             else:
-                self.offer = None
                 self._connect_as_told()
-        except self.Database.Error:
+        except Exception as error:
             if binding is not None and self.in_hand is None:
-                self.offer = loans.GIVEN_BACK
-            # Only now, because it costs two calls, and errors are rare.
-            with self.wrap_database_errors:
-                raise
-        if binding is not None:
-            self.resumes = self._binding  # the pool may be another now
+                self.offer, self.resumes = loans.GIVEN_BACK, binding
+            if isinstance(error, self.Database.Error):
+                # Only now, because it costs two calls, and errors are rare.
+                with self.wrap_database_errors:
+                    raise
+            raise
+        if binding is not None:  # as if the connection had been held; the pool may be another
+            self.run_on_commit, self.resumes = hooks, self._binding
 
     def _connect_as_told(self) -> None:
         """Have Django and classes of others connect, which may read `connection`."""

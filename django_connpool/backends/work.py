@@ -180,7 +180,12 @@ class _Pushed(ContextDecorator):
 def holds_outside_of(wrapper: Any, outer: scopes.Scope | None) -> bool:
     """A hint, from any thread, whether a wrapper has something to do before work begins."""
     # In this order: a borrower notes for what work it borrows before it has anything.
-    if not wrapper.in_atomic_block and wrapper.in_hand is None and wrapper.offer is None:
+    if (
+        not wrapper.in_atomic_block
+        and wrapper.in_hand is None
+        and wrapper.offer is None
+        and wrapper.resumes is None
+    ):
         return False
     life = _life(wrapper)
     return life is None or life.is_over or (outer is not None and life is outer.life)

@@ -137,8 +137,7 @@ class PooledDatabaseWrapperMixin(Querying):
             if not binding.pool.closed:  # somebody else's, to a receiver of connection_created
                 raise
             self._borrow_from_next(binding)
-        if self.resumes is None:  # or it is as if the connection had been held
-            self.run_on_commit = []
+        self.run_on_commit = []
 
     def _above_django(self) -> Any:
         """What is called with `super()`, from where the foreign classes below have been called."""
@@ -209,7 +208,7 @@ class PooledDatabaseWrapperMixin(Querying):
             self.end_lost_block()
         if self.in_hand is not None and getattr(self.in_hand, "_pool", None) is None:
             self._above_django().close_if_unusable_or_obsolete()
-        elif self.in_hand is not None or self.offer is not None:
+        elif self.in_hand is not None or self.offer is not None or self.resumes is not None:
             is_here = self._thread_ident == get_ident() and running_loop() is None
             (self.end_work if is_here else self._end_work)()
 

@@ -3,24 +3,27 @@
 Why a borrower waits (`Pool.getconn`, in pool.py). It gets the first of these that there is:
 
 1. An idle connection that is fit: one that was changed has to be clean first, one that was idle
-   for long is asked whether it lives (checking.py).
-2. One that another borrower has, and does not use (offers.py, parking.py).
-3. Else it stands in line, first come, first served (line.py), and waits. It is refused at once
-   where `max_waiting` stand there, or the server is down (outage.py). It is served by whoever
-   comes first: a borrower that gives back (`Core.settle`); a worker that has opened another
-   (crew.py), if there are fewer than `max_size` and than a bound it shares (sharing.py) allows, and
-   if that is likely to come sooner than one that is given back (growth.py); after a millisecond,
-   whoever looks again for what others do not use (`Watch`, in offers.py).
-4. After `timeout` seconds, PoolTimeout, which says what all were doing (view.py, explain.py).
+   for long is asked whether it lives (checking.py). None, while the pool is suspended (control.py).
+2. What a thread has parked (parking.py); where no more can be opened, also what a borrower has on
+   offer, because it does not use it at the moment (offers.py).
+3. Else it stands in line, first come, first served (line.py), and waits for whoever comes first: a
+   borrower that gives back (`Core.settle`); a worker that has opened another (`would_open` in
+   crew.py says when: `max_size`, `max_connecting`, an outage, growth.py's rule whether it is worth
+   it, and in sharing.py bounds that pools share); after a millisecond or more, whoever looks again
+   for what is on offer (`Watch` in offers.py).
+4. It gets an error instead. At once: `max_waiting` are in line, or the server is down and waiting
+   cannot help (prospects.py). After `timeout` seconds: PoolTimeout. Before that: an outage has no
+   prospect any more (`judge`, there), all who have one wait for one (locking.py), or the pool is
+   closed. The error says what all were doing (view.py, explain.py).
 
 How a loan ends. Its borrower gives back (`Pool.putconn`): the session is made as it was (session/),
 and `Core.settle` hands it to the first in line, puts it to the idle ones, or has a worker close it.
 If the borrower does not:
 
-* its thread has ended: a finalizer sees that (owners.py; of a task, tasks.py) and leaves a note in
-  `Core.inbox`, which the background thread reads at once (upkeep.py), or whoever is there before.
-  `Core.reclaim` then logs a warning and has a worker close the connection (crew.py). One that was
-  only on offer, and is clean, becomes idle instead;
-* nobody can reach the connection any more: the same, told by a weak reference (`Session.ref`);
+* its thread has ended: a finalizer in that thread (owners.py; of a task, tasks.py) leaves a note in
+  `Core.inbox`. The background thread reads it at once (upkeep.py), or whoever does before. What was
+  only on offer is lent again, if it is clean. Else, unless another thread works with it
+  (`Slot.is_orphan`), `Core.reclaim` logs a warning and has a worker close it (crew.py);
+* nobody can reach the connection any more: `Session` is told (`_sign`), and leaves such a note;
 * it was interrupted: the slot's state says in what, and `Core.audit` brings it to rest.
 """

@@ -77,7 +77,7 @@ class Awaited(Pool):
         loans.begin()
         if core.describe is not None:
             slot.note = core.describe()
-        if core.limits.leak_after or core.limits.command_timeout:
+        if core.limits.times_loans:
             self._upkeep.attend_loan(slot)
         session.conn.__dict__["_pool"] = self
         try:  # without a variable for it: an error may keep this frame, and it for ever

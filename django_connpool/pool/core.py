@@ -5,7 +5,7 @@ How a pool is put together, for the reader:
 * A `Slot` is a place of `max_size` with a session in it. `Slots` holds all of them, `Line` those
   who wait, `Outage` what is known of a server that says no. `Core` has them all, and the lock.
 * `lock` guards them and the counters. It is held for a few lines at a time and never while
-  anything blocks. Inside it those of the background thread and of sessions may be taken.
+  anything blocks. What may be taken inside it, CONTRIBUTING.md says.
 * What blocks (connecting, closing) is done by workers, threads that live as long as there is such
   work: `Crew`. What time brings is done by the process's one background thread: `Upkeep`.
 * `Pool` lends and takes back; `Control` opens, closes, drains, resizes.
@@ -185,9 +185,8 @@ class Core:
     def settle(self, slot: Slot, conn: Any, now: float, unfit: str = "") -> None:
         """Under the lock: end the loan, if any, and bring the slot to rest.
 
-        It goes to the first in line, to the idle ones, or out: if it is `unfit`, which says
-        why, or for a reason of the pool's. Every loan comes by here, so this calls nothing
-        that it can do itself.
+        It goes to the first in line, to the idle ones, or out: if it is `unfit`, which says why, or
+        for a reason of the pool's. Every loan comes by here: this calls only what it has to.
         """
         loans, limits, slots = slot.loans, self.limits, self.slots
         if loans is not None:  # or it was not lent, or an interrupt struck before it was
@@ -233,6 +232,7 @@ class Core:
             slot.vet_at = AT_ONCE
             self.schedule(now + CLEAN_TIMEOUT)
         if waiter is not None:
+            self.served_at = now if loans is not None else self.served_at  # by what came back
             self.hand_over(slot, waiter, now)
             return
         slots.idle.append(slot)
@@ -351,7 +351,7 @@ class Core:
             self._settle_if_clean(slot, unused)
             return
         conn = slot.session.reachable()
-        if slot not in self.slots.all or not slot.is_orphan(loans, conn):
+        if slot not in self.slots.all or not slot.is_orphan(loans):
             return
         slot.retire_at = AT_ONCE  # somebody may still know the connection
         slot.state = RETURNING

@@ -9,6 +9,7 @@ from functools import partial
 
 from django_connpool.process import bursts, threads, uwsgi
 from django_connpool.process.background import AT_ONCE
+from django_connpool.process.threads import Job
 from django_connpool.redaction import one_line, public
 
 from .core import CLEAN_TIMEOUT, Core
@@ -24,7 +25,7 @@ from .prospects import (
     schedule_retry,
     tell_if_full,
 )
-from .slot import CLOSING, IDLE, LOST, OPENING, RETURNING, Job, Slot
+from .slot import CLOSING, IDLE, LOST, OPENING, RETURNING, UNCLEAN, Slot
 
 logger = bursts.logger("connecting")
 sessions_logger = bursts.logger("sessions")
@@ -111,12 +112,8 @@ class Crew:
         so many `seconds`, if it is something to close.
         """
         job = Job()
-
-        def cut_short() -> None:
-            job.over = True
-            self.core.put(_after_interrupt)
-
-        threads.do(partial(self._do, job, take, seconds), cut_short)
+        note = partial(self.core.put, _after_interrupt)
+        threads.do(partial(self._do, job, take, seconds), job, note)
 
     def _do(self, job: Job, take: Callable[[Job], list[Slot]] | None, seconds: float) -> None:
         slots = (take or self._take)(job)
@@ -318,14 +315,17 @@ class Crew:
     def _check(self, slot: Slot) -> None:
         """Ask the server behind one that was idle."""
         core, session = self.core, slot.session
-        alive = session.cleaned(CLEAN_TIMEOUT) if session.cleaning else session.answers()
+        was_changed = session.cleaning is not None
+        fit = session.cleaned(CLEAN_TIMEOUT) if was_changed else session.answers()
         with core.lock:
             slot.job = None
-            if alive:
+            if fit:
                 idle_since = slot.idle_since
                 core.settle(slot, session.conn, core.clock())
                 if slot.state is IDLE:  # or the surplus of a pool often checked would never age
                     slot.idle_since = idle_since
+            elif was_changed and not session.is_lost:  # which says nothing of the others
+                core.slots.retire(slot, UNCLEAN)
             else:
                 self.lose(slot)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 
 @dataclass
@@ -40,6 +41,7 @@ class Limits:
     def __post_init__(self) -> None:
         # Whether there is nothing to do between two loans of a connection: see parking.py.
         self.parks = not (self.max_uses or self.asks_each or self.has_reset)
+        self.times_loans = bool(self.leak_after or self.command_timeout)
         self.check_sizes(self.min_size, self.max_size)
         self.most = self.max_size
         for name in (
@@ -55,6 +57,12 @@ class Limits:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
         if not 0 <= self.jitter <= 1:
             raise ValueError(f"jitter is a share between 0 and 1, not {self.jitter}")
+
+    def change(self, name: str, value: Any) -> None:
+        """Set one of them. Raises ValueError for what makes no sense."""
+        changed = replace(self, **{name: value})
+        setattr(self, name, value)
+        self.parks, self.times_loans = changed.parks, changed.times_loans
 
     @staticmethod
     def check_sizes(min_size: int, max_size: int) -> None:

@@ -88,6 +88,6 @@ class Parking:
         slot.since = slot.turned_at = now
         if core.describe is not None:
             slot.note = core.describe()
-        if core.limits.leak_after or core.limits.command_timeout:
+        if core.limits.times_loans:
             self._upkeep.attend_loan(slot)
         return True

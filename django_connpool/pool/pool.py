@@ -95,8 +95,7 @@ class Pool:
             loans.add(slot)
             if core.describe is not None:
                 slot.note = core.describe()
-            limits = core.limits
-            if limits.leak_after or limits.command_timeout:
+            if core.limits.times_loans:
                 self._upkeep.attend_loan(slot)
             session = slot.session
             session.conn.__dict__["_pool"] = self
@@ -306,8 +305,6 @@ class Pool:
                         # One line, so that no interrupt finds a loan that is half over.
                         over, slot.state = True, RETURNING
                         core.moved_at = now
-                        if core.line:
-                            core.served_at = now
                         core.settle(slot, conn, now)
                 finally:
                     try:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from django_connpool.process.background import NEVER
 
 if TYPE_CHECKING:
+    from django_connpool.process.threads import Job
+
     from .line import Waiter
     from .protocols import Session
 
@@ -89,15 +91,6 @@ class Lasting(Loans):
     def coroutine(self) -> Any:
         """None runs for it."""
         return None
-
-
-class Job:
-    """What a worker has in hand. `over` says that it has nothing in hand any more."""
-
-    __slots__ = ("over",)
-
-    def __init__(self) -> None:
-        self.over = False
 
 
 class Slot:
@@ -237,12 +230,12 @@ class Slot:
         """Whether its loan is over, but for where the connection is; see parking.py."""
         return self.is_unused and bool(self.offer.ended)
 
-    def is_orphan(self, loans: Loans | None, conn: Any) -> bool:
+    def is_orphan(self, loans: Loans | None) -> bool:
         """Under the lock: whether nobody will give it back. `loans`: of a thread that has ended."""
         session = self.session
         if session.conn is not None:
             return False
-        if loans is None or conn is None:  # in the collector's hands it may still be used
+        if loans is None:
             return session.is_gone
         # Or it was given back meanwhile, or another thread works with it, or will give it back.
         return self.loans is loans and not session.in_use() and self.pinned is not TAKEN

@@ -200,7 +200,7 @@ class Background:
             self.thread = None
 
     def _run(self) -> None:
-        threads.do(self._work_on, self._start_again)
+        threads.do(self._work_on, threads.Job(), self._start_again)
 
     def _start_again(self) -> None:
         with self.lock:

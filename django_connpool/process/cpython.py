@@ -187,14 +187,14 @@ ONE_VARIABLE = _of_one_variable() if COUNTS else 0
 
 
 def sign_of_life() -> Any:
-    """An object that lies on another, whose weak references tell when that is really gone.
+    """An object to lay on another: weak references to it tell when that is really gone.
 
     Those to the other itself are cleared too early: as the collector has found it, and before the
     generators and coroutines are closed that it was found with, which may still use it. Of a code
     object, which refers to no container, the collector knows nothing: it goes with what the other
-    has, after all of them have had their say. (Where the collector knows it, too early as well.)
+    has, after all of them have had their say. None where it is known, and may live for ever.
     """
-    return sign_of_life.__code__.replace(co_name="sign_of_life")
+    return None if FREE_THREADED else sign_of_life.__code__.replace(co_name="sign_of_life")
 
 
 # -- multiprocessing ----------------------------------------------------------------------

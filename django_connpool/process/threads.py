@@ -25,11 +25,21 @@ def start(thread: threading.Thread) -> bool:
     return True
 
 
-def do(work: Callable[[], None], cut_short: Callable[[], None]) -> None:
-    """Do the work; when an error or an interrupt ends it, `cut_short` leaves a note of that."""
+class Job:
+    """A piece of work in hand. `over` says that it is in nobody's hand any more."""
+
+    __slots__ = ("over",)
+
+    def __init__(self) -> None:
+        self.over = False
+
+
+def do(work: Callable[[], None], job: Job, cut_short: Callable[[], None]) -> None:
+    """Do the work; when an error or an interrupt ends it, the job is over, and a note is left."""
     try:
         work()
     except BaseException:
+        job.over = True  # first, and no call: at one the next interrupt may strike
         cut_short()
         raise
 

@@ -116,7 +116,7 @@ class Channels:
         await_end(end, seconds)
 
     def say_goodbye(self) -> None:
-        say_goodbye(self._conn, self._pgconn)
+        say_goodbye(self._conn, self._pgconn, self._conn.lock)
 
     def bury(self, grave: Any) -> None:
         """In a forked child: make it harmless without a byte to the server."""

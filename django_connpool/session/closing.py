@@ -43,31 +43,33 @@ def end_of(pgconn: Any) -> End | None:
         return None
 
 
-def say_goodbye(conn: Any, pgconn: Any, *, is_locked: bool = False) -> Interrupt | None:
+def say_goodbye(conn: Any, pgconn: Any, lock: Any) -> Interrupt | None:
     """Close a connection; `conn` is None when the borrower lost it.
 
-    `is_locked`: its lock is in the caller's hand, so that nobody else is using it.
-    Return how to interrupt what its backend is busy with; None when it is not.
+    `lock`: its own, which is held while it is used; None when it is in the caller's hand, so that
+    nobody else is using it. Return how to interrupt what its backend is busy with; None when it is
+    not.
     """
     busy = pgconn.transaction_status == TransactionStatus.ACTIVE
     interrupt = interrupt_of(pgconn) if busy else None
-    if conn is None:
-        pgconn.finish()
-    elif is_locked:
-        _close(conn)
-    elif conn.lock.acquire(blocking=False):
+    if lock is None:
+        _close(conn, pgconn)
+    elif lock.acquire(blocking=False):
         try:
-            _close(conn)
+            _close(conn, pgconn)
         finally:
-            conn.lock.release()
+            lock.release()
     else:
         _hang_up(conn, pgconn)
     return interrupt
 
 
-def _close(conn: Any) -> None:
-    conn.__dict__["_pool"] = None  # psycopg: close it, do not give it back
-    conn.close()
+def _close(conn: Any, pgconn: Any) -> None:
+    if conn is None:
+        pgconn.finish()
+    else:
+        conn.__dict__["_pool"] = None  # psycopg: close it, do not give it back
+        conn.close()
 
 
 def _hang_up(conn: Any, pgconn: Any) -> None:
@@ -76,7 +78,8 @@ def _hang_up(conn: Any, pgconn: Any) -> None:
     To have libpq close it would be to free what that thread is at, in C. So the server is told
     that nothing more will come; libpq's part goes when that thread lets go of the connection.
     """
-    conn.__dict__["_pool"] = None  # psycopg: it was closed on purpose
+    if conn is not None:
+        conn.__dict__["_pool"] = None  # psycopg: it was closed on purpose
     with suppress(Error, OSError), socket.socket(fileno=os.dup(pgconn.socket)) as end:
         end.shutdown(socket.SHUT_WR)
 
@@ -142,7 +145,7 @@ def discard(conn: Any) -> None:
     if conn is None:
         return
     end = end_of(conn.pgconn)
-    await_end(end, interrupt=say_goodbye(conn, conn.pgconn))
+    await_end(end, interrupt=say_goodbye(conn, conn.pgconn, conn.lock))
 
 
 def bury(pgconn: Any, grave: socket.socket) -> None:

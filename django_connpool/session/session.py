@@ -58,6 +58,7 @@ class Session(Wire):
 
     __slots__ = (
         "__weakref__",
+        "_lock",
         "_over",
         "_policy",
         "_sign",
@@ -83,9 +84,13 @@ class Session(Wire):
         super().__init__(conn.pgconn, policy.looks)
         # Not on a proxy of an agent's: cursors know only what is behind it.
         behind = foreign.behind(conn)
-        vars(behind)[SIGN] = sign = cpython.sign_of_life()
-        self._sign = weakref.ref(sign, lost)
+        sign = cpython.sign_of_life()
+        if sign is not None:
+            vars(behind)[SIGN] = sign
+        self._sign = weakref.ref(behind if sign is None else sign, lost)
         self.ref: weakref.ref[Any] | None = weakref.ref(behind)
+        # Kept here, for `ref` may be dead although the connection lives.
+        self._lock = getattr(behind, "lock", None)  # while a statement is under way
         self.changes = changes.of(conn) or changes.Changes(policy.judge)
         self.original = Original(conn, self.changes.listens)
         self.role = roles.Role(self.pgconn)
@@ -99,7 +104,7 @@ class Session(Wire):
     def reachable(self) -> Any:
         """The connection, if it is here or a borrower still has it.
 
-        Else None, and so of one that the garbage collector is about to collect, or was.
+        Else None, and so of one that the garbage collector has found once, and that was used on.
         """
         return self.conn or (self.ref() if self.ref is not None else None)
 
@@ -148,23 +153,27 @@ class Session(Wire):
         Every loan's end comes by here, so this calls nothing that it can do itself.
         """
         pgconn, policy = self.pgconn, self._policy
-        if pgconn.transaction_status or pgconn.pipeline_status:  # IDLE is 0
-            return False
-        if policy.cleans_each or policy.trust.lost:
-            return False
-        known, original = self.changes, self.original
-        if policy.restores and (
-            known.dirt
-            or original.touch.switched
-            or (original.touch.touched and original.differs(conn))
-            or (known.called and reported(pgconn) != original.reported)
+        if (
+            pgconn.transaction_status  # IDLE is 0
+            or pgconn.pipeline_status
+            or policy.cleans_each
+            or policy.trust.lost
         ):
             return False
-        known.loan += 1  # as `rest`
-        known.last, known.called, known.deferred = None, False, ()
-        if known.dirt or original.touch.touched or original.touch.switched:
+        known, touch = self.changes, self.original.touch
+        if known.dirt or known.called or touch.touched or touch.switched:
+            if policy.restores and (
+                known.dirt
+                or touch.switched
+                or (touch.touched and self.original.differs(conn))
+                or (known.called and reported(pgconn) != self.original.reported)
+            ):
+                return False
+            known.called = False
             known.forget()
-            original.loan_begins()
+            self.original.loan_begins()
+        known.loan += 1  # as `rest`
+        known.last, known.deferred = None, ()
         return True
 
     def can_stay(self) -> bool:
@@ -299,13 +308,13 @@ class Session(Wire):
     def say_goodbye(self) -> Interrupt | None:
         """Close it; return how to interrupt what its backend is busy with, for `await_end`."""
         self._end_it()
-        return say_goodbye(self.conn, self.pgconn)
+        return say_goodbye(self.conn, self.pgconn, self._lock)
 
     def say_goodbye_for_borrower(self) -> None:
         """Close it in another thread's stead, which will not come to do it; unless it is busy."""
         conn = self.ref() if self.ref is not None else None
         if conn is not None and not conn.lock.locked():
-            say_goodbye(conn, self.pgconn)
+            say_goodbye(conn, self.pgconn, self._lock)
 
     def await_end(self, seconds: float, interrupt: Interrupt | None = None) -> bool:
         """Wait, at most so long, until the server has let go of it."""
@@ -328,5 +337,4 @@ class Session(Wire):
 
     def in_use(self) -> bool:
         """Whether a thread is in the middle of a statement on this connection."""
-        lock = getattr(self.reachable(), "lock", None)
-        return lock is not None and bool(lock.locked())
+        return self._lock is not None and bool(self._lock.locked())

@@ -1,7 +1,7 @@
 """What keeps a session from going to somebody else: nothing, when it is *at rest*.
 
 At rest is a session in no transaction, in autocommit mode, with no state of its borrower's and no
-open cursor. Whoever would take or give back a session in the middle of some work asks here.
+open cursor. The wrapper asks here before it offers a session, or gives it back, between statements.
 """
 
 from __future__ import annotations

@@ -27,6 +27,8 @@ from psycopg.cursor_async import AsyncCursor
 from psycopg.pq import ConnStatus, TransactionStatus
 from psycopg.waiting import wait_async
 
+from django_connpool.process.cpython import running_loop
+
 from . import private
 from .changes import SANE, Changes
 from .foreign import BaseCursor, Connection, Cursor, behind
@@ -129,8 +131,8 @@ class Twin(AsyncConnection[Any]):
         """
         if self._lent is None:
             raise OperationalError(IS_OVER)
-        if self._ending is not None and not self._ending.done():
-            await asyncio.shield(self._ending)
+        if (under_way := ending(self)) is not None:
+            await asyncio.shield(under_way)
         self._is_at_work = True
         try:
             return await wait_async(gen, self.pgconn.socket, interval, **limits)
@@ -335,7 +337,7 @@ def cut_off(twin: Any) -> Any:
         return None
     if twin._closed:  # by its borrower
         behind(lent)._closed = True
-    if twin._is_at_work:  # in another task
+    if twin._is_at_work and running_loop() is not None:  # in another task
         twin._begin_ending(twin._stop(behind(lent)))
     if (under_way := ending(twin)) is None:
         _cut(twin)

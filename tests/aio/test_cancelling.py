@@ -289,6 +289,32 @@ def test_a_loop_that_is_closed_leaves_nothing(make_pool: MakePool, kind: str) ->
 
 
 @in_each_loop
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_loop_that_is_closed_while_others_use_what_a_task_has_leaves_nothing(
+    make_pool: MakePool, kind: str, cluster: Server, app: str
+) -> None:
+    pool = make_pool(max_size=1)
+    loop = LOOPS[kind]()
+    loop.set_exception_handler(lambda *_: None)
+
+    async def hold() -> None:
+        async with pool.acquire() as conn:
+            await asyncio.gather(conn.execute(LONG))
+
+    async def main() -> None:
+        circle: list[Any] = [asyncio.ensure_future(hold())]
+        circle.append(circle)
+        await until(is_working(cluster, app))
+
+    loop.run_until_complete(main())
+    loop.close()
+    del loop
+    gc.collect()
+    with pool.sync.connection(20) as conn:
+        assert conn.execute("SELECT 1").fetchone() == (1,)
+
+
+@in_each_loop
 def test_what_the_collector_ends_gives_back_what_it_has_changed(
     make_pool: MakePool, kind: str
 ) -> None:

@@ -18,38 +18,38 @@ MUTANTS = [
     # A connection that is given back
     Mutant(
         "session/session.py",
-        "pgconn.transaction_status or pgconn.pipeline_status:  # IDLE is 0",
-        "pgconn.pipeline_status:  # IDLE is 0",
+        "            pgconn.transaction_status  # IDLE is 0\n            or pgconn",
+        "            pgconn",
         "what is given back in a transaction is rolled back",
     ),
     Mutant(
         "session/session.py",
-        "pgconn.transaction_status or pgconn.pipeline_status:  # IDLE is 0",
-        "pgconn.transaction_status:  # IDLE is 0",
+        "            or pgconn.pipeline_status\n            or policy.cleans_each",
+        "            or policy.cleans_each",
         "what is given back in a pipeline is taken out of it",
     ),
     Mutant(
         "session/session.py",
-        "            known.dirt\n            or original",
-        "            False\n            or original",
+        "                known.dirt\n                or touch",
+        "                False\n                or touch",
         "what statements changed is cleaned",
     ),
     Mutant(
         "session/session.py",
-        "            or (original.touch.touched and original.differs(conn))\n",
+        "                or (touch.touched and self.original.differs(conn))\n",
         "",
         "what is changed on the connection object is restored",
     ),
     Mutant(
         "session/session.py",
-        "            or (known.called and reported(pgconn) != original.reported)\n",
+        "                or (known.called and reported(pgconn) != self.original.reported)\n",
         "",
         "a setting that the server reports is noticed",
     ),
     Mutant(
         "session/session.py",
-        "if policy.cleans_each or policy.trust.lost:\n            return False",
-        "if policy.trust.lost:\n            return False",
+        "            or policy.cleans_each\n            or policy.trust.lost\n        ):",
+        "            or policy.trust.lost\n        ):",
         'reset="always" cleans always',
     ),
     # The line
@@ -361,8 +361,8 @@ MUTANTS = [
         "a borrower that is interrupted leaves what it had in hand",
     ),
     Mutant(
-        "pool/crew.py",
-        "            job.over = True\n",
+        "process/threads.py",
+        "        job.over = True  # first, and no call: at one the next interrupt may strike\n",
         "",
         "a worker that is interrupted leaves its job to others",
     ),
@@ -1014,7 +1014,7 @@ MUTANTS = [
     Mutant(
         "pool/slot.py",
         "            return session.is_gone\n",
-        "            return conn is None\n",
+        "            return session.reachable() is None\n",
         "what the garbage collector ends may use its connection to the last",
     ),
     Mutant(
@@ -1025,14 +1025,14 @@ MUTANTS = [
     ),
     Mutant(
         "backends/holding.py",
-        "            if self.resumes is not None:",
-        "            if False:",
+        "loans.GIVEN_BACK if goes_on else None",
+        "None",
         "work that fails to go on may try again",
     ),
     Mutant(
-        "backends/wrapper.py",
-        "        if self.resumes is None:  # or it is as if the connection had been held\n",
-        "        if True:\n",
+        "backends/offering.py",
+        "            self.run_on_commit, self.resumes = hooks, self._binding\n",
+        "            self.resumes = self._binding\n",
         "what waits for a commit goes on to wait when its connection was taken",
     ),
 ]

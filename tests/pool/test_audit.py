@@ -110,3 +110,14 @@ def test_attempts_under_way_are_bounded_by_max_connecting(server: FakeServer) ->
         for thread in threads:
             thread.join(30)
     assert most == 2
+
+
+def test_a_job_is_over_although_an_interrupt_keeps_its_note_from_being_left() -> None:
+    job = inside.threads.Job()
+
+    def fail() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        inside.threads.do(fail, job, fail)
+    assert job.over

@@ -34,7 +34,7 @@ def test_the_end_of_the_backend_is_waited_for_after_the_goodbye() -> None:
     conn = FakeConnection.connect(server=server)
     end = end_of(conn.pgconn)
     assert end is not None
-    assert say_goodbye(conn, conn.pgconn) is None
+    assert say_goodbye(conn, conn.pgconn, conn.lock) is None
     assert conn.closed
     waiting = threading.Thread(target=await_end, args=(end, 10.0))
     waiting.start()
@@ -51,7 +51,7 @@ def test_a_backend_that_does_not_exit_is_not_waited_for_for_ever() -> None:
     conn = FakeConnection.connect(server=server)
     end = end_of(conn.pgconn)
     assert end is not None
-    say_goodbye(conn, conn.pgconn)
+    say_goodbye(conn, conn.pgconn, conn.lock)
     await_end(end, 0.01)
     assert end.fileno() < 0
     server.reap()
@@ -62,7 +62,7 @@ def test_what_a_backend_is_busy_with_is_interrupted_until_it_ends() -> None:
     server.lingers = True
     conn = FakeConnection.connect(server=server)
     end = end_of(conn.pgconn)
-    say_goodbye(conn, conn.pgconn)
+    say_goodbye(conn, conn.pgconn, conn.lock)
     requests = []
 
     def interrupt(deadline: float) -> None:
@@ -78,5 +78,5 @@ def test_a_lost_connection_leaves_nothing_to_wait_for() -> None:
     conn = FakeConnection.connect(server=FakeServer())
     conn.pgconn.lose()
     assert end_of(conn.pgconn) is None
-    assert say_goodbye(conn, conn.pgconn) is None
+    assert say_goodbye(conn, conn.pgconn, conn.lock) is None
     await_end(None)

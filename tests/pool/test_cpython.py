@@ -348,6 +348,13 @@ def test_a_sign_of_life_goes_after_those_who_may_still_use_what_it_lies_on() -> 
     assert said == ["used", "gone"]
 
 
+def test_where_the_collector_knows_it_there_is_no_sign_of_life(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(known, "FREE_THREADED", True)
+    assert known.sign_of_life() is None
+
+
 def test_each_sign_of_life_is_another_object_that_the_collector_does_not_know() -> None:
     signs = [known.sign_of_life() for _ in range(3)]
     assert len({*map(id, signs)}) == 3

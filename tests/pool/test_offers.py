@@ -507,6 +507,15 @@ def test_where_something_is_to_be_done_between_two_loans_nothing_is_parked(
         inside.assert_all_idle(pool)
 
 
+def test_nor_once_such_a_limit_is_set(pool: ConnectionPool[Any]) -> None:
+    owner = owner_of(pool)
+    pool.max_uses = 2
+    owner.rests()
+    assert not inside.park(pool, owner.offer)
+    pool.max_uses = 0
+    assert inside.park(pool, owner.offer)
+
+
 def test_what_has_lived_for_long_enough_is_not_gone_on_with(pool: ConnectionPool[Any]) -> None:
     owner = parked(pool)
     inside.expire(owner.offer.slot)

@@ -36,3 +36,14 @@ def test_an_impossible_number_is_named(options: dict[str, Any], message: str) ->
 def test_a_pool_without_max_size_is_as_large_as_it_is_small() -> None:
     pool = fake_pool(FakeServer(), open=False, min_size=3, max_size=None)
     assert (pool.min_size, pool.max_size) == (3, 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("max_uses", -1), ("jitter", 2.0), ("max_idle", 0.0), ("max_connecting", 0)]
+)
+def test_nor_does_an_impossible_one_get_into_a_pool_that_is_there(name: str, value: float) -> None:
+    pool = fake_pool(FakeServer(), open=False)
+    before = getattr(pool, name)
+    with pytest.raises(ValueError, match=f"{name} "):
+        setattr(pool, name, value)
+    assert getattr(pool, name) == before

@@ -151,3 +151,12 @@ def run_python(script: str, *args: str, warnings: str = "error") -> str:
     assert done.returncode == 0, done.stdout + done.stderr
     assert not done.stderr, done.stderr
     return done.stdout
+
+
+def in_line(pool: ConnectionPool[Any], count: int) -> list[Borrower]:
+    """So many borrowers who wait, first the one who came first."""
+    waiters: list[Borrower] = []
+    while len(waiters) < count:
+        waiters.append(Borrower(pool))
+        until_waiting(pool, len(waiters))
+    return waiters

@@ -14,6 +14,7 @@ from tests.pool.real.fake_server import FakeServer
 from tests.pool.real.helpers import (
     Borrower,
     holder_of,
+    in_line,
     pid,
     pids_of,
     served,
@@ -157,8 +158,7 @@ def test_a_check_is_asked_before_every_loan_of_those_in_line_too(make_pool: Make
     asked: list[int] = []
     pool = make_pool(max_size=1, check=lambda conn: asked.append(pid(conn)))
     holder = holder_of(pool)
-    waiters = [Borrower(pool) for _ in range(3)]
-    until_waiting(pool, 3)
+    waiters = in_line(pool, 3)
     for borrower in (holder, *waiters):
         assert borrower.got() == asked[-1]
         borrower.give_back()

@@ -177,6 +177,21 @@ def test_a_session_that_cannot_be_cleaned_is_replaced(
     assert logged("could not be cleaned")
 
 
+def test_that_one_cannot_be_cleaned_says_nothing_of_the_others(
+    make_pool: MakePool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = make_pool(max_size=2, configure=in_autocommit)
+    until_known(pool)
+    with pool.connection() as other, pool.connection() as conn:
+        undone_by(monkeypatch, b"SELECT 1 / 0")
+        conn.execute(DIRTY)
+        survivor = pid(other)
+    pool.check()
+    until(lambda: pool.snapshot()["closed_for"])
+    assert pool.snapshot()["closed_for"] == {"unclean": 1}
+    assert survivor in pids_of(pool, 2)
+
+
 def test_a_clean_up_that_takes_too_long_is_not_waited_for(
     pool: ConnectionPool[Any],
     monkeypatch: pytest.MonkeyPatch,

@@ -13,14 +13,13 @@ from tests import inside
 from tests.cluster import Server
 from tests.pool.real.conftest import MakePool
 from tests.pool.real.helpers import (
-    Borrower,
+    in_line,
     pid,
     pids_of,
     run_python,
     until,
     until_idle,
     until_known,
-    until_waiting,
 )
 
 Logged = Callable[[str], list[str]]
@@ -203,8 +202,7 @@ def test_ctrl_c_in_the_middle_of_a_query_costs_no_place(dsn: str) -> None:
 def test_what_cannot_be_used_again_serves_those_in_line_by_a_new_one(make_pool: MakePool) -> None:
     pool = make_pool(max_size=2)
     conns = [pool.getconn(), pool.getconn()]
-    waiters = [Borrower(pool) for _ in range(5)]
-    until_waiting(pool, 5)
+    waiters = in_line(pool, 5)
     for conn in conns:
         conn.close()
         pool.putconn(conn)

@@ -80,6 +80,10 @@ def test_what_the_collector_ends_may_use_its_connection_to_the_last(
         assert pid(conn) == backend
     assert pool.get_stats()["loans_reclaimed"] == 0
     assert not logged("was never given back")
+    kept: list[Any] = []
+    in_a_thread(lambda: kept.append(pool.getconn()))  # and it still ends with its thread
+    assert served(pool)
+    assert kept[0].closed
 
 
 def test_what_the_collector_finds_in_nobodys_hand_comes_back(
