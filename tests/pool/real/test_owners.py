@@ -5,6 +5,8 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import pytest
+
 from django_connpool import ConnectionPool
 from tests import inside
 from tests.pool.real.conftest import MakePool
@@ -96,6 +98,17 @@ def test_what_the_collector_finds_in_nobodys_hand_comes_back(
     gc.collect()
     assert served(pool)
     assert logged("was never given back, closing it")
+
+
+def test_so_it_does_where_nothing_tells_when_it_is_really_gone(
+    make_pool: MakePool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inside.cpython, "FREE_THREADED", True)
+    pool = make_pool(max_size=1)
+    pool.getconn()
+    gc.collect()
+    assert served(pool)
+    assert pool.get_stats()["loans_reclaimed"] == 1
 
 
 def test_who_waits_is_served_when_the_holder_dies(make_pool: MakePool) -> None:
