@@ -69,7 +69,7 @@ class Session(Protocol):
         """The last one of this loan, for a message."""
 
     def reachable(self) -> Any:
-        """What is lent, or to be lent; None when its borrower has dropped it, or is about to."""
+        """What is lent, or to be lent; None if its borrower has dropped it, or that is not known."""
 
     @property
     def is_gone(self) -> bool:

@@ -46,9 +46,8 @@ def end_of(pgconn: Any) -> End | None:
 def say_goodbye(conn: Any, pgconn: Any, lock: Any) -> Interrupt | None:
     """Close a connection; `conn` is None when the borrower lost it.
 
-    `lock`: its own, which is held while it is used; None when it is in the caller's hand, so that
-    nobody else is using it. Return how to interrupt what its backend is busy with; None when it is
-    not.
+    `lock`: its own, which is held while it is used; None when nobody else can be using it. Return
+    how to interrupt what its backend is busy with; None when it is not.
     """
     busy = pgconn.transaction_status == TransactionStatus.ACTIVE
     interrupt = interrupt_of(pgconn) if busy else None

@@ -308,7 +308,7 @@ class Session(Wire):
     def say_goodbye(self) -> Interrupt | None:
         """Close it; return how to interrupt what its backend is busy with, for `await_end`."""
         self._end_it()
-        return say_goodbye(self.conn, self.pgconn, self._lock)
+        return say_goodbye(self.conn, self.pgconn, None if self.is_gone else self._lock)
 
     def say_goodbye_for_borrower(self) -> None:
         """Close it in another thread's stead, which will not come to do it; unless it is busy."""
