@@ -69,7 +69,7 @@ class Session(Protocol):
         """The last one of this loan, for a message."""
 
     def reachable(self) -> Any:
-        """What is lent, or to be lent; None if its borrower has dropped it, or that is not known."""
+        """What is lent, or to be lent; None if it was dropped, and where that is not known."""
 
     @property
     def is_gone(self) -> bool:
