@@ -195,3 +195,21 @@ def test_the_transaction_of_a_test_is_rolled_back_with_all_its_savepoints(db: No
 
 def test_the_next_test_finds_nothing_of_it(db: None) -> None:
     assert Category.objects.count() == 0
+
+
+def test_what_waits_for_a_commit_goes_on_to_wait_when_the_pool_was_closed_meanwhile(
+    databases: Databases,
+) -> None:
+    wrapper = databases.add(pool={"release": "transaction"}, AUTOCOMMIT=False)
+    done: list[str] = []
+    with transaction.atomic(using="spare"):
+        value(wrapper, "SELECT 1")
+        transaction.on_commit(lambda: done.append("called"), using="spare")
+    transaction.commit(using="spare")
+    assert on_loan(wrapper) == 0
+    wrapper.pool.close()
+    value(wrapper, "SELECT 1")
+    transaction.commit(using="spare")
+    assert done == []
+    transaction.set_autocommit(True, using="spare")
+    assert done == ["called"]

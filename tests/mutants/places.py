@@ -1012,16 +1012,10 @@ MUTANTS = [
         "beside the middleware no receivers are called",
     ),
     Mutant(
-        "pool/slot.py",
-        "            return session.is_gone\n",
-        "            return session.reachable() is None\n",
+        "session/session.py",
+        "weakref.ref(behind if sign is None else sign, lost)",
+        "weakref.ref(behind, lost)",
         "what the garbage collector ends may use its connection to the last",
-    ),
-    Mutant(
-        "pool/core.py",
-        "            if slot.session.is_gone:",
-        "            if slot.session.reachable() is None:",
-        "what the garbage collector has given back is nobody's but the next borrower's",
     ),
     Mutant(
         "backends/holding.py",
