@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any
 
@@ -13,6 +13,7 @@ import anyio
 import psycopg
 import pytest
 
+from django_connpool import aio
 from tests import inside
 from tests.aio.conftest import LOOPS, MakePool, Run, in_each_loop
 from tests.aio.helpers import at_rest, in_line, pid, seen, until
@@ -260,31 +261,45 @@ def test_a_cancelled_return_comes_to_its_end(make_pool: MakePool, run: Run) -> N
     run(main())
 
 
+def run_in_a_loop_that_is_closed(kind: str, main: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Run it; what its loop's tasks are at then only the garbage collector ends."""
+    loop = LOOPS[kind]()
+    loop.set_exception_handler(lambda *_: None)  # that tasks were destroyed is known
+    loop.run_until_complete(main())
+    loop.close()
+    del loop
+    gc.collect()
+
+
+def in_a_circle(task: asyncio.Future[Any]) -> None:
+    """Keep it, where only the garbage collector finds it."""
+    circle: list[Any] = [task]
+    circle.append(circle)
+
+
+def is_served(pool: aio.Pool) -> bool:
+    with pool.sync.connection(20) as conn:
+        return bool(conn.execute("SELECT 1").fetchone() == (1,))
+
+
 @in_each_loop
 def test_a_loop_that_is_closed_leaves_nothing(make_pool: MakePool, kind: str) -> None:
     pool = make_pool(max_size=1)
-    loop = LOOPS[kind]()
-    loop.set_exception_handler(lambda *_: None)  # that tasks were destroyed is known
-    kept: list[Any] = []
+
+    async def hold() -> None:
+        async with pool.acquire():
+            await asyncio.sleep(3600)
 
     async def main() -> None:
-        async def hold() -> None:
-            async with pool.acquire():
-                await asyncio.sleep(3600)
-
-        kept.append(asyncio.ensure_future(hold()))
+        in_a_circle(asyncio.ensure_future(hold()))
         await until(lambda: seen(pool)["in_use"])
         for _ in range(3):
-            kept.append(asyncio.ensure_future(pool.fetchval("SELECT 1")))
+            in_a_circle(asyncio.ensure_future(pool.fetchval("SELECT 1")))
         await in_line(pool, 3)
 
-    loop.run_until_complete(main())
-    loop.close()
-    kept.clear()
-    gc.collect()
+    run_in_a_loop_that_is_closed(kind, main)
     # The block was left as its coroutine was collected, and so were the places in line.
-    with pool.sync.connection(20) as conn:
-        assert conn.execute("SELECT 1").fetchone() == (1,)
+    assert is_served(pool)
     assert at_rest(pool)
 
 
@@ -294,24 +309,17 @@ def test_a_loop_that_is_closed_while_others_use_what_a_task_has_leaves_nothing(
     make_pool: MakePool, kind: str, cluster: Server, app: str
 ) -> None:
     pool = make_pool(max_size=1)
-    loop = LOOPS[kind]()
-    loop.set_exception_handler(lambda *_: None)
 
     async def hold() -> None:
         async with pool.acquire() as conn:
             await asyncio.gather(conn.execute(LONG))
 
     async def main() -> None:
-        circle: list[Any] = [asyncio.ensure_future(hold())]
-        circle.append(circle)
+        in_a_circle(asyncio.ensure_future(hold()))
         await until(is_working(cluster, app))
 
-    loop.run_until_complete(main())
-    loop.close()
-    del loop
-    gc.collect()
-    with pool.sync.connection(20) as conn:
-        assert conn.execute("SELECT 1").fetchone() == (1,)
+    run_in_a_loop_that_is_closed(kind, main)
+    assert is_served(pool)
 
 
 @in_each_loop
@@ -320,8 +328,6 @@ def test_what_the_collector_ends_gives_back_what_it_has_changed(
 ) -> None:
     pool = make_pool(max_size=1)
     until_known(pool.sync)
-    loop = LOOPS[kind]()
-    loop.set_exception_handler(lambda *_: None)
     said: list[str] = []
 
     async def hold() -> None:
@@ -337,14 +343,10 @@ def test_what_the_collector_ends_gives_back_what_it_has_changed(
                 said.append(conn.info.transaction_status.name)
 
     async def main() -> None:
-        circle: list[Any] = [asyncio.ensure_future(hold())]
-        circle.append(circle)
+        in_a_circle(asyncio.ensure_future(hold()))
         await until(lambda: bool(said))
 
-    loop.run_until_complete(main())
-    loop.close()
-    del loop
-    gc.collect()
+    run_in_a_loop_that_is_closed(kind, main)
     assert said == ["set", "IDLE"]
     assert pool.sync.get_stats()["loans_reclaimed"] == 0
     with pool.sync.connection(20) as conn:
@@ -357,8 +359,6 @@ def test_a_loop_that_is_closed_while_it_ends_a_statement_leaves_nothing(
     make_pool: MakePool, kind: str, cluster: Server, app: str
 ) -> None:
     pool = make_pool(max_size=1)
-    loop = LOOPS[kind]()
-    loop.set_exception_handler(lambda *_: None)
 
     async def main() -> None:
         working = asyncio.ensure_future(pool.fetchval(LONG))
@@ -367,12 +367,8 @@ def test_a_loop_that_is_closed_while_it_ends_a_statement_leaves_nothing(
         await asyncio.sleep(0)
         await asyncio.sleep(0)
 
-    loop.run_until_complete(main())
-    loop.close()
-    del loop
-    gc.collect()
-    with pool.sync.connection(20) as conn:
-        assert conn.execute("SELECT 1").fetchone() == (1,)
+    run_in_a_loop_that_is_closed(kind, main)
+    assert is_served(pool)
 
 
 @in_each_loop
