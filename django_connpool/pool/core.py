@@ -219,7 +219,7 @@ class Core:
                 waiter = line.first()
         if (
             now >= slot.retire_at
-            or len(slots.all) > limits.most + len(slots.closing)
+            or (len(slots.all) > limits.most and slots.staying() > limits.most)
             or (self.winding_up and waiter is None)
         ):
             slots.retire(slot, self._reason_to_close(slot))

@@ -61,8 +61,8 @@ MUTANTS = [
     ),
     Mutant(
         "pool/core.py",
-        "            now >= slot.retire_at\n            or len",
-        "            len",
+        "            now >= slot.retire_at\n            or (len",
+        "            (len",
         "what is too old is closed when it is given back",
     ),
     Mutant(
