@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -1493,3 +1493,23 @@ def hurry_ends_of_statements(monkeypatch: Any, seconds: float) -> None:
 
 
 running_loop = cpython.running_loop
+
+
+def parked_and_resumed(monkeypatch: Any, as_it_parks: Callable[[Callable[[], None]], None]) -> Any:
+    """What a fork does with the background thread, where this is done in the midst of it.
+
+    `as_it_parks` is given what resumes, as a fork in another thread may call it at any moment.
+    """
+    ending = _module("process.ending")
+    done: list[str] = []
+
+    def park() -> None:
+        done.append("parked")
+        as_it_parks(ending._resume)
+
+    monkeypatch.setattr(ending.background, "park", park)
+    monkeypatch.setattr(ending.background, "resume", lambda: done.append("resumed"))
+    with suppress(KeyboardInterrupt):
+        ending._before_fork()
+    ending._resume()
+    return done

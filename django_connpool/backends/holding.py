@@ -256,7 +256,7 @@ class Holding(Bound):
         else's.
         """
         pool, loan, work = connection._pool, loans.epoch(connection), scopes.current.get()
-        goes_on = self.resumes is not None  # without it; and the end of the work has to see that
+        goes_on = self.resumes is not None  # the work does, whose end has to find this wrapper
         try:
             # With no call in between: whatever happens below, this wrapper cannot use it again.
             if self.in_hand is not connection:

@@ -61,7 +61,7 @@ class Offering(Holding):
             return
         if self.parked and self._go_on_with_parked():
             return
-        binding = None if self.in_atomic_block else self.resumes  # another thread may end that
+        binding = None if self.in_atomic_block else self.resumes  # read once: others may end it
         if binding is not None and self.offer is not None:
             # What was taken had been on offer for that long; what was given back, perhaps not.
             was_taken = self.offer is not loans.GIVEN_BACK

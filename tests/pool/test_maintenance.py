@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Callable
 from typing import Any, ClassVar
 from unittest import mock
 
@@ -305,3 +306,24 @@ def test_descriptors_that_somebody_closed_are_told_of(
     ticket.leave()
     thread.join(DEADLINE)
     assert not thread.is_alive()
+
+
+def interrupt(resume: Callable[[], None]) -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    ("as_it_parks", "done"),
+    [
+        (lambda resume: None, ["parked", "resumed"]),
+        (lambda resume: resume(), ["parked", "resumed", "resumed"]),
+        (interrupt, ["parked", "resumed"]),
+    ],
+    ids=["nothing", "another fork", "an interrupt"],
+)
+def test_after_a_fork_the_thread_goes_on_whatever_came_by_as_it_was_parked(
+    monkeypatch: pytest.MonkeyPatch,
+    as_it_parks: Callable[[Callable[[], None]], None],
+    done: list[str],
+) -> None:
+    assert inside.parked_and_resumed(monkeypatch, as_it_parks) == done
