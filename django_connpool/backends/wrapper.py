@@ -141,8 +141,7 @@ class PooledDatabaseWrapperMixin(Querying):
 
     def _above_django(self) -> Any:
         """What is called with `super()`, from where the foreign classes below have been called."""
-        above: Any = self.floor or PooledDatabaseWrapperMixin
-        return super(above, self)
+        return super(self.floor or PooledDatabaseWrapperMixin, self)
 
     def get_new_connection(self, conn_params: dict[str, Any]) -> Any:
         pool = self.pool
@@ -201,6 +200,8 @@ class PooledDatabaseWrapperMixin(Querying):
 
     def close_if_unusable_or_obsolete(self) -> None:
         """A request ends: give back, unless inside an atomic block, as that of a test case."""
+        if self.me not in self.noted and self.floor is None:
+            return  # as with most: Django asks every alias, before a request and after it
         if self.floor is not None and self.on_floor != "close_if_unusable_or_obsolete":
             super().close_if_unusable_or_obsolete()
             return

@@ -183,6 +183,27 @@ def test_what_is_put_in_the_place_of_djangos_ensure_connection_is_called(
     assert True in found
 
 
+def test_a_request_asks_an_alias_that_holds_nothing_in_one_look(pooled: Any) -> None:
+    """Django asks all of them, twice: of a hundred aliases, what is done here is done 200 times."""
+    one_query(pooled)
+    pooled.close_if_unusable_or_obsolete()
+    lines = 0
+
+    def count(frame: FrameType, event: str, arg: Any) -> Any:
+        nonlocal lines
+        lines += event == "line"
+        return count
+
+    before = sys.gettrace()
+    sys.settrace(count)
+    try:
+        pooled.close_if_unusable_or_obsolete()
+    finally:
+        sys.settrace(before)
+
+    assert lines == 2  # the look, and the return
+
+
 def test_an_override_of_the_inner_close_is_not_passed_by(pooled: Any, monkeypatch: Any) -> None:
     seen = []
 
