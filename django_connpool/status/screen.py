@@ -22,6 +22,9 @@ _CLEAR_BELOW = "\x1b[J"
 BLOCKS = "▁▂▃▄▅▆▇█"
 LETTERS = "_.:-=+*#"  # for a terminal that has no blocks
 PIPED = os.terminal_size((100, 24))
+# Seconds at most that it waits without a look: a Ctrl-C that comes just before the system's call
+# to wait does not end that.
+BREATH = 0.5
 
 COLOURS = {"well": "\x1b[32m", "busy": "\x1b[33m", "stuck": "\x1b[1;31m", "down": "\x1b[1;31m"}
 _NO_COLOUR = "\x1b[0m"
@@ -99,14 +102,12 @@ class Screen:
 
     def wait(self, seconds: float) -> bool:
         """Wait so long; False as soon as `q` is pressed."""
-        if self._keys is None:
-            time.sleep(seconds)
-            return True
+        keys = [] if self._keys is None else [self._keys]
         until = time.monotonic() + seconds
         while (left := until - time.monotonic()) > 0:
-            if not select.select([self._keys], [], [], left)[0]:
-                break
-            pressed = os.read(self._keys, 1024)
+            if not select.select(keys, [], [], min(left, BREATH))[0]:
+                continue
+            pressed = os.read(keys[0], 1024)
             if not pressed or b"q" in pressed.lower():  # nothing: the terminal is gone
                 return False
         return True

@@ -160,18 +160,12 @@ def test_an_impossible_interval_is_refused(seconds: str) -> None:
 def test_watching_asks_again_until_interrupted(
     status_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    slept: list[float] = []
-
-    def sleep(seconds: float) -> None:
-        slept.append(seconds)
-        if len(slept) == 2:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(screen, "time", mock.Mock(wraps=time, sleep=sleep))
+    wait = mock.Mock(side_effect=[True, KeyboardInterrupt])
+    monkeypatch.setattr(screen.Screen, "wait", wait)
     with answering(status_dir / "4711.sock", process(), process(pid=12)):
         shown = run("--format", "json", "--watch")
     first, second = map(json.loads, shown.splitlines())
-    assert slept == [2.0, 2.0]
+    assert wait.mock_calls == [mock.call(2.0)] * 2
     assert (first["processes"][0]["pid"], second["processes"][0]["pid"]) == (4711, 12)
 
 
@@ -188,8 +182,8 @@ def watched(no_server: None, monkeypatch: pytest.MonkeyPatch) -> Callable[[io.St
     monkeypatch.delenv("TERM", raising=False)
 
     def watch(out: io.StringIO) -> str:
-        sleep = mock.Mock(side_effect=[None, KeyboardInterrupt])
-        monkeypatch.setattr(screen, "time", mock.Mock(wraps=time, sleep=sleep))
+        wait = mock.Mock(side_effect=[True, KeyboardInterrupt])
+        monkeypatch.setattr(screen.Screen, "wait", wait)
         call_command("poolstatus", "--watch", "1", "--loans", stdout=out, no_color=True)
         return out.getvalue()
 

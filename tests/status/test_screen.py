@@ -11,10 +11,12 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from django_connpool.status import screen
 from django_connpool.status.collect import Collected
 from django_connpool.status.history import History
 from django_connpool.status.report import Report
@@ -157,6 +159,23 @@ def test_a_signal_to_end_leaves_the_terminal_as_it_was_too(status_dir: Path) -> 
         assert watched.modes() == before
 
 
+def test_a_wait_is_cut_in_breaths(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A signal that comes between Python's last look and the system's call does not end that."""
+    clock, breaths = 0.0, []
+
+    def wait(keys: list[int], _: Any, __: Any, seconds: float) -> tuple[list[int], ...]:
+        nonlocal clock
+        clock += seconds
+        breaths.append(seconds)
+        return [], [], []
+
+    monkeypatch.setattr(screen, "select", SimpleNamespace(select=wait))
+    monkeypatch.setattr(screen, "time", SimpleNamespace(monotonic=lambda: clock))
+    assert Screen(Terminal()).wait(30.0)
+    assert clock == pytest.approx(30.0)
+    assert max(breaths) == screen.BREATH < 1
+
+
 def test_a_line_is_cut_where_the_terminal_ends_and_colours_take_no_room(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -165,6 +184,6 @@ def test_a_line_is_cut_where_the_terminal_ends_and_colours_take_no_room(
     monkeypatch.setenv("TERM", "xterm")
     out = Terminal()
     out.write = lambda text, ending="": io.StringIO.write(out, text)  # type: ignore[assignment]
-    screen = Screen(out, True)
-    screen.draw(screen.paint("well", "well") + ": " + "x" * 20)
+    terminal = Screen(out, True)
+    terminal.draw(terminal.paint("well", "well") + ": " + "x" * 20)
     assert "\x1b[32mwell\x1b[0m: xxxx\x1b[0m\x1b[K\n" in out.getvalue()
