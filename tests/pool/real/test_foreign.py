@@ -130,7 +130,7 @@ def test_a_session_behind_proxies_is_cleaned_and_stays(make_pool: MakePool) -> N
 
 
 def test_behind_a_proxy_a_cursor_keeps_the_loan(
-    make_pool: MakePool, caplog: pytest.LogCaptureFixture
+    make_pool: MakePool, app: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     pool = make_pool(connection_class=Proxied, max_size=1, configure=in_autocommit)
     cursor = pool.getconn().cursor()
@@ -139,7 +139,8 @@ def test_behind_a_proxy_a_cursor_keeps_the_loan(
     pool.putconn(cursor.connection)
     del cursor
     found(pool)
-    assert caplog.messages == []
+    # Pools of earlier tests may still have something to say.
+    assert [line for line in caplog.messages if app in line] == []
 
 
 def test_a_connection_behind_a_proxy_that_nobody_has_comes_back(make_pool: MakePool) -> None:
@@ -176,8 +177,8 @@ def test_where_statements_may_go_unseen_every_session_is_cleaned(
     for cursor_class in (None, psycopg.Cursor, psycopg.ClientCursor):
         assert make_dirty(pool, cursor_class) == born[1]
         assert found(pool) == born
-    (line,) = caplog.messages
-    assert line.endswith("statements may go unseen, so every session is cleaned")
+    said = "statements may go unseen, so every session is cleaned"
+    assert len([line for line in caplog.messages if line.endswith(said)]) == 1
 
 
 def test_what_was_configured_is_there_again_where_every_session_is_cleaned(

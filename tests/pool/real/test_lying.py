@@ -41,17 +41,18 @@ def ledger(cluster: Server, app: str) -> Iterator[Ledger]:
     cluster.execute(f"DROP TABLE {made.name}")
 
 
-def cut_once(last: Callable[[bytes], bytes]) -> Callable[[bytes], bytes]:
+class cut_once:
     """An `answer` that ends the next connection that is answered, after those bytes."""
-    left = [True]
 
-    def answer(data: bytes) -> bytes:
-        if left:
-            left.clear()
-            raise Cut(last(data))
-        return data
+    def __init__(self, last: Callable[[bytes], bytes]) -> None:
+        self._last = last
+        self.is_done = False
 
-    return answer
+    def __call__(self, data: bytes) -> bytes:
+        if self.is_done:
+            return data
+        self.is_done = True
+        raise Cut(self._last(data))
 
 
 def ready_pool(make_pool: MakePool, proxy: Proxy, **options: Any) -> Any:
@@ -121,8 +122,9 @@ def test_a_clean_up_whose_answer_ends_in_the_middle_costs_no_borrower(
     with pool.connection() as conn:
         conn.execute("SET search_path = pg_catalog")
         before = pid(conn)
-        proxy.answer = cut_once(lambda data: data[:length])
+        proxy.answer = cut = cut_once(lambda data: data[:length])
     with pool.connection() as conn:
+        assert cut.is_done, f"nothing was answered before the loan: {pool.snapshot()}"
         assert conn.execute("SHOW search_path").fetchone() == ('"$user", public',)
         assert pid(conn) != before
 
