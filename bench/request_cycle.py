@@ -1,9 +1,12 @@
 """What a pool adds to a whole request: Django's handlers, signals, the middleware, the queries.
 
-Side by side in one process and in turns, each with its own `connections`: a connection that stays
-open (CONN_MAX_AGE=None), this backend as README installs it and without its middleware, Django's
-own pool with and without its checks, django-pg-real-pool. With 1, 6 and 100 aliases, all of which
-were used once; the request queries one of them.
+In turns: a connection that stays open (CONN_MAX_AGE=None), this backend as README installs it and
+without its middleware, Django's own pool with and without its checks, django-pg-real-pool. With 1,
+6 and 100 aliases, all of which were used once; the request queries one of them.
+
+Each in three processes of its own, as a site's: Python specializes code for the classes that it
+meets, and where several engines take turns in one process, Django's and psycopg's is right for none
+of them. Three, because the same code costs some more or less in another process.
 
 A figure is processor time, of all threads. Async requests have a thread each in Django, in which no
 connection stays open: theirs are compared with the same request without a query. Of many short
@@ -15,10 +18,12 @@ from __future__ import annotations
 import argparse
 import asyncio
 import importlib.util
+import multiprocessing
+import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import django
@@ -52,10 +57,10 @@ SUBJECTS: dict[str, dict[str, Any]] = {
     },
 }
 ALIASES, QUERIES = (1, 6, 100), (1, 10)
-TURN = 800  # requests, at most; and half as many queries, at least
-# The first ones of a turn are not counted: Python specializes its code for the classes that it
-# meets, and in a site these are always the same.
-UNCOUNTED = 0.3
+TURN = 400  # requests, at most; and half as many queries, at least
+UNCOUNTED = 0.1  # of a turn, which begins with cold caches
+EARLIER = 3000  # requests before the first turn, in which Python specializes its code
+PROCESSES = 3  # for each subject; one, where each alias of each would need a connection
 
 
 def query(number: int) -> None:
@@ -182,36 +187,94 @@ class World:
                     close_pool()
 
 
+class Site:
+    """Processes that have nothing but the world of one subject, and take turns."""
+
+    def __init__(self, name: str, place: dict[str, Any], aliases: int, *, is_async: bool) -> None:
+        spawned = multiprocessing.get_context("spawn")
+        self._processes = []
+        for _ in range(PROCESSES if aliases < 10 else 1):
+            ours, theirs = spawned.Pipe()
+            arguments = (theirs, name, place, aliases, is_async)
+            process = spawned.Process(target=serve, args=arguments, daemon=True)
+            process.start()
+            theirs.close()
+            self._processes.append((ours, process))
+
+    def turn(self, number: int) -> float:
+        """Microseconds that a request costs: the mean of its processes, one after the other."""
+        found = []
+        for connection, _ in self._processes:
+            connection.send(number)
+            found.append(connection.recv())
+        return statistics.mean(found)
+
+    def close(self) -> None:
+        for connection, process in self._processes:
+            connection.close()
+            process.join()
+
+
+def serve(asked: Any, name: str, place: dict[str, Any], aliases: int, is_async: bool) -> None:
+    """In a process of a site: be asked for turns until nobody asks any more."""
+    set_up()
+    loop = asyncio.new_event_loop() if is_async else None
+    world = World(name, place, aliases)
+    for number in QUERIES:
+        for _ in range(EARLIER // TURN):
+            world.turn(loop, number)
+    with suppress(EOFError):
+        while True:
+            asked.send(world.turn(loop, asked.recv()))
+    world.close()
+    if loop is not None:
+        loop.run_until_complete(loop.shutdown_default_executor())
+        loop.close()
+
+
+def set_up() -> None:
+    quiet()
+    settings.configure(
+        ALLOWED_HOSTS=["*"],
+        DATABASES={},
+        ROOT_URLCONF="bench.request_cycle",
+        USE_TZ=True,
+        MIDDLEWARE=[],
+    )
+    django.setup()
+
+
 @contextmanager
-def worlds(names: list[str], place: dict[str, Any], aliases: int) -> Iterator[dict[str, World]]:
-    """A world for each subject, in one process."""
-    made: dict[str, World] = {}
+def sites(
+    names: list[str], place: dict[str, Any], aliases: int, *, is_async: bool
+) -> Iterator[dict[str, Site]]:
+    """One for each subject, side by side."""
+    made: dict[str, Site] = {}
     try:
         for name in names:
-            made[name] = World(name, place, aliases)
+            made[name] = Site(name, place, aliases, is_async=is_async)
         yield made
     finally:
-        for world in made.values():
-            world.close()
+        for site in made.values():
+            site.close()
 
 
 def compare(
     names: list[str], place: dict[str, Any], aliases: int, rounds: int, *, is_async: bool
 ) -> None:
-    loop = asyncio.new_event_loop() if is_async else None
     names = [name for name in names if not is_async or name != PERSISTENT]
     rows: list[list[object]] = []
-    with worlds(names, place, aliases) as made:
+    with sites(names, place, aliases, is_async=is_async) as made:
         for number in QUERIES:
             # What each is compared with: a connection that stays open, or a request without query.
             found: dict[str, list[float]] = {name: [] for name in names}
             more: dict[str, list[float]] = {name: [] for name in names}
             for _ in range(rounds):
-                for name, world in made.items():
-                    found[name].append(world.turn(loop, number))
-                for name, world in made.items():
-                    if loop is not None:
-                        more[name].append(found[name][-1] - world.turn(loop, 0))
+                for name, site in made.items():
+                    found[name].append(site.turn(number))
+                for name, site in made.items():
+                    if is_async:
+                        more[name].append(found[name][-1] - site.turn(0))
                     elif PERSISTENT in found:
                         more[name].append(found[name][-1] - found[PERSISTENT][-1])
             label = "one query" if number == 1 else f"{number} queries"
@@ -224,9 +287,6 @@ def compare(
                 base = quantile(more[DJANGOS], 0.5)
                 ratios = [f"{quantile(more[name], 0.5) / base:.2f}" for name in names]
                 rows.append(["  as part of Django's pool", *ratios])
-    if loop is not None:
-        loop.run_until_complete(loop.shutdown_default_executor())
-        loop.close()
     what = "async" if is_async else "sync"
     some = "1 alias" if aliases == 1 else f"{aliases} aliases"
     table(f"a whole {what} request, {some}: processor time", ["", *names], rows)
@@ -241,17 +301,13 @@ def main() -> None:
     parser.add_argument("--only", choices=("sync", "async"), help="one of the two (default: both)")
     parser.add_argument("--subjects", nargs="+", choices=SUBJECTS, default=list(SUBJECTS))
     arguments = parser.parse_args()
-    quiet()
     names = arguments.subjects
     if "real-pool" in names and importlib.util.find_spec(REAL_POOL) is None:
         print(f"real-pool is left out: {REAL_POOL} is not installed")
         names.remove("real-pool")
-    settings.configure(
-        ALLOWED_HOSTS=["*"], DATABASES={}, ROOT_URLCONF=__name__, USE_TZ=True, MIDDLEWARE=[]
-    )
-    django.setup()
+    set_up()
     print(f"Django {django.get_version()}, Python {sys.version.split()[0]}")
-    with Cluster(max_connections=400) as cluster:
+    with Cluster(max_connections=500) as cluster:
         place = {**cluster.django(), "NAME": "postgres", "HOST": cluster.socket_dir}
         for is_async in (False, True):
             if arguments.only in (None, "async" if is_async else "sync"):
