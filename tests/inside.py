@@ -1074,6 +1074,11 @@ def offered(wrapper: Any) -> Any:
     return wrapper.offer[0] if wrapper.offer else None
 
 
+def goes_by_the_hand(cursor: Any) -> bool:
+    """Whether it runs each statement on the connection that its wrapper then has in hand."""
+    return isinstance(cursor, _module("backends.cursors").Rebinding)
+
+
 def leave_as_parked(wrapper: Any) -> None:
     """Leave what the wrapper has on offer as an interrupt would, in the middle of parking it."""
     wrapper.offer.ended[:] = (0.0,)

@@ -27,11 +27,12 @@ class Bound(_Base):
     is_opener = False  # opens physical connections for a pool, instead of borrowing
     is_missed = False  # when it is collected, the registry looks which pools are still wanted
     foreign_at_first: Mapping[str, Any]  # settings of other packages, when this was made
-    bound_settings: Mapping[str, Any] | None = None  # as they were at the time of binding
-    role = ""  # of the work it is used for; see places/terms.py
-    _binding: registry.Binding | None = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
+        # As they were at the time of binding.
+        self.bound_settings: Mapping[str, Any] | None = None
+        self.role = ""  # of the work it is used for; see places/terms.py
+        self._binding: registry.Binding | None = None
         super().__init__(*args, **kwargs)
         identity.at_first(self.alias)  # as it is now: a wrapper above this may change it
         self.foreign_at_first = identity.foreign(self.settings_dict)

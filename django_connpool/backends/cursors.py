@@ -13,7 +13,7 @@ from psycopg.errors import FeatureNotSupported
 from django_connpool.session import cursors as session_cursors
 from django_connpool.session import plans
 from django_connpool.session.foreign import BaseCursor, behind
-from django_connpool.session.fronts import drop_connection, take_over, with_front
+from django_connpool.session.fronts import Watched, drop_connection, take_over, with_front
 
 _PSYCOPGS = {*dir(ClientCursor), *dir(Cursor), *dir(ServerCursor)}  # what its cursors have
 # Of these, what a class of the user's may run statements of its own in.
@@ -29,7 +29,7 @@ class Rebinding:
     if not TYPE_CHECKING:
         __slots__ = ()
 
-    _wrapper: Any = None
+    _wrapper: Any  # None where somebody has made it by hand
     _turn: int  # the wrapper's, when the cursor was made for what was then in hand
     _django_name: str | None
 
@@ -42,7 +42,9 @@ class Rebinding:
         if wrapper.at_savepoint is not None and wrapper.at_savepoint(query, self):
             return self
         try:
-            return super().execute(query, params, **kwargs)  # type: ignore[misc]
+            if kwargs:
+                return super().execute(query, params, **kwargs)  # type: ignore[misc]
+            return super().execute(query, params)  # type: ignore[misc]
         except FeatureNotSupported as error:
             if not plans.may_be_sent_again(error, wrapper.in_hand):
                 raise
@@ -108,6 +110,8 @@ def _in_front_of(cursor_class: Any) -> Any:
     """The class with this front. What methods of its own do, they do with a connection in hand."""
     front = with_front(Rebinding, cursor_class)
     if front is not cursor_class:
+        if not issubclass(cursor_class, Watched):
+            front._wrapper = None
         for name in dir(cursor_class):
             owner = next(base for base in cursor_class.__mro__ if name in vars(base))
             if (

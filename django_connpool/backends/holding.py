@@ -69,47 +69,51 @@ class Holding(Bound):
     """
 
     connection: Any = _InHand()
-    in_hand: Any = None
-    offer: loans.Offer | None = None  # of this loan, once it has been offered
-    turn = 0  # another number for each connection that gets into the hand
-    kept = 0  # blocks, streams and copies under way that need this very connection
-    by_hand = False  # somebody has read `connection`, and may have it still
-    # The same before Django switches autocommit, for which it reads `connection`, too.
-    by_hand_before: bool | None = None
-    # Whether a statement need not be sent: what `execute()` asks while Django makes a savepoint, or
-    # ends one. An interrupt may leave it here, so it says so of that one statement only.
-    at_savepoint: Callable[[Any, Any], bool] | None = None
-    has_deferred = False  # a savepoint may wait for the next statement
-    # The binding from whose pool it goes on, between two statements, until the work ends.
-    resumes: registry.Binding | None = None
-    parked = False  # what `leaving.offer` has is of no work; somebody else may have taken it
-    comes_soon = False  # the last two works of this wrapper followed each other at once
-    left_at = 0.0  # when the last one ended, in monotonic seconds
-    # Between its last two statements others have had its connection, or could have.
-    pauses = False
-    went_at = 0.0  # when it last gave back between two statements, in monotonic seconds
-    release: str | None = None  # how long it is kept; see RELEASES in readers.py
-    mode: str | None = None  # the same, as a block of `hold()` wants it
-    terms: tuple[float, float]  # on which it is offered: see `Offer`
-    offers_each = False  # statements end with it on offer, if nothing is out of the ordinary
-    terms_of: registry.Binding | None = None  # for which pool these are right
-    # For which loan, and what it has left in its session, `slot.pinned` says why it stays.
-    stays_for: tuple[int, int] | None = None
-    # Of this loan:
-    life: scopes.Life | None = None  # of the work that it was borrowed for
     # Foreign classes that are told of each loan; see stacked.py:
     has_foreign_hooks = False
     overridden: frozenset[str] = frozenset()  # what they override of `stacked.LOAN_HOOKS`
-    in_foreign_init = False  # `init_connection_state` is called for a loan
-    is_taken = True  # False while what is being borrowed is not in hand yet
-    is_set_up = True  # False while what is in hand is not as its settings say yet
 
+    terms: tuple[float, float]  # on which it is offered: see `Offer`
     leaving: loans.Leaving  # has what is on offer, whatever `offer` says
     noted: set[ref[Any]]  # those of its thread that may hold something: see holders.py
     me: ref[Any]  # what it is noted by
 
     _thread_ident: int  # Django's
     _thread_sharing_count: int  # Django's
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        # Nothing of this is in the class, too: what both have, Python looks up anew each time.
+        self.in_hand: Any = None
+        self.offer: loans.Offer | None = None  # of this loan, once it has been offered
+        self.turn = 0  # another number for each connection that gets into the hand
+        self.kept = 0  # blocks, streams and copies under way that need this very connection
+        self.by_hand = False  # somebody has read `connection`, and may have it still
+        # The same before Django switches autocommit, for which it reads `connection`, too.
+        self.by_hand_before: bool | None = None
+        # Whether a statement need not be sent: what `execute()` asks while Django makes a
+        # savepoint, or ends one. An interrupt may leave it, so it says so of that statement only.
+        self.at_savepoint: Callable[[Any, Any], bool] | None = None
+        self.has_deferred = False  # a savepoint may wait for the next statement
+        # The binding from whose pool it goes on, between two statements, until the work ends.
+        self.resumes: registry.Binding | None = None
+        # What `leaving.offer` has is of no work; somebody else may have taken it.
+        self.parked = False
+        self.comes_soon = False  # the last two works of this wrapper followed each other at once
+        self.left_at = 0.0  # when the last one ended, in monotonic seconds
+        # Between its last two statements others have had its connection, or could have.
+        self.pauses = False
+        self.went_at = 0.0  # when it last gave back between two statements, in monotonic seconds
+        self.release: str | None = None  # how long it is kept; see RELEASES in readers.py
+        self.mode: str | None = None  # the same, as a block of `hold()` wants it
+        self.offers_each = False  # statements end with it on offer, unless something is special
+        self.terms_of: registry.Binding | None = None  # for which pool `terms` are right
+        # For which loan, and what it has left in its session, `slot.pinned` says why it stays.
+        self.stays_for: tuple[int, int] | None = None
+        self.life: scopes.Life | None = None  # of the work that this loan is for
+        self.in_foreign_init = False  # `init_connection_state` is called for a loan
+        self.is_taken = True  # False while what is being borrowed is not in hand yet
+        self.is_set_up = True  # False while what is in hand is not as its settings say yet
+        super().__init__(*args, **kwargs)
 
     # -- Borrowing --------------------------------------------------------------------------
 

@@ -37,8 +37,12 @@ _ONLY_THE_LIST = _of_a_list_alone()
 class Working(Offering):
     """What a wrapper does at the beginning and at the end of some work."""
 
-    atomic_in: scopes.Life | None = None  # the work in which the outermost atomic block was begun
-    autocommit_by_atomic = False  # it was an atomic block, not by hand, that last changed it
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        # The work in which the outermost atomic block was begun.
+        self.atomic_in: scopes.Life | None = None
+        # It was an atomic block, not by hand, that last changed it.
+        self.autocommit_by_atomic = False
+        super().__init__(*args, **kwargs)
 
     # -- Beginning --------------------------------------------------------------------------
 

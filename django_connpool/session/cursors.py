@@ -76,6 +76,6 @@ def watch_cursor(cursor: Any) -> Any:
     found = changes.of(cursor.connection)
     if found is not None and not isinstance(cursor, Watched):
         with suppress(TypeError):  # its class forbids it: then its statements expect the worst
-            cursor.__class__ = watched(cursor.__class__)
+            cursor.__class__ = watched(cursor.__class__, quick=False)
             cursor._changes, cursor._loan = found, found.loan
     return cursor

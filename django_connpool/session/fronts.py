@@ -25,6 +25,9 @@ _STALE = "the connection of this cursor has been given back to its pool"
 # What stays when a cursor is made anew for another connection; and what is not a value.
 _USERS = {"arraysize", "format", "itersize", "_row_factory", "__weakref__", "__dict__"}
 _OURS = {"_changes", "_loan"}
+# What is kept on a cursor, here and by `Rebinding`. In a dictionary of the cursor's it would have
+# Python look there at each call of a method, psycopg's too, which was most of what a query cost.
+_SLOTS = ("_changes", "_django_name", "_loan", "_turn", "_wrapper")
 _judge = Judge()
 TEXT = Format.TEXT
 
@@ -52,6 +55,7 @@ class Watched:
     _conn: Any
     _closed: bool
     _loan = -1
+    _wrapper: Any = None  # which has made it: see `Rebinding`
 
     def __init__(self, connection: Any, *args: Any, **kwargs: Any) -> None:
         super().__init__(connection, *args, **kwargs)  # type: ignore[call-arg]
@@ -127,6 +131,7 @@ class WatchedPlain(Watched):
         self._row_factory = row_factory or connection.row_factory
         self._changes = changes = getattr(connection, "_changes", None) or Changes(_judge)
         self._loan = changes.loan
+        self._wrapper = None
 
     def _start_query(self, query: Any = None) -> Any:
         if self._closed:
@@ -265,6 +270,8 @@ def with_front(front: type, cursor_class: Any) -> Any:
     if not is_class(cursor_class):  # a function that makes cursors: theirs are not announced
         return cursor_class
     names = {"__module__": cursor_class.__module__, "__qualname__": cursor_class.__qualname__}
+    if issubclass(front, WatchedPlain):
+        names["__slots__"] = _SLOTS if cursor_class.__dictoffset__ else (*_SLOTS, "__dict__")
     return type(cursor_class.__name__, (front, cursor_class), names)
 
 
@@ -275,8 +282,9 @@ def take_over(cursor: Any, fresh: Any) -> None:
             for name in set(vars(base).get("__slots__", ())) - _USERS:
                 if hasattr(fresh, name):
                     setattr(cursor, name, getattr(fresh, name))
-    for name in _OURS & vars(fresh).keys():
-        setattr(cursor, name, vars(fresh)[name])
+    for name in _OURS:
+        if hasattr(fresh, name):
+            setattr(cursor, name, getattr(fresh, name))
     changed = getattr(cursor._adapters, "_register_loader_callback", None)  # of its own ones
     if isinstance(changed, partial):  # from psycopg 3.3 on: to be told of the cursor's own loaders
         told = partial(changed.func, weakref.ref(cursor))

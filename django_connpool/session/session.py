@@ -177,17 +177,11 @@ class Session(Wire):
         return True
 
     def can_stay(self) -> bool:
-        """Whether it is as it was, of a session on offer. It calls nothing, as `comes_back_fit`."""
-        known, policy, touch = self.changes, self._policy, self.original.touch
-        return not (
-            self.pgconn.transaction_status
-            or known.dirt
-            or known.called
-            or touch.touched
-            or touch.switched
-            or policy.cleans_each
-            or policy.trust.lost
-        )
+        """Whether it is as it was, of a session on offer: so what ties it is not looked for."""
+        if self.pgconn.transaction_status or self.changes.dirt:
+            return False
+        touch = self.original.touch
+        return not (touch.touched or touch.switched or self._policy.cleans_each)
 
     def goes_on(self) -> bool:
         """End a loan of which that was so, and begin another; False when it has to be cleaned."""

@@ -204,6 +204,20 @@ def test_a_request_asks_an_alias_that_holds_nothing_in_one_look(pooled: Any) -> 
     assert lines == 2  # the look, and the return
 
 
+def test_python_finds_what_a_wrapper_and_its_cursors_keep_at_once(pooled: Any) -> None:
+    """It looks up anew each time what both an object and its class have, or a new dictionary."""
+    handle(pooled, one_atomic_query)
+    handle(pooled, one_query)
+    with pooled.cursor() as cursor:
+        cursor.execute("SELECT 1")
+        assert inside.goes_by_the_hand(cursor.cursor)
+        assert vars(cursor.cursor) == {}
+    ours = [base for base in type(pooled).__mro__ if base.__module__.startswith("django_connpool")]
+    classes = [vars(base) for base in ours]
+    both = [(name, of[name]) for name in vars(pooled) for of in classes if name in of]
+    assert [name for name, found in both if not hasattr(found, "__get__")] == []
+
+
 def test_an_override_of_the_inner_close_is_not_passed_by(pooled: Any, monkeypatch: Any) -> None:
     seen = []
 
