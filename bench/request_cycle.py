@@ -8,9 +8,10 @@ Each in three processes of its own, as a site's: Python specializes code for the
 meets, and where several engines take turns in one process, Django's and psycopg's is right for none
 of them. Three, because the same code costs some more or less in another process.
 
-A figure is processor time, of all threads. Async requests have a thread each in Django, in which no
-connection stays open: theirs are compared with the same request without a query. Of many short
-turns a quarter is left out at each end.
+A figure is processor time, of all threads: of many short turns of a process the one that a quarter
+is below, for whatever else the machine does only makes them longer; then the median of the
+processes, with the least and the most. Async requests have a thread each in Django, in which no
+connection stays open: theirs are compared with the same request without a query.
 """
 
 from __future__ import annotations
@@ -19,7 +20,6 @@ import argparse
 import asyncio
 import importlib.util
 import multiprocessing
-import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -57,9 +57,9 @@ SUBJECTS: dict[str, dict[str, Any]] = {
     },
 }
 ALIASES, QUERIES = (1, 6, 100), (1, 10)
-TURN = 400  # requests, at most; and half as many queries, at least
+TURN = 60  # requests, at most; and half as many queries, at least
 UNCOUNTED = 0.1  # of a turn, which begins with cold caches
-EARLIER = 3000  # requests before the first turn, in which Python specializes its code
+EARLIER = 2000  # requests before the first turn, in which Python specializes its code
 PROCESSES = 3  # for each subject; one, where each alias of each would need a connection
 
 
@@ -201,13 +201,13 @@ class Site:
             theirs.close()
             self._processes.append((ours, process))
 
-    def turn(self, number: int) -> float:
-        """Microseconds that a request costs: the mean of its processes, one after the other."""
+    def turn(self, number: int) -> list[float]:
+        """Microseconds that a request costs in each of its processes, one after the other."""
         found = []
         for connection, _ in self._processes:
             connection.send(number)
             found.append(connection.recv())
-        return statistics.mean(found)
+        return found
 
     def close(self) -> None:
         for connection, process in self._processes:
@@ -259,6 +259,18 @@ def sites(
             site.close()
 
 
+def costs(made: dict[str, Site], number: int, rounds: int) -> dict[str, list[float]]:
+    """What a request with so many queries costs in each process of each site, in microseconds."""
+    turns: dict[str, list[list[float]]] = {name: [] for name in made}
+    for _ in range(rounds):
+        for name, site in made.items():
+            turns[name].append(site.turn(number))
+    return {
+        name: [quantile(of_one, 0.25) for of_one in zip(*found, strict=True)]
+        for name, found in turns.items()
+    }
+
+
 def compare(
     names: list[str], place: dict[str, Any], aliases: int, rounds: int, *, is_async: bool
 ) -> None:
@@ -266,23 +278,21 @@ def compare(
     rows: list[list[object]] = []
     with sites(names, place, aliases, is_async=is_async) as made:
         for number in QUERIES:
-            # What each is compared with: a connection that stays open, or a request without query.
-            found: dict[str, list[float]] = {name: [] for name in names}
-            more: dict[str, list[float]] = {name: [] for name in names}
-            for _ in range(rounds):
-                for name, site in made.items():
-                    found[name].append(site.turn(number))
-                for name, site in made.items():
-                    if is_async:
-                        more[name].append(found[name][-1] - site.turn(0))
-                    elif PERSISTENT in found:
-                        more[name].append(found[name][-1] - found[PERSISTENT][-1])
+            cost = costs(made, number, rounds)
             label = "one query" if number == 1 else f"{number} queries"
-            rows.append([f"{label}, µs", *[spread(found[name], 0.25) for name in names]])
-            if not all(more.values()):
+            rows.append([f"{label}, µs", *[spread(cost[name]) for name in names]])
+            # What each is compared with: a connection that stays open, or a request without query.
+            if is_async:
+                without = costs(made, 0, rounds)
+            elif PERSISTENT in cost:
+                without = dict.fromkeys(names, cost[PERSISTENT])
+            else:
                 continue
+            more = {
+                name: [one - quantile(without[name], 0.5) for one in cost[name]] for name in names
+            }
             over = "request without" if is_async else "persistent"
-            rows.append([f"  over {over}, µs", *[spread(more[name], 0.25) for name in names]])
+            rows.append([f"  over {over}, µs", *[spread(more[name]) for name in names]])
             if DJANGOS in more:
                 base = quantile(more[DJANGOS], 0.5)
                 ratios = [f"{quantile(more[name], 0.5) / base:.2f}" for name in names]
@@ -296,7 +306,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--rounds", type=int, default=16, help="interleaved rounds (default 16)")
+    parser.add_argument("--rounds", type=int, default=80, help="interleaved rounds (default 80)")
     parser.add_argument("--aliases", type=int, nargs="+", default=ALIASES, metavar="N")
     parser.add_argument("--only", choices=("sync", "async"), help="one of the two (default: both)")
     parser.add_argument("--subjects", nargs="+", choices=SUBJECTS, default=list(SUBJECTS))
@@ -307,7 +317,7 @@ def main() -> None:
         names.remove("real-pool")
     set_up()
     print(f"Django {django.get_version()}, Python {sys.version.split()[0]}")
-    with Cluster(max_connections=500) as cluster:
+    with Cluster(max_connections=800) as cluster:
         place = {**cluster.django(), "NAME": "postgres", "HOST": cluster.socket_dir}
         for is_async in (False, True):
             if arguments.only in (None, "async" if is_async else "sync"):
