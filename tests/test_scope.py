@@ -352,6 +352,19 @@ def test_async_work_at_rest_ends_without_a_way_to_the_thread_of_its_queries(
     assert ways.mock_calls == []
 
 
+def test_async_work_that_has_something_in_hand_gives_it_back_at_its_end(spare: Any) -> None:
+    def set_something() -> None:
+        value(connections["spare"], "SELECT set_config('app.tenant', '7', false)")
+
+    async def work() -> int:
+        async with django_connpool.scope("job"):
+            await sync_to_async(set_something)()
+            assert on_loan(spare) == 1
+        return on_loan(spare)
+
+    assert run(work()) == 0
+
+
 def test_what_is_called_at_the_end_of_async_work_is_called_in_that_thread(
     databases: Databases,
 ) -> None:

@@ -107,6 +107,18 @@ def test_who_needs_it_has_it_at_once(soon: Any) -> None:
     assert soon.pool.get_stats()["connections_num"] == 1
 
 
+def test_a_transaction_begun_past_everything_does_not_stay(soon: Any) -> None:
+    def begin() -> None:
+        pid(soon)
+        libpqs = soon.connection.pgconn  # which nobody counts
+        pid(soon)
+        libpqs.exec_(b"BEGIN")
+
+    asked(begin)
+    assert inside.parked(soon) is None
+    assert asked(lambda: value(soon, "SELECT now() = statement_timestamp()")), "it has ended"
+
+
 def test_what_one_request_did_to_the_session_the_next_does_not_see(soon: Any) -> None:
     parked_by_a_request(soon)
     asked(lambda: value(soon, "SELECT set_config('application_name', 'mine', false)"))
