@@ -100,9 +100,7 @@ def release_between(work: Scope) -> None:
 
 async def release_between_in_its_thread(work: Scope) -> None:
     # Asked here first, because the way to that thread and back costs more than a query.
-    if all(wrapper.ends_anywhere() for wrapper in work.holders()):
-        release_between(work)
-    else:
+    if any(wrapper.offer for wrapper in work.holders()):
         await sync_to_async(release_between, thread_sensitive=True)(work)
 
 
@@ -184,15 +182,14 @@ def _leave(work: Scope, outer: Scope | None) -> None:
 
 
 async def release_in_its_thread(work: Scope) -> None:
-    """As `release_loans`, where need be in the thread in which Django runs async code's queries."""
+    """As `release_loans`, in the thread in which Django runs the queries of async code."""
     work.end()
     holders = work.holders()
-    if work.life.has_blocks or not all(wrapper.ends_anywhere() for wrapper in holders):
+    if work.life.has_blocks or any(one.in_hand is not None or one.offer for one in holders):
         await sync_to_async(release_loans, thread_sensitive=True)(work)
     else:
         for wrapper in holders:
             wrapper.resumes = None
-            wrapper.surrender()
 
 
 @contextmanager

@@ -1074,6 +1074,13 @@ def offered(wrapper: Any) -> Any:
     return wrapper.offer[0] if wrapper.offer else None
 
 
+def lose_trust(pool: Any) -> None:
+    """Have the pool think that functions of its server were made of which it does not know."""
+    trust = pool._opening.policy.trust
+    trust._number += 1
+    trust.lost = True
+
+
 def goes_by_the_hand(cursor: Any) -> bool:
     """Whether it runs each statement on the connection that its wrapper then has in hand."""
     return isinstance(cursor, _module("backends.cursors").Rebinding)

@@ -6,9 +6,7 @@ import asyncio
 import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
-from functools import partialmethod
 from typing import Any, TypeVar
-from unittest import mock
 
 import pytest
 from asgiref.sync import ThreadSensitiveContext, sync_to_async
@@ -333,23 +331,6 @@ def test_a_decorated_function_may_call_itself_and_run_in_several_threads(spare: 
         for done in [executor.submit(work, 2) for _ in range(2)]:
             done.result(DEADLINE)
         assert on_loan(spare) == 0
-
-
-def test_async_work_at_rest_ends_without_a_way_to_the_thread_of_its_queries(
-    spare: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    ways = mock.Mock(wraps=ThreadPoolExecutor.submit)
-    submit = partialmethod(lambda *args, **kwargs: ways(*args, **kwargs))
-    monkeypatch.setattr(ThreadPoolExecutor, "submit", submit)
-
-    async def work() -> int:
-        async with django_connpool.scope("job"):
-            await sync_to_async(mine)()
-            ways.reset_mock()
-        return on_loan(spare)
-
-    assert run(work()) == 0
-    assert ways.mock_calls == []
 
 
 def test_async_work_that_has_something_in_hand_gives_it_back_at_its_end(spare: Any) -> None:

@@ -29,15 +29,15 @@ class Rebinding:
     if not TYPE_CHECKING:
         __slots__ = ()
 
-    _wrapper: Any  # None where somebody has made it by hand
-    _turn: int  # the wrapper's, when the cursor was made for what was then in hand
-    _django_name: str | None
+    _connpool_wrapper: Any  # None where somebody has made it by hand
+    _connpool_turn: int  # the wrapper's, when the cursor was made for what was then in hand
+    _connpool_name: str | None
 
     def execute(self, query: Any, params: Any = None, **kwargs: Any) -> Any:
-        wrapper = self._wrapper
+        wrapper = self._connpool_wrapper
         if wrapper is None:
             return super().execute(query, params, **kwargs)  # type: ignore[misc]
-        if wrapper.in_hand is None or self._turn != wrapper.turn:
+        if wrapper.in_hand is None or self._connpool_turn != wrapper.turn:
             self._rebind(wrapper)
         if wrapper.at_savepoint is not None and wrapper.at_savepoint(query, self):
             return self
@@ -66,7 +66,7 @@ class Rebinding:
             yield copy
 
     def close(self) -> None:
-        wrapper = self._wrapper
+        wrapper = self._connpool_wrapper
         try:
             super().close()  # type: ignore[misc]
         finally:
@@ -79,7 +79,7 @@ class Rebinding:
     def connection(self) -> Any:
         """For others, who may keep it. psycopg asks, too, in the middle of a statement."""
         connection: Any = super().connection  # type: ignore[misc]
-        wrapper = self._wrapper
+        wrapper = self._connpool_wrapper
         if wrapper is None or (wrapper.in_hand is not None and connection.lock.locked()):
             return connection
         if wrapper.in_hand is None and not self.closed:  # type: ignore[attr-defined]
@@ -88,7 +88,7 @@ class Rebinding:
 
     @contextmanager
     def _in_hand(self, why: str) -> Iterator[None]:
-        wrapper = self._wrapper
+        wrapper = self._connpool_wrapper
         with nullcontext() if wrapper is None else wrapper.keeping(why):
             if wrapper is not None:
                 self._rebind(wrapper)
@@ -100,9 +100,9 @@ class Rebinding:
             raise InterfaceError("the cursor is closed")
         if wrapper.in_hand is None:
             wrapper.connect_for_a_statement()
-        if self._turn != wrapper.turn:
-            take_over(self, behind(wrapper.create_cursor(self._django_name), BaseCursor))
-            self._turn = wrapper.turn
+        if self._connpool_turn != wrapper.turn:
+            take_over(self, behind(wrapper.create_cursor(self._connpool_name), BaseCursor))
+            self._connpool_turn = wrapper.turn
 
 
 @lru_cache(maxsize=64)
@@ -111,7 +111,7 @@ def _in_front_of(cursor_class: Any) -> Any:
     front = with_front(Rebinding, cursor_class)
     if front is not cursor_class:
         if not issubclass(cursor_class, Watched):
-            front._wrapper = None
+            front._connpool_wrapper = None
         for name in dir(cursor_class):
             owner = next(base for base in cursor_class.__mro__ if name in vars(base))
             if (
@@ -152,5 +152,9 @@ def rebinding(wrapper: Any, cursor: Any, name: str | None) -> Any:
         except TypeError:
             wrapper.by_hand = True
             return cursor
-    found._wrapper, found._turn, found._django_name = wrapper, wrapper.turn, name
+    found._connpool_wrapper, found._connpool_turn, found._connpool_name = (
+        wrapper,
+        wrapper.turn,
+        name,
+    )
     return cursor

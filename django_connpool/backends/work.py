@@ -97,16 +97,6 @@ class Working(Offering):
         if self.in_atomic_block and self.atomic_in is life:
             self._start_anew(life.note)
 
-    def ends_anywhere(self) -> bool:
-        """Whether any thread, also an event loop's, may give back what this has, if anything.
-
-        Then nothing is in use, nothing of the user's is called, and nobody waits for the server.
-        """
-        offer = self.offer
-        if self.in_hand is not None or self.in_atomic_block:
-            return False
-        return not offer or not (self.has_foreign_hooks or offer.slot.session.takes_time())
-
     def end_lost_block(self) -> None:
         """End an atomic block that nobody will end, if this is in one. For the owner's thread."""
         if self._is_in_lost_block():

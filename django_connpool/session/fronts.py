@@ -27,7 +27,7 @@ _USERS = {"arraysize", "format", "itersize", "_row_factory", "__weakref__", "__d
 _OURS = {"_changes", "_loan"}
 # What is kept on a cursor, here and by `Rebinding`. In a dictionary of the cursor's it would have
 # Python look there at each call of a method, psycopg's too, which was most of what a query cost.
-_SLOTS = ("_changes", "_django_name", "_loan", "_turn", "_wrapper")
+_SLOTS = ("_changes", "_connpool_name", "_loan", "_connpool_turn", "_connpool_wrapper")
 _judge = Judge()
 TEXT = Format.TEXT
 
@@ -55,7 +55,7 @@ class Watched:
     _conn: Any
     _closed: bool
     _loan = -1
-    _wrapper: Any = None  # which has made it: see `Rebinding`
+    _connpool_wrapper: Any = None  # which has made it: see `Rebinding`
 
     def __init__(self, connection: Any, *args: Any, **kwargs: Any) -> None:
         super().__init__(connection, *args, **kwargs)  # type: ignore[call-arg]
@@ -131,7 +131,7 @@ class WatchedPlain(Watched):
         self._row_factory = row_factory or connection.row_factory
         self._changes = changes = getattr(connection, "_changes", None) or Changes(_judge)
         self._loan = changes.loan
-        self._wrapper = None
+        self._connpool_wrapper = None
 
     def _start_query(self, query: Any = None) -> Any:
         if self._closed:

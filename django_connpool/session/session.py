@@ -177,18 +177,26 @@ class Session(Wire):
         return True
 
     def can_stay(self) -> bool:
-        """Whether it is as it was, of a session on offer: so what ties it is not looked for."""
-        if self.pgconn.transaction_status or self.changes.dirt:
-            return False
-        touch = self.original.touch
-        return not (touch.touched or touch.switched or self._policy.cleans_each)
+        """Whether it is as it was, of a session on offer. It calls nothing, as `comes_back_fit`."""
+        known, policy, touch = self.changes, self._policy, self.original.touch
+        return not (
+            self.pgconn.transaction_status
+            or known.dirt
+            or known.called
+            or touch.touched
+            or touch.switched
+            or policy.cleans_each
+            or policy.trust.lost
+        )
 
     def goes_on(self) -> bool:
         """End a loan of which that was so, and begin another; False when it has to be cleaned."""
+        if self._policy.trust.lost:  # first: its last statement tells whether it is in doubt
+            return False
         known = self.changes
         known.loan += 1  # as `rest`
         known.last, known.deferred = None, ()
-        return not self._policy.trust.lost
+        return True
 
     def is_clean(self, conn: Any) -> bool:
         """Whether it may be lent as it is. For under the lock, where nothing may be sent."""

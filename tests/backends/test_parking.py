@@ -7,7 +7,8 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -117,6 +118,63 @@ def test_a_transaction_begun_past_everything_does_not_stay(soon: Any) -> None:
     asked(begin)
     assert inside.parked(soon) is None
     assert asked(lambda: value(soon, "SELECT now() = statement_timestamp()")), "it has ended"
+
+
+HIDES = (
+    "CREATE OR REPLACE FUNCTION hides(x text) RETURNS void LANGUAGE plpgsql AS "
+    "$$ BEGIN PERFORM set_config('app.tenant', x, false); END $$"
+)
+TENANT = "SELECT current_setting('app.tenant', true)"
+
+
+@pytest.fixture
+def hiding(soon: Any, cluster: Server) -> Iterator[Any]:
+    """The same, on a server with a function that hides what it sets, of which no pool knows."""
+    parked_by_a_request(soon)
+    cluster.execute(HIDES)
+    yield soon
+    cluster.execute("DROP FUNCTION hides")
+
+
+def set_tenant(wrapper: Any) -> None:
+    value(wrapper, "SELECT hides('7')")
+
+
+@pytest.mark.parametrize("follow", [in_thread, lambda work: asked(work)])
+def test_what_calls_a_function_that_was_just_made_does_not_stay(
+    databases: Databases,
+    monkeypatch: pytest.MonkeyPatch,
+    cluster: Server,
+    follow: Callable[[Callable[[], Any]], Any],
+) -> None:
+    inside.tune(monkeypatch, park_soon=inside.NEVER, park_for=3600.0)
+    wrapper = databases.add(pool={"max_size": 2, "timeout": DEADLINE})
+    until_known(wrapper.pool)
+    made, go_on = threading.Event(), threading.Event()
+
+    def make() -> None:
+        with connections["spare"].cursor() as cursor:
+            cursor.execute(HIDES)
+        made.set()
+        assert go_on.wait(DEADLINE)
+
+    with inside.maintenance_asleep(), ThreadPoolExecutor(1) as executor:
+        parked_by_a_request(wrapper)
+        maker = executor.submit(asked, make)
+        assert made.wait(DEADLINE)
+        asked(lambda: set_tenant(wrapper))
+        assert inside.parked(wrapper) is None
+        assert follow(lambda: value(connections["spare"], TENANT)) in (None, "")
+        go_on.set()
+        maker.result(DEADLINE)
+    cluster.execute("DROP FUNCTION hides")
+
+
+def test_what_stays_when_a_function_is_found_is_cleaned(hiding: Any) -> None:
+    asked(lambda: set_tenant(hiding))
+    assert inside.parked(hiding) is not None
+    inside.lose_trust(hiding.pool)
+    assert asked(lambda: value(hiding, TENANT)) in (None, "")
 
 
 def test_what_one_request_did_to_the_session_the_next_does_not_see(soon: Any) -> None:

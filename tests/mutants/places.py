@@ -1030,26 +1030,6 @@ MUTANTS = [
         "what waits for a commit goes on to wait when its connection was taken",
     ),
     Mutant(
-        "backends/work.py",
-        "(self.has_foreign_hooks or offer.slot.session.takes_time())",
-        "self.has_foreign_hooks",
-        "what is called at the end of async work is called in its thread",
-    ),
-    Mutant(
-        "backends/work.py",
-        "if self.in_hand is not None or self.in_atomic_block:\n            return False\n"
-        "        return not offer",
-        "if self.in_atomic_block:\n            return False\n        return not offer",
-        "async work that is not at rest is ended in its thread",
-    ),
-    Mutant(
-        "borrowing.py",
-        "            wrapper.resumes = None\n            wrapper.surrender()\n\n\n@contextmanager\n"
-        "def released",
-        "            wrapper.resumes = None\n\n\n@contextmanager\ndef released",
-        "async work at rest gives back where it ends",
-    ),
-    Mutant(
         "session/fronts.py",
         "if issubclass(front, WatchedPlain):",
         "if issubclass(front, _NoConnection):",
@@ -1063,9 +1043,20 @@ MUTANTS = [
     ),
     Mutant(
         "session/session.py",
-        "if self.pgconn.transaction_status or self.changes.dirt:\n            return False\n"
-        "        touch",
-        "if self.changes.dirt:\n            return False\n        touch",
+        "self.pgconn.transaction_status\n            or known.dirt",
+        "known.dirt",
         "what is in a transaction is not parked",
+    ),
+    Mutant(
+        "session/session.py",
+        "            or policy.trust.lost\n        )\n\n    def goes_on",
+        "        )\n\n    def goes_on",
+        "what may have called a function that nobody knows yet is not parked",
+    ),
+    Mutant(
+        "session/session.py",
+        "if self._policy.trust.lost:  # first:",
+        "if False:  # first:",
+        "what was parked before a function was found is cleaned",
     ),
 ]
