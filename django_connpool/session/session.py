@@ -200,16 +200,15 @@ class Session(Wire):
 
     def is_clean(self, conn: Any) -> bool:
         """Whether it may be lent as it is. For under the lock, where nothing may be sent."""
-        is_doubtful = self._policy.cleans_each or self._policy.trust.lost
-        # It is here as long as it was not lent, and again once it was made fit, or was parked.
-        was_used = self.conn is not conn or self.changes.last is not None
+        policy = self._policy
         try:
             return bool(
                 self.cleaning is None
                 and rest.is_idle(conn)
                 and not self.dirt()
                 and not self.original.differs(conn)
-                and not (was_used and is_doubtful)
+                # It is here as long as it was not lent, and again once it was made fit.
+                and (self.conn is conn or not (policy.cleans_each or policy.trust.lost))
             )
         except Exception:  # what its borrower has set does not let itself be compared
             return False

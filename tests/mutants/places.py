@@ -1059,10 +1059,4 @@ MUTANTS = [
         "if False:  # first:",
         "what was parked before a function was found is cleaned",
     ),
-    Mutant(
-        "session/session.py",
-        "self.conn is not conn or self.changes.last is not None",
-        "self.conn is not conn",
-        "what was parked before a function was found is nobody else's",
-    ),
 ]
