@@ -122,7 +122,8 @@ def test_a_clean_up_whose_answer_ends_in_the_middle_costs_no_borrower(
     with pool.connection() as conn:
         conn.execute("SET search_path = pg_catalog")
         before = pid(conn)
-        proxy.answer = cut = cut_once(lambda data: data[:length])
+        # At least a byte is missing: 40 can be all that there is.
+        proxy.answer = cut = cut_once(lambda data: data[:-1][:length])
     with pool.connection() as conn:
         assert cut.is_done, f"nothing was answered before the loan: {pool.snapshot()}"
         assert conn.execute("SHOW search_path").fetchone() == ('"$user", public',)
