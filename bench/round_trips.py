@@ -17,12 +17,10 @@ from contextlib import ExitStack
 from typing import Any
 
 import django
-from django.conf import settings
 
-from bench import release, request_cycle
+from bench import release
 from bench.measure import quantile, spread, table
-from bench.peers import quiet
-from bench.request_cycle import DJANGOS, OURS, PERSISTENT, POOLED, SUBJECTS, World
+from bench.request_cycle import DJANGOS, OURS, PERSISTENT, POOLED, SUBJECTS, World, set_up
 from tests.cluster import Cluster
 from tests.proxy import Proxy
 
@@ -115,16 +113,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=20, help="interleaved rounds (default 20)")
     parser.add_argument("--distances", type=float, nargs="+", default=DISTANCES, metavar="MS")
     arguments = parser.parse_args()
-    quiet()
     names = [name for name in ENTRIES if name != BOUNCER or not release.missing(name)]
-    settings.configure(
-        ALLOWED_HOSTS=["*"],
-        DATABASES={},
-        MIDDLEWARE=[],
-        ROOT_URLCONF=request_cycle.__name__,
-        USE_TZ=True,
-    )
-    django.setup()
+    set_up()
     print(f"Django {django.get_version()}, Python {sys.version.split()[0]}")
     with Cluster(max_connections=100) as cluster:
         rows = [

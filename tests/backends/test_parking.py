@@ -128,12 +128,18 @@ TENANT = "SELECT current_setting('app.tenant', true)"
 
 
 @pytest.fixture
-def hiding(soon: Any, cluster: Server) -> Iterator[Any]:
+def without_hides(cluster: Server) -> Iterator[None]:
+    """However the test ends, the function is gone."""
+    yield
+    cluster.execute("DROP FUNCTION IF EXISTS hides")
+
+
+@pytest.fixture
+def hiding(soon: Any, cluster: Server, without_hides: None) -> Any:
     """The same, on a server with a function that hides what it sets, of which no pool knows."""
     parked_by_a_request(soon)
     cluster.execute(HIDES)
-    yield soon
-    cluster.execute("DROP FUNCTION hides")
+    return soon
 
 
 def set_tenant(wrapper: Any) -> None:
@@ -144,7 +150,7 @@ def set_tenant(wrapper: Any) -> None:
 def test_what_calls_a_function_that_was_just_made_does_not_stay(
     databases: Databases,
     monkeypatch: pytest.MonkeyPatch,
-    cluster: Server,
+    without_hides: None,
     follow: Callable[[Callable[[], Any]], Any],
 ) -> None:
     inside.tune(monkeypatch, park_soon=inside.NEVER, park_for=3600.0)
@@ -161,13 +167,14 @@ def test_what_calls_a_function_that_was_just_made_does_not_stay(
     with inside.maintenance_asleep(), ThreadPoolExecutor(1) as executor:
         parked_by_a_request(wrapper)
         maker = executor.submit(asked, make)
-        assert made.wait(DEADLINE)
-        asked(lambda: set_tenant(wrapper))
-        assert inside.parked(wrapper) is None
-        assert follow(lambda: value(connections["spare"], TENANT)) in (None, "")
-        go_on.set()
+        try:
+            assert made.wait(DEADLINE)
+            asked(lambda: set_tenant(wrapper))
+            assert inside.parked(wrapper) is None
+            assert follow(lambda: value(connections["spare"], TENANT)) in (None, "")
+        finally:
+            go_on.set()
         maker.result(DEADLINE)
-    cluster.execute("DROP FUNCTION hides")
 
 
 def test_what_stays_when_a_function_is_found_is_cleaned(hiding: Any) -> None:
