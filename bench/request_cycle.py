@@ -11,7 +11,8 @@ of them. Three, because the same code costs some more or less in another process
 A figure is processor time, of all threads: of many short turns of a process the one that a quarter
 is below, for whatever else the machine does only makes them longer; then the median of the
 processes, with the least and the most. Async requests have a thread each in Django, in which no
-connection stays open: theirs are compared with the same request without a query.
+connection stays open: theirs are compared with an engine that hands what is open from thread to
+thread, and does nothing else (bench/kept/).
 """
 
 from __future__ import annotations
@@ -43,12 +44,13 @@ REAL_POOL = "django_pg_real_pool"
 MIDDLEWARE = "django_connpool.middleware.ConnectionPoolMiddleware"
 
 PERSISTENT, POOLED, DJANGOS = "persistent", "django_connpool", "Django's pool"
-BARE = "no middleware"
+BARE, KEPT = "no middleware", "kept"
 _DJANGO_POOL = {"ENGINE": STOCK, "OPTIONS": {"pool": {"min_size": 1, "max_size": 4}}}
 SUBJECTS: dict[str, dict[str, Any]] = {
     PERSISTENT: {"ENGINE": STOCK, "CONN_MAX_AGE": None},
     POOLED: {"ENGINE": OURS},
     BARE: {"ENGINE": OURS},
+    KEPT: {"ENGINE": "bench.kept"},
     DJANGOS: _DJANGO_POOL,
     "with checks": {**_DJANGO_POOL, "CONN_HEALTH_CHECKS": True},
     "real-pool": {
@@ -60,7 +62,8 @@ ALIASES, QUERIES = (1, 6, 100), (1, 10)
 TURN = 60  # requests, at most; and half as many queries, at least
 UNCOUNTED = 0.1  # of a turn, which begins with cold caches
 EARLIER = 2000  # requests before the first turn, in which Python specializes its code
-PROCESSES = 3  # for each subject; one, where each alias of each would need a connection
+PROCESSES = 3  # for each subject, if they need no more connections than these
+MOST_CONNECTIONS = 700
 
 
 def query(number: int) -> None:
@@ -190,10 +193,12 @@ class World:
 class Site:
     """Processes that have nothing but the world of one subject, and take turns."""
 
-    def __init__(self, name: str, place: dict[str, Any], aliases: int, *, is_async: bool) -> None:
+    def __init__(
+        self, name: str, place: dict[str, Any], aliases: int, processes: int, *, is_async: bool
+    ) -> None:
         spawned = multiprocessing.get_context("spawn")
         self._processes = []
-        for _ in range(PROCESSES if aliases < 10 else 1):
+        for _ in range(processes):
             ours, theirs = spawned.Pipe()
             arguments = (theirs, name, place, aliases, is_async)
             process = spawned.Process(target=serve, args=arguments, daemon=True)
@@ -250,9 +255,11 @@ def sites(
 ) -> Iterator[dict[str, Site]]:
     """One for each subject, side by side."""
     made: dict[str, Site] = {}
+    # As many processes as the server has connections for, one for each alias of each.
+    processes = max(1, min(PROCESSES, MOST_CONNECTIONS // (len(names) * aliases)))
     try:
         for name in names:
-            made[name] = Site(name, place, aliases, is_async=is_async)
+            made[name] = Site(name, place, aliases, processes, is_async=is_async)
         yield made
     finally:
         for site in made.values():
@@ -274,26 +281,20 @@ def costs(made: dict[str, Site], number: int, rounds: int) -> dict[str, list[flo
 def compare(
     names: list[str], place: dict[str, Any], aliases: int, rounds: int, *, is_async: bool
 ) -> None:
-    names = [name for name in names if not is_async or name != PERSISTENT]
+    kept, other = (KEPT, PERSISTENT) if is_async else (PERSISTENT, KEPT)
+    names = [name for name in names if name != other]
     rows: list[list[object]] = []
     with sites(names, place, aliases, is_async=is_async) as made:
         for number in QUERIES:
             cost = costs(made, number, rounds)
             label = "one query" if number == 1 else f"{number} queries"
             rows.append([f"{label}, µs", *[spread(cost[name]) for name in names]])
-            # What each is compared with: a connection that stays open, or a request without query.
-            if is_async:
-                without = costs(made, 0, rounds)
-            elif PERSISTENT in cost:
-                without = dict.fromkeys(names, cost[PERSISTENT])
-            else:
+            if kept not in cost:
                 continue
-            more = {
-                name: [one - quantile(without[name], 0.5) for one in cost[name]] for name in names
-            }
-            over = "request without" if is_async else "persistent"
-            rows.append([f"  over {over}, µs", *[spread(more[name]) for name in names]])
-            if DJANGOS in more:
+            least = quantile(cost[kept], 0.5)
+            more = {name: [one - least for one in cost[name]] for name in names}
+            rows.append([f"  over {kept}, µs", *[spread(more[name]) for name in names]])
+            if DJANGOS in more and not is_async:  # there Django's differs too little from it
                 base = quantile(more[DJANGOS], 0.5)
                 ratios = [f"{quantile(more[name], 0.5) / base:.2f}" for name in names]
                 rows.append(["  as part of Django's pool", *ratios])
@@ -317,7 +318,7 @@ def main() -> None:
         names.remove("real-pool")
     set_up()
     print(f"Django {django.get_version()}, Python {sys.version.split()[0]}")
-    with Cluster(max_connections=800) as cluster:
+    with Cluster(max_connections=MOST_CONNECTIONS + 100) as cluster:
         place = {**cluster.django(), "NAME": "postgres", "HOST": cluster.socket_dir}
         for is_async in (False, True):
             if arguments.only in (None, "async" if is_async else "sync"):

@@ -63,7 +63,7 @@ class Recording(dict[str, Any]):
 def foreign(settings_dict: Mapping[str, Any]) -> dict[str, Any]:
     """The settings that are not Django's."""
     now = dict(settings_dict)  # at once: threads share it, and one may put something there
-    return {key: item for key, item in now.items() if key not in _DJANGOS}
+    return {key: now[key] for key in now.keys() - _DJANGOS}
 
 
 def at_first(alias: str) -> dict[str, Any] | None:

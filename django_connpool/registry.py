@@ -9,6 +9,7 @@ from time import monotonic
 from typing import Any, cast
 from weakref import WeakSet
 
+from django.conf import settings
 from django.db import connections
 
 from . import bounds, conf, identity, runners, scopes, signals
@@ -92,6 +93,23 @@ class Binding:
             wrapper.is_missed = True
         self.wrappers.add(wrapper)
 
+    def readmit(self, wrapper: Borrower) -> bool:
+        """Under the registry's lock: as `admit`, when what `identity.key` looks at is as it was.
+
+        For the same alias's wrapper in another thread. Requests of async code have one each.
+        """
+        if (
+            wrapper.alias not in self.configured
+            or wrapper.settings_dict != self.settings
+            or (settings.USE_TZ, wrapper.timezone_name) != self.key[1:3]
+            or not self.announced  # in a forked child
+            or self.pool.closed
+        ):
+            return False
+        wrapper.bound_settings = self.settings  # which nobody changes
+        self.wrappers.add(wrapper)
+        return True
+
     def is_wanted(self) -> bool:
         """Whether anybody may come to borrow; see `sweep`."""
         if self.pool.closed:
@@ -117,6 +135,8 @@ at_closing: list[Callable[[ConnectionPool[Any], float], None]] = []
 
 _lock = threading.RLock()
 _bindings: dict[tuple[Any, ...], Binding] = {}
+# Of those that wrappers of such a class, alias and role were bound to last.
+_last_keys: dict[tuple[type, str, str], tuple[Any, ...]] = {}
 
 
 def bind(wrapper: Borrower, old: Binding | None) -> Binding:
@@ -125,8 +145,12 @@ def bind(wrapper: Borrower, old: Binding | None) -> Binding:
     `old` is what it was bound to; pools that nobody is left to want are closed.
     Raises ImproperlyConfigured for impossible options.
     """
+    kind = type(wrapper), wrapper.alias, wrapper.role
     with _lock:
-        key = identity.key(wrapper)
+        last = _bindings.get(_last_keys.get(kind, ()))
+        if old is None and last is not None and last.readmit(wrapper):
+            return last
+        key = _last_keys[kind] = identity.key(wrapper)
         binding = _bindings.get(key)
         if binding is None or binding.pool.closed:
             binding = _bindings[key] = Binding(wrapper)
@@ -179,6 +203,9 @@ def sweep() -> None:
     identity.forget_departed()
     with _lock:
         doomed = [binding for binding in _bindings.values() if not binding.is_wanted()]
+        for kind, key in list(_last_keys.items()):
+            if key not in _bindings or kind[1] not in connections.settings:
+                del _last_keys[kind]
     for binding in doomed:
         # Without waiting: this may be a borrower's thread, or the one that serves all pools.
         close(binding, timeout=0.0)

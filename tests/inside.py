@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import os
+import select
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
@@ -19,7 +20,7 @@ from typing import Any
 from unittest import mock
 
 # Also, for the tests of one part of the pool each, what that is made of.
-from django_connpool import connection_pool
+from django_connpool import connection_pool, registry
 from django_connpool.places import folder, ledger  # noqa: F401
 from django_connpool.places import policy as rules  # noqa: F401
 from django_connpool.places import table as tables  # noqa: F401
@@ -410,6 +411,12 @@ def born_with(one: Any) -> Any:
 def is_being_cleaned(one: Any) -> bool:
     """Whether what cleans the session in a slot was sent, and its outcome not looked at."""
     return one.session.cleaning is not None
+
+
+def has_answer(one: Any) -> bool:
+    """Whether the server has sent something that nobody has read yet."""
+    readable, _, _ = select.select([one.session.pgconn.socket], [], [], 0)
+    return bool(readable)
 
 
 def is_forgotten(one: Any) -> bool:
@@ -1144,6 +1151,34 @@ def interrupted_as_it_is_parked(wrapper: Any) -> Iterator[None]:
 
     with mock.patch.object(type(parking), "begin", begun):
         yield
+
+
+def as_it_is_parked(
+    pool: Any,
+    monkeypatch: Any,
+    before: Callable[[], None] | None = None,
+    after: Callable[[], None] | None = None,
+) -> None:
+    """Have these done once, just before and after the next connection is parked."""
+    parking = type(pool.parking)
+    begin = parking.begin
+
+    def begun(*args: Any) -> bool:
+        monkeypatch.setattr(parking, "begin", begin)
+        if before is not None:
+            before()
+        begins: bool = begin(*args)
+        if after is not None:
+            assert begins
+            after()
+        return begins
+
+    monkeypatch.setattr(parking, "begin", begun)
+
+
+def aliases_bound_last() -> list[str]:
+    """The aliases of which it is remembered to which pool they were bound last."""
+    return [alias for _, alias, _ in registry._last_keys]
 
 
 def stand_in_line_again(pool: Any) -> Any:

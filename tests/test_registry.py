@@ -6,6 +6,7 @@ import weakref
 from typing import Any
 
 import pytest
+from django.conf import settings
 from django.db import connections
 from django.test import override_settings
 
@@ -204,6 +205,10 @@ def test_two_hundred_aliases_of_one_database_share_a_pool(
 
     assert {id(wrapper.pool) for wrapper in wrappers} == {id(first.pool)}
     assert connected(cluster, first) == 1
+    for wrapper in wrappers:
+        del connections[wrapper.alias], connections.settings[wrapper.alias]
+    registry.sweep()
+    assert not any("tenant" in alias for alias in inside.aliases_bound_last())
 
 
 def test_two_hundred_aliases_that_come_and_go_leave_nothing(
@@ -224,6 +229,7 @@ def test_two_hundred_aliases_that_come_and_go_leave_nothing(
     assert tenants() <= 1  # pools of other tests come and go meanwhile
     registry.sweep()
     assert tenants() == 0
+    assert not any("tenant" in alias for alias in inside.aliases_bound_last())
     wait_until(lambda: cluster.backends(application_name=name) == 0, "all are gone")
 
 
@@ -247,6 +253,76 @@ def test_threads_that_come_first_together_make_one_pool(
 
     assert set(pools) == {spare.pool}
     assert made == [spare.pool]
+
+
+def test_a_wrapper_of_another_thread_has_the_pool_without_another_look_at_the_settings(
+    spare: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = spare.pool
+    monkeypatch.delattr(identity, "key")
+    assert in_thread(lambda: connections["spare"].pool) is pool
+
+
+# Of an entry of DATABASES, and of the settings; None: only an entry that had it from the first.
+CHANGES: list[tuple[dict[str, Any], dict[str, Any], bool | None]] = [
+    ({}, {}, True),
+    ({"CONN_MAX_AGE": 5}, {}, True),
+    ({"CONN_HEALTH_CHECKS": True}, {}, False),
+    ({"NAME": "template1"}, {}, False),
+    ({"TIME_ZONE": "Asia/Tokyo"}, {}, False),
+    ({"REGION": "north"}, {}, None),
+    ({"OPTIONS": {"pool": {"max_size": 5}}}, {}, False),
+    ({}, {"USE_TZ": False}, False),
+    ({}, {"USE_TZ": False, "TIME_ZONE": "Asia/Tokyo"}, False),
+]
+
+
+@pytest.mark.parametrize("is_another", [False, True])
+@pytest.mark.parametrize(("changes", "project", "same"), CHANGES)
+def test_a_wrapper_of_another_thread_has_the_pool_of_the_settings_as_they_are_now(
+    spare: Any,
+    changes: dict[str, Any],
+    project: dict[str, Any],
+    same: bool | None,
+    is_another: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pool = spare.pool
+    entry = connections.settings["spare"]
+    if is_another:
+        entry = connections.settings["spare"] = {**entry}
+    entry.update(changes)
+
+    def others() -> Any:
+        wrapper: Any = connections["spare"]
+        found = wrapper.pool
+        binding = registry.find(wrapper)
+        assert binding is not None and binding.pool is found
+        return found
+
+    for name, present in project.items():  # of which Django tells nobody, who would close the pool
+        monkeypatch.setattr(settings, name, present)
+    assert (in_thread(others) is pool) is (not is_another if same is None else same)
+
+
+def test_another_thread_has_no_pool_that_was_closed_by_hand(spare: Any) -> None:
+    spare.pool.close()
+    assert in_thread(lambda: connections["spare"].pool.closed) is False
+
+
+def test_the_pools_of_two_roles_are_told_apart_in_another_thread(databases: Databases) -> None:
+    spare = databases.add(pool={"max_size": 3, "background_max": 1})
+    pool = spare.pool
+
+    def backgrounds() -> Any:
+        with django_connpool.priority("background", "spare"):
+            wrapper: Any = connections["spare"]
+            return wrapper.pool
+
+    background = in_thread(backgrounds)
+    assert background is not pool
+    assert in_thread(backgrounds) is background
+    assert in_thread(lambda: connections["spare"].pool) is pool
 
 
 def test_close_database_closes_every_pool_of_that_database_only(

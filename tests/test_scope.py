@@ -333,6 +333,24 @@ def test_a_decorated_function_may_call_itself_and_run_in_several_threads(spare: 
         assert on_loan(spare) == 0
 
 
+def test_a_block_that_async_work_leaves_open_ends_with_it_though_its_connection_is_closed(
+    spare: Any,
+) -> None:
+    blocks = [transaction.atomic(using="spare")]
+
+    def lose() -> None:
+        blocks[0].__enter__()
+        connections["spare"].close()
+
+    async def work() -> tuple[bool, bool]:
+        async with django_connpool.scope("job"):
+            await sync_to_async(lose)()
+            was = await sync_to_async(lambda: connections["spare"].in_atomic_block)()
+        return was, await sync_to_async(lambda: connections["spare"].in_atomic_block)()
+
+    assert run(work()) == (True, False)
+
+
 def test_async_work_that_has_something_in_hand_gives_it_back_at_its_end(spare: Any) -> None:
     def set_something() -> None:
         value(connections["spare"], "SELECT set_config('app.tenant', '7', false)")

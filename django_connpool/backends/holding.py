@@ -47,6 +47,7 @@ class _InHand:
             wrapper.surrender()
             wrapper.offer = None
         if connection is not None:
+            wrapper.is_idle = False
             wrapper.noted.add(wrapper.me)
         wrapper.in_hand = connection
         wrapper.turn += 1
@@ -69,7 +70,8 @@ class Holding(Bound):
     """
 
     connection: Any = _InHand()
-    # Foreign classes that are told of each loan; see stacked.py:
+    # See stacked.py: what is laid under classes of others, and which of these hear of each loan.
+    floor: Any = None
     has_foreign_hooks = False
     overridden: frozenset[str] = frozenset()  # what they override of `stacked.LOAN_HOOKS`
 
@@ -84,6 +86,10 @@ class Holding(Bound):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         # Nothing of this is in the class, too: what both have, Python looks up anew each time.
         self.in_hand: Any = None
+        # Nothing is held for any work, and no class of others wants to know of its end: the one
+        # look at an alias that a request does not touch. False before it is noted that it holds
+        # something, and true only after that is taken back.
+        self.is_idle = self.floor is None
         self.offer: loans.Offer | None = None  # of this loan, once it has been offered
         self.turn = 0  # another number for each connection that gets into the hand
         self.kept = 0  # blocks, streams and copies under way that need this very connection
@@ -165,7 +171,7 @@ class Holding(Bound):
 
     def _take(self, binding: registry.Binding, connection: Any) -> None:
         """Make a connection that was just borrowed the one in hand."""
-        self.errors_occurred = self.by_hand = False
+        self.errors_occurred = self.by_hand = self.is_idle = False
         self.noted.add(self.me)
         work = scopes.current.get()
         # Before it is in hand: another thread that looks at what this holds asks for what work.
@@ -269,6 +275,7 @@ class Holding(Bound):
             if not goes_on:
                 if not self.in_atomic_block:
                     self.noted.discard(self.me)
+                    self.is_idle = self.floor is None
                 if work is not None:
                     work.borrowers.discard(self)
             if work is not None and work.in_vain:
@@ -294,7 +301,7 @@ class Holding(Bound):
 
     def unpark(self) -> None:
         """Give back what this thread has parked, if it is still there."""
-        if self.parked:
+        if self.parked or (self.offer is not None and self.offer.ended):
             self.parked = False
             self.surrender()
 

@@ -107,6 +107,11 @@ class Offering(Holding):
         does: what that does next to the session would be found by this, and the other way round.
         """
         offer: Any = self.offer
+        if offer.ended:  # an event loop has left it as parked: see `leave_parked`
+            self.offer = self.resumes = self.life = None
+            self.run_on_commit = []
+            self.parked = True
+            return False
         try:
             connection = self.in_hand = offer.pop()
         except IndexError:
@@ -127,6 +132,7 @@ class Offering(Holding):
         if not offer or binding is None or not binding.suits(self) or running_loop() is not None:
             return False
         # First, so that after an interrupt the end of the work finds what is in hand.
+        self.is_idle = False
         self.noted.add(self.me)
         work = scopes.current.get()
         if work is not None:
@@ -154,19 +160,6 @@ class Offering(Holding):
         self.isolation_level = connection.connpool_isolation_level
         self.offer, self.resumes = offer, binding
         return True
-
-    def end_offered(self, offer: loans.Offer) -> None:
-        """Work ends with its connection on offer: leave it there as parked, or give it back."""
-        binding = self.resumes
-        if binding is not None and self.comes_soon and binding.pool.parking.begin(offer):
-            self.parked = True
-        else:
-            self.surrender()
-            self.left_at = monotonic()
-        # Last: until then whoever ends the work finds it after an interrupt.
-        self.offer = self.resumes = self.life = None
-        self.run_on_commit = []
-        self.noted.discard(self.me)
 
     def _resume(self, binding: Binding) -> None:
         """Borrow again in the middle of some work, as if the connection had been held.
@@ -332,6 +325,7 @@ class Offering(Holding):
             self._close_between()
         else:
             self._hand_back(connection)
+        self.is_idle = False
         self.noted.add(self.me)
         self.offer, self.resumes = loans.GIVEN_BACK, resumes
         self.went_at = monotonic()

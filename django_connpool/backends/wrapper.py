@@ -39,7 +39,6 @@ class PooledDatabaseWrapperMixin(Querying):
     loan is a connection that begins and ends: see `stacked.py`.
     """
 
-    floor: Any = None  # a class; see stacked.py
     on_floor = ""  # the method that has come down to it
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -170,6 +169,8 @@ class PooledDatabaseWrapperMixin(Querying):
         self._hand_back(connection)
         return None
 
+    own_closing = close, _close
+
     def _close_own(self) -> Any:
         """Close a connection no pool knows; Django's own code would look for its pool.
 
@@ -200,7 +201,7 @@ class PooledDatabaseWrapperMixin(Querying):
 
     def close_if_unusable_or_obsolete(self) -> None:
         """A request ends: give back, unless inside an atomic block, as that of a test case."""
-        if self.me not in self.noted and self.floor is None:
+        if self.is_idle:
             return  # as with most: Django asks every alias, before a request and after it
         if self.floor is not None and self.on_floor != "close_if_unusable_or_obsolete":
             super().close_if_unusable_or_obsolete()
@@ -215,13 +216,7 @@ class PooledDatabaseWrapperMixin(Querying):
 
     def end_work(self) -> None:
         """The work that it was for ends: give back, unless in use."""
-        if (
-            self.offer
-            and not self.has_foreign_hooks
-            and type(self).close is PooledDatabaseWrapperMixin.close
-            and type(self)._close is PooledDatabaseWrapperMixin._close
-            and "close" not in vars(self)  # an override is not passed by
-        ):
+        if self.offer and self.closes_as_ours:
             self.end_offered(self.offer)
         else:
             self._end_work()
@@ -241,15 +236,12 @@ class PooledDatabaseWrapperMixin(Querying):
         """Close: at once where Django's own `close` would find nothing to object to.
 
         That asks whether this is the right thread and no event loop, and it is what every request
-        ends with. An override is not passed by.
+        ends with.
         """
         if (
             self._thread_ident != get_ident()
             or running_loop() is not None
-            or self.has_foreign_hooks
-            or type(self).close is not PooledDatabaseWrapperMixin.close
-            or type(self)._close is not PooledDatabaseWrapperMixin._close
-            or "close" in vars(self)
+            or not self.closes_as_ours
             or self.in_atomic_block
             or self.closed_in_transaction
             or not self.settings_dict["AUTOCOMMIT"]

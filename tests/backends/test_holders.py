@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-from django.db import transaction
+from django.db import close_old_connections, transaction
 
 from django_connpool import holders, scope
 from django_connpool.backends.mixin import PooledDatabaseWrapperMixin
-from tests.databases import Databases, in_hand, on_loan, pid, value
+from tests import inside
+from tests.databases import DEADLINE, Databases, in_hand, on_loan, pid, value
+from tests.pool.real.helpers import until_known
 
 
 def test_what_was_put_in_the_hand_goes_back(databases: Databases) -> None:
@@ -65,6 +68,70 @@ def test_what_holds_nothing_is_not_asked(
     pid(wrappers[1])
     with scope("three"):
         assert asked == [wrappers[1]]
+
+
+def holds(wrapper: Any) -> bool:
+    return (
+        in_hand(wrapper) is not None
+        or bool(wrapper.offer)
+        or wrapper.resumes is not None
+        or wrapper.in_atomic_block
+    )
+
+
+def put_in_the_hand(wrapper: Any) -> None:
+    wrapper.close()
+    wrapper.connection = wrapper.pool.getconn()
+
+
+def lose_a_block(wrapper: Any) -> None:
+    block = transaction.atomic(using=wrapper.alias)
+    block.__enter__()
+
+
+def take_what_is_on_offer(wrapper: Any) -> None:
+    pid(wrapper)
+    wrapper.surrender()
+
+
+def set_something(wrapper: Any) -> None:
+    value(wrapper, "SELECT set_config('app.tenant', '7', false)")
+
+
+STEPS: dict[str, Callable[[Any], object]] = {
+    step.__name__: step
+    for step in (pid, put_in_the_hand, lose_a_block, take_what_is_on_offer, set_something)
+}
+
+
+@pytest.mark.parametrize("release", ["auto", "request", "transaction"])
+@pytest.mark.parametrize("step", STEPS)
+def test_an_alias_that_holds_something_does_not_call_itself_idle(
+    databases: Databases, step: str, release: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inside.tune(monkeypatch, park_soon=inside.NEVER)
+    wrapper = databases.add(pool={"max_size": 2, "release": release, "timeout": DEADLINE})
+    until_known(wrapper.pool)
+    assert wrapper.is_idle
+    for _ in range(3):  # the second may go on with what the first has parked
+        STEPS[step](wrapper)
+        assert holds(wrapper) and not wrapper.is_idle
+        close_old_connections()
+        assert not holds(wrapper)
+    assert on_loan(wrapper) == 0
+
+
+def test_an_alias_that_holds_nothing_is_told_by_one_look(
+    databases: Databases, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wrapper = databases.add(pool={"max_size": 1})
+    with scope("one"):
+        pid(wrapper)
+    for name in ("end_work", "_end_work", "end_lost_block", "before_work"):
+        monkeypatch.setattr(PooledDatabaseWrapperMixin, name, None)
+    close_old_connections()
+    with scope("two"):
+        assert wrapper.is_idle
 
 
 def test_a_wrapper_that_was_dropped_is_forgotten(databases: Databases) -> None:

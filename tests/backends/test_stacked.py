@@ -69,6 +69,22 @@ def request(wrapper: Any) -> None:
     wrapper.close_if_unusable_or_obsolete()
 
 
+@pytest.mark.parametrize("where", ["below", "above", "nowhere"])
+def test_it_is_told_of_the_end_of_each_request_though_nothing_was_borrowed(
+    stack: Callable[[str], Stack], where: str
+) -> None:
+    calls: list[str] = []
+    wrapper = stack(where).make(
+        ["close_if_unusable_or_obsolete"], lambda wrapper, name: calls.append(name)
+    )
+    for number in range(1, 4):
+        wrapper.close_if_unusable_or_obsolete()
+        assert len(calls) == number
+        if number == 2:
+            request(wrapper)
+            calls.pop()
+
+
 ONCE = sorted(inside.told_of_loans() - {"ensure_connection", "set_autocommit", "_set_autocommit"})
 
 

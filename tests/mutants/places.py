@@ -1059,4 +1059,122 @@ MUTANTS = [
         "if False:  # first:",
         "what was parked before a function was found is cleaned",
     ),
+    # A request of async code that ends without a way to its thread
+    Mutant(
+        "backends/offering.py",
+        "        if offer.ended:  # an event loop has left it as parked: see `leave_parked`\n"
+        "            self.offer = self.resumes = self.life = None\n"
+        "            self.run_on_commit = []\n"
+        "            self.parked = True\n"
+        "            return False\n",
+        "",
+        "the thread of a request goes on with what an event loop has left as parked",
+    ),
+    Mutant(
+        "backends/work.py",
+        "binding is not None and self.closes_as_ours and binding.pool",
+        "binding is not None and binding.pool",
+        "an override of `close` is called at the end of a request of async code, too",
+    ),
+    Mutant(
+        "backends/work.py",
+        "    return (life.is_over and not life.thread_ends) or (outer",
+        "    return life.is_over or (outer",
+        "what a request has left parked is in no other request's way",
+    ),
+    Mutant(
+        "backends/holding.py",
+        "        if self.parked or (self.offer is not None and self.offer.ended):\n",
+        "        if self.parked:\n",
+        "what an event loop has parked goes back before the pool is closed",
+    ),
+    Mutant(
+        "borrowing.py",
+        "    if not holders or life.has_blocks or not _thread_ends_with_request():",
+        "    if not holders or not _thread_ends_with_request():",
+        "a block that async work leaves open ends with it",
+    ),
+    Mutant(
+        "borrowing.py",
+        "    if not holders or life.has_blocks or not _thread_ends_with_request():",
+        "    if not holders or life.has_blocks:",
+        "in a thread that lives on what async work has borrowed is given back",
+    ),
+    Mutant(
+        "borrowing.py",
+        '        and getattr(context, "_executor", None) is None  # of somebody\'s own\n',
+        "",
+        "in a thread of somebody's own what async work has borrowed is given back",
+    ),
+    Mutant(
+        "borrowing.py",
+        '        and getattr(AsyncToSync.executors, "current", None) is None'
+        "  # a thread that waits for this\n",
+        "",
+        "in a thread that waits for async work what that has borrowed is given back",
+    ),
+    Mutant(
+        "middleware.py",
+        "                if not is_over:\n                    await release_in_its_thread(work)\n",
+        "                if not (is_over or leave_parked(work)):\n"
+        "                    await release_in_its_thread(work)\n",
+        "a request that is cancelled waits for what still runs in its thread",
+    ),
+    # An alias that a request does not touch
+    Mutant(
+        "backends/holding.py",
+        "self.by_hand = self.is_idle = False",
+        "self.by_hand = False",
+        "a wrapper that borrows is not idle",
+    ),
+    Mutant(
+        "backends/holding.py",
+        "            wrapper.is_idle = False\n",
+        "",
+        "a wrapper that somebody gives a connection is not idle",
+    ),
+    Mutant(
+        "backends/offering.py",
+        "        # First, so that after an interrupt the end of the work finds what is in hand.\n"
+        "        self.is_idle = False\n",
+        "        # First, so that after an interrupt the end of the work finds what is in hand.\n",
+        "a wrapper that goes on with what it has parked is not idle",
+    ),
+    Mutant(
+        "backends/offering.py",
+        "        self.is_idle = False\n        self.noted.add(self.me)\n        self.offer,",
+        "        self.noted.add(self.me)\n        self.offer,",
+        "a wrapper that gave back between two statements is not idle",
+    ),
+    Mutant(
+        "backends/holding.py",
+        "        self.is_idle = self.floor is None\n        self.offer:",
+        "        self.is_idle = True\n        self.offer:",
+        "a class of others hears of each request's end",
+    ),
+    # Another thread's wrapper of an alias
+    Mutant(
+        "registry.py",
+        "            or not self.announced  # in a forked child\n",
+        "",
+        "a forked child announces its pools",
+    ),
+    Mutant(
+        "registry.py",
+        "            or wrapper.settings_dict != self.settings\n",
+        "",
+        "settings that were changed in place mean another pool",
+    ),
+    Mutant(
+        "registry.py",
+        "            or (settings.USE_TZ, wrapper.timezone_name) != self.key[1:3]\n",
+        "",
+        "the time zone of the project is looked at for each wrapper",
+    ),
+    Mutant(
+        "registry.py",
+        "            or self.pool.closed\n        ):\n            return False",
+        "        ):\n            return False",
+        "another thread has no pool that was closed by hand",
+    ),
 ]

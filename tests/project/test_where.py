@@ -44,6 +44,7 @@ WHERE = {
     "web": ONCE_A_DJANGO,
     "works_with": IN_CORNERS,
     "test_asgi.py": ONCE_A_DJANGO,
+    "test_async_end.py": ONCE_A_DJANGO,
     "test_borrowing.py": ONCE_A_DJANGO,
     "test_checks.py": ONCE_A_DJANGO,
     "test_conf.py": IN_CORNERS,

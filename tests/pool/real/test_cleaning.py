@@ -219,11 +219,16 @@ def test_a_clean_up_that_takes_too_long_is_ended_though_nobody_borrows(
 
 
 def test_a_clean_up_that_nobody_came_for_is_taken_in_time(
-    pool: ConnectionPool[Any], monkeypatch: pytest.MonkeyPatch
+    pool: ConnectionPool[Any], monkeypatch: pytest.MonkeyPatch, cluster: Server
 ) -> None:
-    inside.tune(monkeypatch, clean_timeout=0.05)
     before = make_dirty(pool)
     (slot,) = inside.slots(pool)
+    until(lambda: inside.has_answer(slot))
+    # Then it was all sent: there is nothing more that the server would do before it waits.
+    waits = "SELECT wait_event = 'ClientRead' FROM pg_stat_activity WHERE pid = %s"
+    until(lambda: cluster.execute(waits, [before]) == [(True,)])
+    inside.tune(monkeypatch, clean_timeout=0.0)
+    inside.wake_maintenance()
     until(lambda: not inside.is_being_cleaned(slot))
     assert pids_of(pool, 1) == [before]
 

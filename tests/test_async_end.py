@@ -1,0 +1,344 @@
+"""How a request of async code ends: with the middleware, in a thread that goes with the request."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
+from functools import partialmethod
+from typing import Any
+from unittest import mock
+
+import pytest
+from asgiref.sync import SyncToAsync, ThreadSensitiveContext, async_to_sync, sync_to_async
+from django.db import close_old_connections, connections, transaction
+from django.http import HttpResponse
+from django.test import AsyncRequestFactory
+
+from django_connpool.middleware import ConnectionPoolMiddleware
+from tests import inside
+from tests.databases import DEADLINE, Databases, in_thread, on_loan, pid, value
+from tests.pool.real.helpers import until_known
+
+
+@pytest.fixture(params=["auto", "request"])
+def spare(databases: Databases, request: pytest.FixtureRequest) -> Any:
+    pool = {"max_size": 1, "timeout": DEADLINE, "release": request.param}
+    wrapper = databases.add(pool=pool)
+    until_known(wrapper.pool)
+    return wrapper
+
+
+@pytest.fixture
+def ways(monkeypatch: pytest.MonkeyPatch) -> mock.Mock:
+    """Called for each way of async code to a thread."""
+    found = mock.Mock(wraps=ThreadPoolExecutor.submit)
+    submit = partialmethod(lambda *args, **kwargs: found(*args, **kwargs))
+    monkeypatch.setattr(ThreadPoolExecutor, "submit", submit)
+    return found
+
+
+def here() -> Any:
+    return connections["spare"]
+
+
+def mine() -> int:
+    return pid(here())
+
+
+def another() -> int:
+    backend = mine()
+    here().close()
+    return backend
+
+
+def in_a_block() -> int:
+    with transaction.atomic(using="spare"):
+        return mine()
+
+
+async def asked(view: Callable[[], Awaitable[Any]]) -> Any:
+    found = []
+
+    async def get_response(request: Any) -> HttpResponse:
+        found.append(await view())
+        return HttpResponse()
+
+    answer: Any = ConnectionPoolMiddleware(get_response)(AsyncRequestFactory().get("/page/"))
+    await answer
+    return found[0]
+
+
+def served(work: Callable[[], Awaitable[Any]]) -> Any:
+    """Do it as Django's handler does, which ends the request in the thread of its queries."""
+
+    async def main() -> Any:
+        async with ThreadSensitiveContext():
+            try:
+                return await work()
+            finally:
+                await sync_to_async(close_old_connections)()
+
+    return asyncio.run(main())
+
+
+def assert_all_is_back(wrapper: Any) -> None:
+    inside.assert_states(wrapper.pool)
+    assert on_loan(wrapper) == 0
+    seen = wrapper.pool.get_stats()
+    assert (seen["loans_reclaimed"], seen["connections_num"]) == (0, 1)
+
+
+def test_what_is_at_rest_is_idle_at_once_without_a_way_to_its_thread(
+    spare: Any, ways: mock.Mock
+) -> None:
+    async def view() -> int:
+        backend = await sync_to_async(mine)()
+        ways.reset_mock()
+        return int(backend)
+
+    async def work() -> None:
+        backend = await asked(view)
+        assert ways.mock_calls == []
+        seen = spare.pool.snapshot()
+        assert (seen["idle"], seen["in_use"], seen["offered"], seen["loans"]) == (1, 0, 0, [])
+        assert in_thread(another) == backend, "others have it at once"
+
+    served(work)
+    assert_all_is_back(spare)
+
+
+def test_in_a_thread_that_waits_for_it_it_is_given_back(spare: Any) -> None:
+    """As for async code in a sync command, or in a test."""
+
+    async def work() -> None:
+        async with ThreadSensitiveContext():
+            await asked(sync_to_async(mine))
+
+    async_to_sync(work)()
+    assert here().offer is None
+    assert_all_is_back(spare)
+
+
+def test_in_a_thread_of_somebodys_own_it_is_given_back(spare: Any) -> None:
+    with ThreadPoolExecutor(1) as executor:
+        try:
+            context: Any = ThreadSensitiveContext(executor=executor)
+        except TypeError:
+            pytest.skip("asgiref takes no executor yet")
+
+        async def work() -> None:
+            async with context:
+                await asked(sync_to_async(mine))
+
+        asyncio.run(work())
+        assert executor.submit(lambda: here().offer).result(DEADLINE) is None
+    assert_all_is_back(spare)
+
+
+@pytest.mark.parametrize("query", [mine, in_a_block])
+def test_in_a_thread_that_lives_on_it_is_given_back(
+    spare: Any, query: Callable[[], int], ways: mock.Mock
+) -> None:
+    async def view() -> Any:
+        await sync_to_async(query)()
+        ways.reset_mock()
+
+    async def work() -> None:
+        await asked(view)
+        assert len(ways.mock_calls) == 1
+        assert await sync_to_async(lambda: inside.parked(here()))() is None
+        assert on_loan(spare) == 0
+
+    asyncio.run(work())
+    assert_all_is_back(spare)
+
+
+def test_a_block_that_was_begun_in_the_request_has_its_thread_asked(
+    spare: Any, ways: mock.Mock
+) -> None:
+    async def view() -> None:
+        await sync_to_async(in_a_block)()
+        ways.reset_mock()
+
+    async def work() -> None:
+        await asked(view)
+        assert len(ways.mock_calls) == 1
+
+    served(work)
+    assert_all_is_back(spare)
+
+
+def test_what_the_request_still_does_after_that_goes_on_with_it(
+    spare: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a middleware above this, or a body that streams."""
+
+    async def work() -> None:
+        backend = await asked(sync_to_async(mine))
+        with inside.counting_borrows(monkeypatch) as borrows:
+            assert await sync_to_async(mine)() == backend
+        assert not borrows
+
+    with inside.maintenance_asleep():
+        served(work)
+    assert_all_is_back(spare)
+
+
+def test_another_request_has_no_way_to_its_thread_while_this_one_is_sent(
+    spare: Any, ways: mock.Mock
+) -> None:
+    async def next_request() -> None:
+        async with ThreadSensitiveContext():
+            await asked(nothing)
+
+    async def nothing() -> None:
+        assert ways.mock_calls == []
+
+    async def work() -> None:
+        await asked(sync_to_async(mine))
+        ways.reset_mock()
+        await context.run(asyncio.create_task, next_request())
+        assert spare.pool.snapshot()["idle"] == 1  # from here on it is nobody's
+        await context.run(asyncio.create_task, next_request())
+
+    context = copy_context()
+    served(work)
+    assert_all_is_back(spare)
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_statement_may_come_while_it_ends(
+    spare: Any, when: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As that of a task which the view has left behind: before it is parked, or just after."""
+    found = []
+
+    def query() -> None:
+        (executor,) = SyncToAsync.context_to_thread_executor.values()
+        found.append(executor.submit(copy_context().run, mine).result(DEADLINE))
+
+    async def view() -> int:
+        backend = await sync_to_async(mine)()
+        inside.as_it_is_parked(spare.pool, monkeypatch, **{when: query})
+        return int(backend)
+
+    async def work() -> None:
+        assert found == [] and [await asked(view)] == found
+        assert on_loan(spare) == 0
+
+    served(work)
+    assert_all_is_back(spare)
+
+
+def look() -> int:
+    time.sleep(0.1)  # so that it is in the middle of something when the request ends
+    return int(here().connection.info.backend_pid)
+
+
+def keep() -> int:
+    time.sleep(0.1)
+    here().ensure_connection()
+    return 0
+
+
+def give_state() -> int:
+    time.sleep(0.1)
+    with here().cursor() as cursor:
+        cursor.execute("SELECT 1")
+        raw = here().connection
+        cursor.execute("SET app.tenant = '7'")
+    del raw
+    return 0
+
+
+@pytest.mark.parametrize("job", [look, keep, give_state])
+@pytest.mark.parametrize("is_cancelled", [False, True])
+def test_what_a_view_leaves_behind_in_its_thread_keeps_nothing(
+    spare: Any, job: Callable[[], int], is_cancelled: bool
+) -> None:
+    ended = []
+
+    def do() -> None:
+        job()
+        ended.append(job)
+
+    async def view() -> Any:
+        await sync_to_async(mine)()
+        task = asyncio.create_task(sync_to_async(do)())
+        if not is_cancelled:
+            await asyncio.sleep(0)
+            return task
+        await asyncio.wait_for(task, 0.02)
+
+    async def work() -> None:
+        try:
+            task = await asked(view)
+        except asyncio.TimeoutError:
+            assert is_cancelled and ended == [job], (
+                "it was waited for, as what it does is not known"
+            )
+        else:
+            await task
+
+    served(work)
+    assert_all_is_back(spare)
+    assert in_thread(lambda: value(here(), "SELECT current_setting('app.tenant', true)")) in (
+        None,
+        "",
+    )
+
+
+def test_its_pool_can_be_closed_in_that_thread(spare: Any) -> None:
+    async def work() -> None:
+        await asked(sync_to_async(mine))
+        await sync_to_async(lambda: here().close_pool())()
+        assert await sync_to_async(lambda: here().connection)() is None
+
+    pool = spare.pool
+    served(work)
+    assert pool.closed and pool.snapshot()["size"] == 0
+
+
+def test_threads_that_share_the_wrapper_after_that_do_not_lose_the_connection(spare: Any) -> None:
+    async def work() -> Any:
+        await asked(sync_to_async(mine))
+        return await sync_to_async(lambda: (here().inc_thread_sharing(), here())[1])()
+
+    async def main() -> Any:
+        async with ThreadSensitiveContext():
+            wrapper = await work()
+
+            def begin() -> None:
+                with wrapper.cursor() as cursor:
+                    cursor.execute("BEGIN")
+
+            await asyncio.to_thread(begin)
+            return wrapper
+
+    wrapper = asyncio.run(main())
+    with wrapper.cursor() as cursor:
+        cursor.execute("ROLLBACK")
+    wrapper.close()
+    wrapper.dec_thread_sharing()
+    assert_all_is_back(spare)
+
+
+def test_a_close_that_somebody_has_put_on_the_wrapper_is_called_in_that_thread(spare: Any) -> None:
+    closed = []
+
+    def query() -> None:
+        wrapper = here()
+        pid(wrapper)
+        close = wrapper.close
+        wrapper.close = lambda: (closed.append(threading.get_ident()), close())
+
+    async def work() -> int:
+        await asked(sync_to_async(query))
+        assert len(closed) == 1
+        return await sync_to_async(threading.get_ident)()
+
+    assert served(work) == closed[0]
