@@ -87,11 +87,16 @@ def forget_departed() -> None:
 def snapshot(settings_dict: Mapping[str, Any]) -> dict[str, Any]:
     """A copy of the settings that later changes in place do not reach."""
     copy = dict(settings_dict)
-    options = dict(copy.get("OPTIONS") or {})
+    options = copy["OPTIONS"] = _copied(copy.get("OPTIONS") or {})
     if isinstance(options.get("pool"), Mapping):
-        options["pool"] = dict(options["pool"])
-    copy["OPTIONS"] = options
+        options["pool"] = _copied(options["pool"])
     return copy
+
+
+def _copied(items: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        key: item.copy() if isinstance(item, (list, set)) else item for key, item in items.items()
+    }
 
 
 def key(wrapper: Any) -> tuple[Any, ...]:

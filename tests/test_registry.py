@@ -3,6 +3,7 @@ from __future__ import annotations
 import gc
 import threading
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -303,6 +304,17 @@ def test_a_wrapper_of_another_thread_has_the_pool_of_the_settings_as_they_are_no
     for name, present in project.items():  # of which Django tells nobody, who would close the pool
         monkeypatch.setattr(settings, name, present)
     assert (in_thread(others) is pool) is (not is_another if same is None else same)
+
+
+@pytest.mark.parametrize("look", [in_thread, lambda work: work()])
+def test_a_list_in_the_settings_that_grows_in_place_means_another_pool(
+    databases: Databases, look: Callable[[Callable[[], Any]], Any]
+) -> None:
+    functions = ["one"]
+    spare = databases.add(pool={"max_size": 3, "reset_functions": functions})
+    pool = spare.pool
+    functions.append("two")
+    assert look(lambda: connections["spare"].pool) is not pool
 
 
 def test_another_thread_has_no_pool_that_was_closed_by_hand(spare: Any) -> None:
