@@ -308,10 +308,12 @@ def test_a_log_handler_may_borrow(make_pool: MakePool, fake_server: FakeServer, 
         holder.give_back()
         holder.conn = None  # which may be lost by its next borrower
         until(lambda: any("was given back after" in line for line in lines))
-        Borrower(logs).got()
+        kept = Borrower(logs)
+        kept.got()
         # Connections come back sooner than new ones open, so at first it is not worth one more.
         inside.believes(logs, hold=0.0, connect=0.1)
         logs.getconn()
         until(lambda: any("never given back" in line for line in lines))
+        kept.give_back()
     finally:
         logging.getLogger(LOGGER).removeHandler(handler)
