@@ -234,6 +234,21 @@ def test_a_statement_may_come_while_it_ends(
     assert_all_is_back(spare)
 
 
+def test_another_thread_begins_anew_where_others_have_what_it_was_left(spare: Any) -> None:
+    """One that has not only this request's queries, and lives on."""
+
+    def name() -> Any:
+        return value(here(), "SHOW application_name")
+
+    async def work() -> None:
+        await asked(sync_to_async(mine, thread_sensitive=False))
+        assert spare.pool.snapshot()["idle"] == 1  # from here on it is nobody's
+        spare.settings_dict["OPTIONS"]["application_name"] = "databases-new"
+        assert await sync_to_async(name, thread_sensitive=False)() == "databases-new"
+
+    served(work)
+
+
 def look() -> int:
     time.sleep(0.1)  # so that it is in the middle of something when the request ends
     return int(here().connection.info.backend_pid)

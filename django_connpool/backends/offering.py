@@ -181,7 +181,8 @@ class Offering(Holding):
         """For who reads `connection` between two statements."""
         if not self.is_of_this_thread and not self._thread_sharing_count:
             return None
-        if self.resumes is None:  # another thread has ended the work
+        # Another thread has ended the work, of which nothing runs in this one any more.
+        if self.resumes is None and (self.life is None or not self.life.thread_ends):
             return None
         self.connect_for_a_statement()
         self.by_hand = True

@@ -124,9 +124,12 @@ class Working(Offering):
         binding, offer = self.resumes, self.offer
         if self.in_hand is not None or self.in_atomic_block:
             return False
-        return not offer or (
-            binding is not None and self.closes_as_ours and binding.pool.parking.begin(offer)
-        )
+        if offer and (
+            binding is None or not self.closes_as_ours or not binding.pool.parking.begin(offer)
+        ):
+            return False
+        self.resumes = None
+        return True
 
     # -- Atomic blocks that nobody will end ---------------------------------------------------
 

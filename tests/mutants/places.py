@@ -1072,9 +1072,21 @@ MUTANTS = [
     ),
     Mutant(
         "backends/work.py",
-        "binding is not None and self.closes_as_ours and binding.pool",
-        "binding is not None and binding.pool",
+        "binding is None or not self.closes_as_ours or not binding.pool",
+        "binding is None or not binding.pool",
         "an override of `close` is called at the end of a request of async code, too",
+    ),
+    Mutant(
+        "backends/work.py",
+        "            return False\n        self.resumes = None\n        return True\n",
+        "            return False\n        return True\n",
+        "a thread that lives on begins anew when a request that had used it is over",
+    ),
+    Mutant(
+        "backends/offering.py",
+        "        if self.resumes is None and (self.life is None or not self.life.thread_ends):\n",
+        "        if self.resumes is None:\n",
+        "what a request has left running in its thread may look at its connection",
     ),
     Mutant(
         "backends/work.py",
