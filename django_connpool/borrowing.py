@@ -8,7 +8,7 @@ from functools import wraps
 from threading import get_ident
 from typing import Any, ParamSpec, TypeVar, cast
 
-from asgiref.sync import AsyncToSync, SyncToAsync, iscoroutinefunction, sync_to_async
+from asgiref.sync import iscoroutinefunction, sync_to_async
 from django.db import connections
 from django.db.transaction import TransactionManagementError
 
@@ -190,35 +190,6 @@ async def release_in_its_thread(work: Scope) -> None:
     else:
         for wrapper in holders:
             wrapper.resumes = None
-
-
-def leave_parked(work: Scope) -> bool:
-    """End a request of async code whose connections are at rest, without a way to their thread.
-
-    Others may have them at once, and Django's own end of the request, in that thread, which comes
-    after all that still runs there, gives back what they have not. False when more is to be done,
-    or the thread lives on: then `release_in_its_thread` has to. The way there and back costs more
-    than a query.
-    """
-    life, holders = work.life, work.holders()
-    if not holders or life.has_blocks or not _thread_ends_with_request():
-        return False
-    work.end()
-    life.thread_ends = True
-    return all(wrapper.leave_parked() for wrapper in holders)
-
-
-def _thread_ends_with_request() -> bool:
-    """Whether asgiref has the queries done in a thread that Django's handler ends with the request.
-
-    As `SyncToAsync.__call__` looks for it.
-    """
-    context = SyncToAsync.thread_sensitive_context.get(None)
-    return (
-        context is not None
-        and getattr(context, "_executor", None) is None  # of somebody's own
-        and getattr(AsyncToSync.executors, "current", None) is None  # a thread that waits for this
-    )
 
 
 @contextmanager

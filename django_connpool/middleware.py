@@ -16,7 +16,6 @@ from . import overload, requests, scopes
 from .borrowing import (
     before_work,
     before_work_in_its_thread,
-    leave_parked,
     release_between,
     release_between_in_its_thread,
     release_in_its_thread,
@@ -84,17 +83,14 @@ class ConnectionPoolMiddleware:
         await before_work_in_its_thread()
         with scopes.entered(f"{request.method} {request.path}") as work:
             work.is_of_this_task()
-            is_over = False
             try:
                 response: HttpResponseBase = await self.get_response(request)
                 if response.status_code == 500 and work.in_vain and not work.has_fault:
                     # As Django does: what handles the log, or renders a page, may block.
                     blame = sync_to_async(self._blame, thread_sensitive=False)
                     response = await blame(work, request, response)
-                is_over = leave_parked(work)
             finally:
-                if not is_over:
-                    await release_in_its_thread(work)
+                await release_in_its_thread(work)
         if response.streaming:
             return await self._stream_async(request, response, work.note)
         return response

@@ -19,13 +19,12 @@ from .process.cpython import running_loop
 class Life:
     """Whether some work still goes on. What the work has used may refer to this for long."""
 
-    __slots__ = ("_block", "ended", "has_blocks", "note", "thread", "thread_ends")
+    __slots__ = ("_block", "ended", "has_blocks", "note", "thread")
 
     def __init__(self, note: str | None, block: object = None) -> None:
         self.note = note
         self.ended = False
         self.has_blocks = False  # an atomic block was begun in it
-        self.thread_ends = False  # with it: what is left there is in no other work's way
         # In which it ends; what begins in an event loop ends in a thread that turns out then.
         self.thread = get_ident() if running_loop() is None else 0
         # What stands for it on the stack of its thread, and goes when an interrupt strikes before

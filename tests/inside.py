@@ -1153,29 +1153,6 @@ def interrupted_as_it_is_parked(wrapper: Any) -> Iterator[None]:
         yield
 
 
-def as_it_is_parked(
-    pool: Any,
-    monkeypatch: Any,
-    before: Callable[[], None] | None = None,
-    after: Callable[[], None] | None = None,
-) -> None:
-    """Have these done once, just before and after the next connection is parked."""
-    parking = type(pool.parking)
-    begin = parking.begin
-
-    def begun(*args: Any) -> bool:
-        monkeypatch.setattr(parking, "begin", begin)
-        if before is not None:
-            before()
-        begins: bool = begin(*args)
-        if after is not None:
-            assert begins
-            after()
-        return begins
-
-    monkeypatch.setattr(parking, "begin", begun)
-
-
 def aliases_bound_last() -> list[str]:
     """The aliases of which it is remembered to which pool they were bound last."""
     return [alias for _, alias, _ in registry._last_keys]

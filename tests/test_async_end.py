@@ -7,13 +7,10 @@ import threading
 import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextvars import copy_context
-from functools import partialmethod
 from typing import Any
-from unittest import mock
 
 import pytest
-from asgiref.sync import SyncToAsync, ThreadSensitiveContext, async_to_sync, sync_to_async
+from asgiref.sync import ThreadSensitiveContext, async_to_sync, sync_to_async
 from django.db import close_old_connections, connections, transaction
 from django.http import HttpResponse
 from django.test import AsyncRequestFactory
@@ -30,15 +27,6 @@ def spare(databases: Databases, request: pytest.FixtureRequest) -> Any:
     wrapper = databases.add(pool=pool)
     until_known(wrapper.pool)
     return wrapper
-
-
-@pytest.fixture
-def ways(monkeypatch: pytest.MonkeyPatch) -> mock.Mock:
-    """Called for each way of async code to a thread."""
-    found = mock.Mock(wraps=ThreadPoolExecutor.submit)
-    submit = partialmethod(lambda *args, **kwargs: found(*args, **kwargs))
-    monkeypatch.setattr(ThreadPoolExecutor, "submit", submit)
-    return found
 
 
 def here() -> Any:
@@ -92,20 +80,15 @@ def assert_all_is_back(wrapper: Any) -> None:
     assert (seen["loans_reclaimed"], seen["connections_num"]) == (0, 1)
 
 
-def test_what_is_at_rest_is_idle_at_once_without_a_way_to_its_thread(
-    spare: Any, ways: mock.Mock
+@pytest.mark.parametrize("query", [mine, in_a_block])
+def test_others_have_it_as_soon_as_the_response_exists(
+    spare: Any, query: Callable[[], int]
 ) -> None:
-    async def view() -> int:
-        backend = await sync_to_async(mine)()
-        ways.reset_mock()
-        return int(backend)
-
     async def work() -> None:
-        backend = await asked(view)
-        assert ways.mock_calls == []
+        backend = await asked(sync_to_async(query))
         seen = spare.pool.snapshot()
         assert (seen["idle"], seen["in_use"], seen["offered"], seen["loans"]) == (1, 0, 0, [])
-        assert in_thread(another) == backend, "others have it at once"
+        assert in_thread(another) == backend
 
     served(work)
     assert_all_is_back(spare)
@@ -139,95 +122,18 @@ def test_in_a_thread_of_somebodys_own_it_is_given_back(spare: Any) -> None:
     assert_all_is_back(spare)
 
 
-@pytest.mark.parametrize("query", [mine, in_a_block])
-def test_in_a_thread_that_lives_on_it_is_given_back(
-    spare: Any, query: Callable[[], int], ways: mock.Mock
+@pytest.mark.parametrize("thread_sensitive", [True, False])
+def test_who_looks_at_the_connection_after_that_borrows_none(
+    spare: Any, thread_sensitive: bool
 ) -> None:
-    async def view() -> Any:
-        await sync_to_async(query)()
-        ways.reset_mock()
+    """A middleware above, while a slow client is sent its answer; or a job in a thread used."""
+
+    def look() -> tuple[Any, bool]:
+        return here().connection, here().is_usable()
 
     async def work() -> None:
-        await asked(view)
-        assert len(ways.mock_calls) == 1
-        assert await sync_to_async(lambda: inside.parked(here()))() is None
-        assert on_loan(spare) == 0
-
-    asyncio.run(work())
-    assert_all_is_back(spare)
-
-
-def test_a_block_that_was_begun_in_the_request_has_its_thread_asked(
-    spare: Any, ways: mock.Mock
-) -> None:
-    async def view() -> None:
-        await sync_to_async(in_a_block)()
-        ways.reset_mock()
-
-    async def work() -> None:
-        await asked(view)
-        assert len(ways.mock_calls) == 1
-
-    served(work)
-    assert_all_is_back(spare)
-
-
-def test_what_the_request_still_does_after_that_goes_on_with_it(
-    spare: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As a middleware above this, or a body that streams."""
-
-    async def work() -> None:
-        backend = await asked(sync_to_async(mine))
-        with inside.counting_borrows(monkeypatch) as borrows:
-            assert await sync_to_async(mine)() == backend
-        assert not borrows
-
-    with inside.maintenance_asleep():
-        served(work)
-    assert_all_is_back(spare)
-
-
-def test_another_request_has_no_way_to_its_thread_while_this_one_is_sent(
-    spare: Any, ways: mock.Mock
-) -> None:
-    async def next_request() -> None:
-        async with ThreadSensitiveContext():
-            await asked(nothing)
-
-    async def nothing() -> None:
-        assert ways.mock_calls == []
-
-    async def work() -> None:
-        await asked(sync_to_async(mine))
-        ways.reset_mock()
-        await context.run(asyncio.create_task, next_request())
-        assert spare.pool.snapshot()["idle"] == 1  # from here on it is nobody's
-        await context.run(asyncio.create_task, next_request())
-
-    context = copy_context()
-    served(work)
-    assert_all_is_back(spare)
-
-
-@pytest.mark.parametrize("when", ["before", "after"])
-def test_a_statement_may_come_while_it_ends(
-    spare: Any, when: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As that of a task which the view has left behind: before it is parked, or just after."""
-    found = []
-
-    def query() -> None:
-        (executor,) = SyncToAsync.context_to_thread_executor.values()
-        found.append(executor.submit(copy_context().run, mine).result(DEADLINE))
-
-    async def view() -> int:
-        backend = await sync_to_async(mine)()
-        inside.as_it_is_parked(spare.pool, monkeypatch, **{when: query})
-        return int(backend)
-
-    async def work() -> None:
-        assert found == [] and [await asked(view)] == found
+        await asked(sync_to_async(mine, thread_sensitive=thread_sensitive))
+        assert (await sync_to_async(look, thread_sensitive=thread_sensitive)())[0] is None
         assert on_loan(spare) == 0
 
     served(work)

@@ -301,7 +301,7 @@ class Holding(Bound):
 
     def unpark(self) -> None:
         """Give back what this thread has parked, if it is still there."""
-        if self.parked or (self.offer is not None and self.offer.ended):
+        if self.parked:
             self.parked = False
             self.surrender()
 

@@ -107,11 +107,6 @@ class Offering(Holding):
         does: what that does next to the session would be found by this, and the other way round.
         """
         offer: Any = self.offer
-        if offer.ended:  # an event loop has left it as parked: see `leave_parked`
-            self.offer = self.resumes = self.life = None
-            self.run_on_commit = []
-            self.parked = True
-            return False
         try:
             connection = self.in_hand = offer.pop()
         except IndexError:
@@ -161,6 +156,20 @@ class Offering(Holding):
         self.offer, self.resumes = offer, binding
         return True
 
+    def end_offered(self, offer: loans.Offer) -> None:
+        """Work ends with its connection on offer: leave it there as parked, or give it back."""
+        binding = self.resumes
+        if binding is not None and self.comes_soon and binding.pool.parking.begin(offer):
+            self.parked = True
+        else:
+            self.surrender()
+            self.left_at = monotonic()
+        # Last: until then whoever ends the work finds it after an interrupt.
+        self.offer = self.resumes = self.life = None
+        self.run_on_commit = []
+        self.noted.discard(self.me)
+        self.is_idle = self.floor is None
+
     def _resume(self, binding: Binding) -> None:
         """Borrow again in the middle of some work, as if the connection had been held.
 
@@ -181,8 +190,7 @@ class Offering(Holding):
         """For who reads `connection` between two statements."""
         if not self.is_of_this_thread and not self._thread_sharing_count:
             return None
-        # Another thread has ended the work, of which nothing runs in this one any more.
-        if self.resumes is None and (self.life is None or not self.life.thread_ends):
+        if self.resumes is None:  # another thread has ended the work
             return None
         self.connect_for_a_statement()
         self.by_hand = True

@@ -11,7 +11,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from contextlib import ContextDecorator, suppress
-from time import monotonic
 from typing import Any
 
 from django_connpool import scopes
@@ -37,8 +36,6 @@ _ONLY_THE_LIST = _of_a_list_alone()
 
 class Working(Offering):
     """What a wrapper does at the beginning and at the end of some work."""
-
-    own_closing: tuple[Any, Any]  # this package's `close` and `_close`
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         # The work in which the outermost atomic block was begun.
@@ -87,49 +84,6 @@ class Working(Offering):
             return True
         # Counted only then: other threads of the pool look at connections, too, for a moment.
         return self.by_hand and COUNTS and count(connection) > ONE_VARIABLE + 1
-
-    # -- Ending ------------------------------------------------------------------------------
-
-    @property
-    def closes_as_ours(self) -> bool:
-        """Whether a loan may end without a call of `close`: an override is not passed by."""
-        present: Any = type(self)
-        return (
-            not self.has_foreign_hooks
-            and (present.close, present._close) == self.own_closing
-            and "close" not in vars(self)
-        )
-
-    def end_offered(self, offer: loans.Offer) -> None:
-        """Work ends with its connection on offer: leave it there as parked, or give it back."""
-        binding = self.resumes
-        if binding is not None and self.comes_soon and binding.pool.parking.begin(offer):
-            self.parked = True
-        else:
-            self.surrender()
-            self.left_at = monotonic()
-        # Last: until then whoever ends the work finds it after an interrupt.
-        self.offer = self.resumes = self.life = None
-        self.run_on_commit = []
-        self.noted.discard(self.me)
-        self.is_idle = self.floor is None
-
-    def leave_parked(self) -> bool:
-        """In an event loop: work has ended; leave as parked what is on offer of it, if anything.
-
-        False when there is more to do, which its thread has to. Nothing of the user's is called
-        here, and nothing waited for. What still runs in that thread takes it up again, if nobody
-        else has, and offers it as before.
-        """
-        binding, offer = self.resumes, self.offer
-        if self.in_hand is not None or self.in_atomic_block:
-            return False
-        if offer and (
-            binding is None or not self.closes_as_ours or not binding.pool.parking.begin(offer)
-        ):
-            return False
-        self.resumes = None
-        return True
 
     # -- Atomic blocks that nobody will end ---------------------------------------------------
 
@@ -239,9 +193,7 @@ def holds_outside_of(wrapper: Any, outer: scopes.Scope | None) -> bool:
     ):
         return False
     life = _life(wrapper)
-    if life is None:
-        return True
-    return (life.is_over and not life.thread_ends) or (outer is not None and life is outer.life)
+    return life is None or life.is_over or (outer is not None and life is outer.life)
 
 
 def is_of_other_work(wrapper: Any, outer: scopes.Scope | None) -> bool:

@@ -169,8 +169,6 @@ class PooledDatabaseWrapperMixin(Querying):
         self._hand_back(connection)
         return None
 
-    own_closing = close, _close
-
     def _close_own(self) -> Any:
         """Close a connection no pool knows; Django's own code would look for its pool.
 
@@ -216,7 +214,13 @@ class PooledDatabaseWrapperMixin(Querying):
 
     def end_work(self) -> None:
         """The work that it was for ends: give back, unless in use."""
-        if self.offer and self.closes_as_ours:
+        if (
+            self.offer
+            and not self.has_foreign_hooks
+            and type(self).close is PooledDatabaseWrapperMixin.close
+            and type(self)._close is PooledDatabaseWrapperMixin._close
+            and "close" not in vars(self)  # an override is not passed by
+        ):
             self.end_offered(self.offer)
         else:
             self._end_work()
@@ -236,12 +240,15 @@ class PooledDatabaseWrapperMixin(Querying):
         """Close: at once where Django's own `close` would find nothing to object to.
 
         That asks whether this is the right thread and no event loop, and it is what every request
-        ends with.
+        ends with. An override is not passed by.
         """
         if (
             self._thread_ident != get_ident()
             or running_loop() is not None
-            or not self.closes_as_ours
+            or self.has_foreign_hooks
+            or type(self).close is not PooledDatabaseWrapperMixin.close
+            or type(self)._close is not PooledDatabaseWrapperMixin._close
+            or "close" in vars(self)
             or self.in_atomic_block
             or self.closed_in_transaction
             or not self.settings_dict["AUTOCOMMIT"]
@@ -254,7 +261,7 @@ class PooledDatabaseWrapperMixin(Querying):
         self._hand_back(self.in_hand)
 
     def is_usable(self) -> bool:
-        if self.in_hand is None and self.offer is not None:
+        if self.in_hand is None and self.resumes is not None:
             try:
                 with self.cursor() as cursor:
                     cursor.execute("SELECT 1")

@@ -1059,79 +1059,6 @@ MUTANTS = [
         "if False:  # first:",
         "what was parked before a function was found is cleaned",
     ),
-    # A request of async code that ends without a way to its thread
-    Mutant(
-        "backends/offering.py",
-        "        if offer.ended:  # an event loop has left it as parked: see `leave_parked`\n"
-        "            self.offer = self.resumes = self.life = None\n"
-        "            self.run_on_commit = []\n"
-        "            self.parked = True\n"
-        "            return False\n",
-        "",
-        "the thread of a request goes on with what an event loop has left as parked",
-    ),
-    Mutant(
-        "backends/work.py",
-        "binding is None or not self.closes_as_ours or not binding.pool",
-        "binding is None or not binding.pool",
-        "an override of `close` is called at the end of a request of async code, too",
-    ),
-    Mutant(
-        "backends/work.py",
-        "            return False\n        self.resumes = None\n        return True\n",
-        "            return False\n        return True\n",
-        "a thread that lives on begins anew when a request that had used it is over",
-    ),
-    Mutant(
-        "backends/offering.py",
-        "        if self.resumes is None and (self.life is None or not self.life.thread_ends):\n",
-        "        if self.resumes is None:\n",
-        "what a request has left running in its thread may look at its connection",
-    ),
-    Mutant(
-        "backends/work.py",
-        "    return (life.is_over and not life.thread_ends) or (outer",
-        "    return life.is_over or (outer",
-        "what a request has left parked is in no other request's way",
-    ),
-    Mutant(
-        "backends/holding.py",
-        "        if self.parked or (self.offer is not None and self.offer.ended):\n",
-        "        if self.parked:\n",
-        "what an event loop has parked goes back before the pool is closed",
-    ),
-    Mutant(
-        "borrowing.py",
-        "    if not holders or life.has_blocks or not _thread_ends_with_request():",
-        "    if not holders or not _thread_ends_with_request():",
-        "a block that async work leaves open ends with it",
-    ),
-    Mutant(
-        "borrowing.py",
-        "    if not holders or life.has_blocks or not _thread_ends_with_request():",
-        "    if not holders or life.has_blocks:",
-        "in a thread that lives on what async work has borrowed is given back",
-    ),
-    Mutant(
-        "borrowing.py",
-        '        and getattr(context, "_executor", None) is None  # of somebody\'s own\n',
-        "",
-        "in a thread of somebody's own what async work has borrowed is given back",
-    ),
-    Mutant(
-        "borrowing.py",
-        '        and getattr(AsyncToSync.executors, "current", None) is None'
-        "  # a thread that waits for this\n",
-        "",
-        "in a thread that waits for async work what that has borrowed is given back",
-    ),
-    Mutant(
-        "middleware.py",
-        "                if not is_over:\n                    await release_in_its_thread(work)\n",
-        "                if not (is_over or leave_parked(work)):\n"
-        "                    await release_in_its_thread(work)\n",
-        "a request that is cancelled waits for what still runs in its thread",
-    ),
     # An alias that a request does not touch
     Mutant(
         "backends/holding.py",
@@ -1163,6 +1090,12 @@ MUTANTS = [
         "        self.is_idle = self.floor is None\n        self.offer:",
         "        self.is_idle = True\n        self.offer:",
         "a class of others hears of each request's end",
+    ),
+    Mutant(
+        "backends/wrapper.py",
+        "        if self.in_hand is None and self.resumes is not None:\n            try:",
+        "        if self.in_hand is None and self.offer is not None:\n            try:",
+        "a wrapper whose work was ended by another thread borrows nothing to say that it is usable",
     ),
     # Another thread's wrapper of an alias
     Mutant(

@@ -1,6 +1,6 @@
 """Where the package uses private names of psycopg's: in the files that are named as such.
 
-Those of CPython's are in tests/pool/test_cpython.py. Others are only Django's and asgiref's.
+Those of CPython's are in tests/pool/test_cpython.py. Of others only Django's are used.
 """
 
 from __future__ import annotations
@@ -31,7 +31,6 @@ PSYCOPGS = {
     *("_make_declare_statement", "_fetch_gen", "_scroll_gen", "_close_gen", "_loaders_changed"),
 }  # but for `_pool`, which psycopg has for pools
 DJANGOS = {"_prepare_cursor", "_get_test_db_name", "_non_atomic_requests"}
-ASGIREFS = {"_executor"}  # of a ThreadSensitiveContext; see tests/test_async_end.py
 
 
 @cache
@@ -80,7 +79,7 @@ def test_whose_the_other_private_names_are_is_known() -> None:
         for file, tree in files().items()
         if file != "process/cpython.py"
         for _, name in names(tree)
-        if name not in own | PSYCOPGS | DJANGOS | ASGIREFS
+        if name not in own | PSYCOPGS | DJANGOS
     }
     assert unknown == set()
 

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import io
+import sys
 from typing import Any
 
 import pytest
 from django.core import checks
 from django.core.management import call_command
+from django.core.management.base import OutputWrapper
 
 from django_connpool.checks import check_functions
 from django_connpool.functions import hiding_state
@@ -94,3 +97,16 @@ def test_manage_py_check_runs_it(wrapper: Any, capsys: pytest.CaptureFixture[str
     assert checks.Tags.database  # and not without being asked:
     call_command("check")
     assert "W005" not in capsys.readouterr().err
+
+
+def test_nobody_is_blamed_for_a_command_that_is_collected_when_its_output_is_closed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As the one above is now and then, while another test runs. Python 3.10 tells of it."""
+    blamed: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", blamed.append)
+    stream = io.TextIOWrapper(io.BytesIO())
+    out = OutputWrapper(stream)
+    stream.close()
+    del out
+    assert blamed == []
