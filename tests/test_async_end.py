@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -155,62 +154,59 @@ def test_another_thread_begins_anew_where_others_have_what_it_was_left(spare: An
     served(work)
 
 
-def look() -> int:
-    time.sleep(0.1)  # so that it is in the middle of something when the request ends
-    return int(here().connection.info.backend_pid)
+def look() -> None:
+    assert here().connection.info.backend_pid
 
 
-def keep() -> int:
-    time.sleep(0.1)
+def keep() -> None:
     here().ensure_connection()
-    return 0
 
 
-def give_state() -> int:
-    time.sleep(0.1)
+def give_state() -> None:
     with here().cursor() as cursor:
         cursor.execute("SELECT 1")
         raw = here().connection
         cursor.execute("SET app.tenant = '7'")
     del raw
-    return 0
 
 
 @pytest.mark.parametrize("job", [look, keep, give_state])
 @pytest.mark.parametrize("is_cancelled", [False, True])
 def test_what_a_view_leaves_behind_in_its_thread_keeps_nothing(
-    spare: Any, job: Callable[[], int], is_cancelled: bool
+    spare: Any, job: Callable[[], None], is_cancelled: bool
 ) -> None:
+    began, goes_on = threading.Event(), threading.Event()
     ended = []
 
     def do() -> None:
+        began.set()
+        assert goes_on.wait(DEADLINE)
         job()
         ended.append(job)
 
     async def view() -> Any:
         await sync_to_async(mine)()
         task = asyncio.create_task(sync_to_async(do)())
+        assert await asyncio.to_thread(began.wait, DEADLINE)
+        asyncio.get_running_loop().call_soon(goes_on.set)  # when the view has ended
         if not is_cancelled:
-            await asyncio.sleep(0)
             return task
-        await asyncio.wait_for(task, 0.02)
+        task.cancel()
+        await task
 
     async def work() -> None:
         try:
             task = await asked(view)
-        except asyncio.TimeoutError:
-            assert is_cancelled and ended == [job], (
-                "it was waited for, as what it does is not known"
-            )
+        except asyncio.CancelledError:
+            assert is_cancelled and ended == [job], "what it does is not known, so it is waited for"
         else:
             await task
 
     served(work)
+    assert ended == [job]
     assert_all_is_back(spare)
-    assert in_thread(lambda: value(here(), "SELECT current_setting('app.tenant', true)")) in (
-        None,
-        "",
-    )
+    tenant = in_thread(lambda: value(here(), "SELECT current_setting('app.tenant', true)"))
+    assert tenant in (None, "")
 
 
 def test_its_pool_can_be_closed_in_that_thread(spare: Any) -> None:
