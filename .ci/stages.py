@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +27,7 @@ from pathlib import Path
 # Seconds that the default run takes on the machine on which the stages were timed.
 DEFAULT = 540
 MOST_LINES = 200  # of failures, told once more at the end
+LAST_LINES = 40  # of a stage that failed without a test's name: told once more, too
 
 
 @dataclass
@@ -36,6 +38,7 @@ class Stage:
     seconds: int
     outcome: str = "LEFT OUT: NO TIME"
     failures: list[str] = field(default_factory=list)
+    last: deque[str] = field(default_factory=lambda: deque(maxlen=LAST_LINES))
     skipped: list[str] = field(default_factory=list)  # environments whose Python is not here
 
     def __str__(self) -> str:
@@ -112,6 +115,7 @@ class Run:
         ):
             for line in process.stdout or ():
                 print(line, end="", flush=True)
+                stage.last.append(line.rstrip())
                 if re.match(r"(FAILED|ERROR) ", line):
                     stage.failures.append(line.rstrip())
                 elif skipped := re.match(r"  (\S+): SKIP ", line):
@@ -188,6 +192,9 @@ def _tell_failures(done: list[Stage]) -> None:
     lines = [f"{stage}: {line}" for stage in done for line in stage.failures]
     if lines:
         print("\nWhat failed, at first or again:", *lines[:MOST_LINES], sep="\n    ")
+    for stage in done:
+        if stage.outcome.startswith("FAILED") and not stage.failures:
+            print(f"\n{stage} failed. The last that it said:", *stage.last, sep="\n    ")
 
 
 def _tell_flaky(log: Path) -> None:

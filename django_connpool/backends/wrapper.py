@@ -261,7 +261,7 @@ class PooledDatabaseWrapperMixin(Querying):
         self._hand_back(self.in_hand)
 
     def is_usable(self) -> bool:
-        if self.in_hand is None and self.resumes is not None:
+        if self.in_hand is None and self.offer is not None and self.resumes is not None:
             try:
                 with self.cursor() as cursor:
                     cursor.execute("SELECT 1")

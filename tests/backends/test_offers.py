@@ -854,6 +854,23 @@ def test_it_is_usable_between_two_statements_and_is_not_kept_for_that(
         single.close()
 
 
+@pytest.mark.parametrize("release", ["auto", "request", "transaction"])
+def test_what_was_closed_below_it_is_not_usable_and_the_next_statement_borrows(
+    databases: Databases, release: str
+) -> None:
+    """As one of Django's own tests closes it, and whoever else makes believe that it is gone."""
+    wrapper = acquainted(
+        databases.add(pool={"max_size": 1, "timeout": DEADLINE, "release": release})
+    )
+    for before in (pid, lambda wrapper: wrapper.ensure_connection()):
+        before(wrapper)
+        wrapper._close()
+        assert not wrapper.is_usable()
+        wrapper.close()
+        assert on_loan(wrapper) == 0
+    assert pid(wrapper)
+
+
 def test_a_signal_handler_as_it_is_taken_up_leaves_no_two_in_one_offer(calm: Any) -> None:
     calm.pool.resize(0, 2)
     first = pid(calm)

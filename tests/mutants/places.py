@@ -1093,9 +1093,15 @@ MUTANTS = [
     ),
     Mutant(
         "backends/wrapper.py",
-        "        if self.in_hand is None and self.resumes is not None:\n            try:",
-        "        if self.in_hand is None and self.offer is not None:\n            try:",
+        "        if self.in_hand is None and self.offer is not None and self.resumes is not None:",
+        "        if self.in_hand is None and self.offer is not None:",
         "a wrapper whose work was ended by another thread borrows nothing to say that it is usable",
+    ),
+    Mutant(
+        "backends/wrapper.py",
+        "        if self.in_hand is None and self.offer is not None and self.resumes is not None:",
+        "        if self.in_hand is None and self.resumes is not None:",
+        "a wrapper whose connection was closed below it is not usable",
     ),
     # Another thread's wrapper of an alias
     Mutant(

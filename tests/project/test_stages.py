@@ -87,6 +87,17 @@ def test_what_fails_makes_it_red_and_is_told_at_the_end(where: str, staged: Stag
     assert "FAILED (exit status 1)" in closing
 
 
+def test_what_fails_without_a_tests_name_is_told_by_its_last_lines(staged: Staged) -> None:
+    """As Django's suite does, and the docs. Who has only the end of the output knows why."""
+    said = "for i in $(seq 90); do echo line $i; done; echo 'TOLD APART: a test'"
+    code, printed = staged(**{"django-suite-61": f"{said}; exit 1", "page": "echo all is well"})
+
+    assert code == 1
+    closing = printed[printed.index(" In all ") :]
+    assert "\n    line 90\n    TOLD APART: a test\n" in closing
+    assert "line 20\n" not in closing and "all is well" not in closing
+
+
 def test_an_environment_without_its_python_is_left_out(staged: Staged) -> None:
     code, printed = staged(default="echo '  oldest: SKIP (0.1 seconds)'")
 
