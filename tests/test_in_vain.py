@@ -18,12 +18,13 @@ import django_connpool
 from django_connpool import PoolTimeout
 from django_connpool.middleware import ConnectionPoolMiddleware
 from tests.databases import DEADLINE, Databases, in_thread, pid
+from tests.pool.real.helpers import until_known
 
 
 def impatient(databases: Databases, release: str) -> Any:
-    wrapper = databases.add(pool={"max_size": 1, "timeout": 0.2, "release": release})
-    with wrapper.pool.connection(DEADLINE):
-        pass  # it is open, whatever that took
+    wrapper = databases.add(pool={"max_size": 1, "timeout": DEADLINE, "release": release})
+    until_known(wrapper.pool)  # it is open, and not cleaned after each loan, whatever that takes
+    wrapper.pool.timeout = 0.2
     return wrapper
 
 

@@ -16,6 +16,7 @@ from django.db.utils import OperationalError
 import django_connpool
 from django_connpool import scopes
 from tests.databases import DEADLINE, Databases, in_thread, on_loan, pid, value
+from tests.pool.real.helpers import until_known
 from tests.testproject.processes import wait_until
 
 T = TypeVar("T")
@@ -64,9 +65,9 @@ def test_its_name_cannot_forge_a_line_of_a_log(spare: Any) -> None:
 
 
 def test_the_timeout_of_others_names_it(databases: Databases) -> None:
-    spare = databases.add(pool={"max_size": 1, "timeout": 0.1, "release": "request"})
-    with spare.pool.connection(DEADLINE):
-        pass  # it is open, whatever that took
+    spare = databases.add(pool={"max_size": 1, "timeout": DEADLINE, "release": "request"})
+    until_known(spare.pool)  # it is open, and not cleaned after each loan, whatever that takes
+    spare.pool.timeout = 0.1
     with django_connpool.scope("job 17"):
         mine()
         with pytest.raises(OperationalError, match="job 17"):
