@@ -13,6 +13,7 @@ from django.db import connections
 from django.db.transaction import TransactionManagementError
 
 from . import bounds, holders
+from .backends.loans import takes_time
 from .backends.work import holds_outside_of, is_of_other_work
 from .connection_pool import ConnectionPool
 from .places.terms import ROLES
@@ -99,9 +100,13 @@ def release_between(work: Scope) -> None:
 
 
 async def release_between_in_its_thread(work: Scope) -> None:
-    # Asked here first, because the way to that thread and back costs more than a query.
-    if any(wrapper.offer for wrapper in work.holders()):
+    """As `release_between`; what takes time in the thread of the queries, and not in the loop's."""
+    # Each is read once: a job of the stream's may be running there.
+    offers = [wrapper.offer for wrapper in work.holders()]
+    if any(offer and takes_time(offer) for offer in offers):
         await sync_to_async(release_between, thread_sensitive=True)(work)
+    else:
+        release_between(work)
 
 
 class scope:
@@ -166,7 +171,7 @@ class scope:
     async def __aexit__(self, *exc_info: object) -> None:
         work, outer = self._entered.pop()
         try:
-            await release_in_its_thread(work)
+            await release_in_its_thread(work, has_failed=exc_info[0] is not None)
         finally:
             _leave(work, outer)
 
@@ -181,15 +186,21 @@ def _leave(work: Scope, outer: Scope | None) -> None:
                 wrapper.life = outer.life
 
 
-async def release_in_its_thread(work: Scope) -> None:
-    """As `release_loans`, in the thread in which Django runs the queries of async code."""
+async def release_in_its_thread(work: Scope, *, has_failed: bool = False) -> None:
+    """As `release_loans`, in the thread in which Django runs the queries of async code.
+
+    The way to that thread and back costs more than a query. So what is on offer is given back from
+    here, and that thread is asked for what has to be done there, and for whatever is held when
+    `has_failed`: a job of what was cancelled may be running in it.
+    """
     work.end()
     holders = work.holders()
-    if work.life.has_blocks or any(one.in_hand is not None or one.offer for one in holders):
+    if (
+        work.life.has_blocks
+        or (has_failed and any(one.in_hand is not None or one.offer for one in holders))
+        or not all(one.end_from_afar(work.life) for one in holders)
+    ):
         await sync_to_async(release_loans, thread_sensitive=True)(work)
-    else:
-        for wrapper in holders:
-            wrapper.resumes = None
 
 
 @contextmanager

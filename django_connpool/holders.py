@@ -35,7 +35,9 @@ def here() -> list[Any]:
 
 def anywhere() -> list[Any]:
     """The same of all threads."""
-    return [one for noted in list(_of_threads.values()) if noted for one in _alive(noted)]
+    # A list made at once, while other threads begin and end.
+    found = [reference() for reference in _of_threads.valuerefs()]
+    return [one for noted in found if noted for one in _alive(noted)]
 
 
 def _alive(noted: set[ref[Any]]) -> list[Any]:

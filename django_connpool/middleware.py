@@ -83,14 +83,16 @@ class ConnectionPoolMiddleware:
         await before_work_in_its_thread()
         with scopes.entered(f"{request.method} {request.path}") as work:
             work.is_of_this_task()
+            has_failed = True
             try:
                 response: HttpResponseBase = await self.get_response(request)
                 if response.status_code == 500 and work.in_vain and not work.has_fault:
                     # As Django does: what handles the log, or renders a page, may block.
                     blame = sync_to_async(self._blame, thread_sensitive=False)
                     response = await blame(work, request, response)
+                has_failed = False
             finally:
-                await release_in_its_thread(work)
+                await release_in_its_thread(work, has_failed=has_failed)
         if response.streaming:
             return await self._stream_async(request, response, work.note)
         return response
@@ -228,6 +230,7 @@ def _each(body: Iterator[bytes], name: str | None) -> Iterator[bytes]:
 async def _each_async(body: AsyncIterator[bytes], name: str | None) -> AsyncIterator[bytes]:
     with scopes.standing(name) as work:
         work.is_of_this_task()
+        has_failed = True
         try:
             while True:
                 token = scopes.current.set(work)
@@ -236,9 +239,10 @@ async def _each_async(body: AsyncIterator[bytes], name: str | None) -> AsyncIter
                     if work.borrowers:
                         await release_between_in_its_thread(work)
                 except StopAsyncIteration:
+                    has_failed = False
                     return
                 finally:
                     scopes.current.reset(token)
                 yield part
         finally:
-            await release_in_its_thread(work)
+            await release_in_its_thread(work, has_failed=has_failed)

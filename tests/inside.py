@@ -11,11 +11,13 @@ from __future__ import annotations
 import math
 import os
 import select
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from importlib import import_module
 from pathlib import Path
+from types import FrameType, ModuleType
 from typing import Any
 from unittest import mock
 
@@ -574,6 +576,11 @@ def read_every_word(judge: statements.Judge) -> None:
 def be_counted_next(one: Any) -> None:
     """Have the next loan of the connection in a slot be the one after which they are counted."""
     one.loan = COUNT_AT - 1
+
+
+def wind_up(pool: Any) -> None:
+    """Have the pool close what comes back, as when it was closed meanwhile."""
+    pool._core.winding_up = True
 
 
 def be_reported(conn: Any) -> None:
@@ -1246,6 +1253,64 @@ def somebody_in_line(pool: Any) -> Iterator[None]:
     finally:
         with pool._core.lock:
             pool._core.line.leave(waiter)
+
+
+def ways(monkeypatch: Any) -> list[str]:
+    """What from here on goes from an event loop to the thread of its queries, as work ends."""
+    found: list[str] = []
+    borrowing = _module("borrowing")
+    go = borrowing.sync_to_async
+
+    def noted(function: Any, **how: Any) -> Any:
+        if function is not borrowing.before_work:
+            found.append(function.__name__)
+        return go(function, **how)
+
+    monkeypatch.setattr(borrowing, "sync_to_async", noted)
+    return found
+
+
+def holds_outside_of_work(wrapper: Any) -> bool:
+    """Whether who begins work has to go to the wrapper's thread before."""
+    return bool(_module("backends.work").holds_outside_of(wrapper, None))
+
+
+@contextmanager
+def taking_back_the_first_note(wrapper: Any) -> Iterator[None]:
+    """A block in which a wrapper's first note is taken back at once, by who ends its work."""
+
+    class Notes(set[Any]):
+        is_first = True
+
+        def add(self, one: Any) -> None:
+            if not self.is_first:
+                noted.add(one)
+            self.is_first = False
+
+    noted = wrapper.noted
+    wrapper.noted = Notes()
+    try:
+        yield
+    finally:
+        wrapper.noted = noted
+
+
+@contextmanager
+def between_steps_of(module: ModuleType, act: Callable[[], object], at_most: int) -> Iterator[None]:
+    """A block in which this thread does that between any two lines of a module, so often."""
+    left = [act] * at_most
+
+    def follow(frame: FrameType, event: str, arg: object) -> Any:
+        if frame.f_code.co_filename == module.__file__ and left:
+            left.pop()()
+        return follow
+
+    before = sys.gettrace()
+    sys.settrace(follow)
+    try:
+        yield
+    finally:
+        sys.settrace(before)
 
 
 @contextmanager

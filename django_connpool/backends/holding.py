@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
+from threading import get_ident
 from typing import Any
 from weakref import ref
 
@@ -180,6 +181,7 @@ class Holding(Bound):
         self.in_hand, self.is_taken, self.is_set_up = connection, True, True
         self.offer = None
         self.turn += 1
+        self.noted.add(self.me)  # once more: see `forget_note`
         if binding is not self.terms_of or not apps.ready:
             self._agree_on(binding)
         if self._thread_sharing_count:
@@ -292,12 +294,17 @@ class Holding(Bound):
                     pool.putconn(connection)
             raise
 
-    def surrender(self) -> None:
-        """Give back what is on offer. In any thread: its owner then borrows another."""
+    def surrender(self) -> bool:
+        """Give back what is on offer. In any thread: its owner then borrows another.
+
+        False when there is nothing, or somebody was faster.
+        """
         offer = self.leaving.offer
         connection = None if offer is None else offer.take()
-        if connection is not None:
-            connection._pool.putconn(connection)
+        if connection is None:
+            return False
+        connection._pool.putconn(connection)
+        return True
 
     def unpark(self) -> None:
         """Give back what this thread has parked, if it is still there."""
@@ -309,6 +316,11 @@ class Holding(Bound):
         """Note for the status why this loan lasts longer than it should."""
         if self.release != REQUEST:
             loans.pin(self.in_hand, why)
+
+    @property
+    def is_of_this_thread(self) -> bool:
+        """Whether it was made in this thread, which alone may use it, if it is not shared."""
+        return self._thread_ident == get_ident()
 
     @property
     def is_lent(self) -> bool:

@@ -12,6 +12,7 @@ from django_connpool.pool.offers import GIVEN_BACK as GIVEN_BACK
 from django_connpool.pool.offers import SETTLED as SETTLED
 from django_connpool.pool.offers import Leaving as Leaving
 from django_connpool.pool.offers import Offer as Offer
+from django_connpool.pool.offers import takes_time as takes_time
 from django_connpool.pool.parking import SOON as SOON
 from django_connpool.session import ties as session_ties
 
@@ -41,6 +42,11 @@ def under_way(connection: Any, autocommit: bool) -> list[str]:
 def given(connection: Any) -> list[str]:
     """The kinds of state that statements have left in the session, by their text."""
     return session_ties.given(of(connection).session)
+
+
+def is_of_its_loan(offer: Offer) -> bool:
+    """Whether the loan of an offer goes on, whoever has taken what was on offer."""
+    return offer.slot.offer is offer
 
 
 def is_alive(connection: Any) -> bool:

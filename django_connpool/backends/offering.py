@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from threading import get_ident
 from time import monotonic
 from typing import Any
 from weakref import ref
@@ -77,7 +76,7 @@ class Offering(Holding):
                 self._connect_as_told()
         except Exception as error:
             if binding is not None and self.in_hand is None:
-                self.offer, self.resumes = loans.GIVEN_BACK, binding
+                self._go_on_later(binding)
             if isinstance(error, self.Database.Error):
                 # Only now, because it costs two calls, and errors are rare.
                 with self.wrap_database_errors:
@@ -154,6 +153,7 @@ class Offering(Holding):
         self.errors_occurred = self.by_hand = False
         self.isolation_level = connection.connpool_isolation_level
         self.offer, self.resumes = offer, binding
+        self.noted.add(self.me)  # once more: see `forget_note`
         return True
 
     def end_offered(self, offer: loans.Offer) -> None:
@@ -190,7 +190,7 @@ class Offering(Holding):
         """For who reads `connection` between two statements."""
         if not self.is_of_this_thread and not self._thread_sharing_count:
             return None
-        if self.resumes is None:  # another thread has ended the work
+        if self.resumes is None and not self.offer:  # another thread has ended the work
             return None
         self.connect_for_a_statement()
         self.by_hand = True
@@ -242,6 +242,7 @@ class Offering(Holding):
         offer.append(connection)
         if (life := self.life) is not None and life.ended:
             self.surrender()
+            self.resumes = None
 
     def release_if_free(self) -> None:
         """Offer the connection or give it back, unless something depends on it."""
@@ -317,6 +318,7 @@ class Offering(Holding):
         life = self.life
         if life is not None and life.ended:  # in another thread, which has not seen the offer
             self.surrender()
+            self.resumes = None
 
     def _make_offer(self, slot: Any) -> loans.Offer:
         """Have an offer of this loan, and not one that an interrupt has left as parked."""
@@ -334,17 +336,18 @@ class Offering(Holding):
             self._close_between()
         else:
             self._hand_back(connection)
-        self.is_idle = False
-        self.noted.add(self.me)
-        self.offer, self.resumes = loans.GIVEN_BACK, resumes
+        self._go_on_later(resumes)
         self.went_at = monotonic()
         if work is not None:
             work.borrowers.add(self)
 
-    @property
-    def is_of_this_thread(self) -> bool:
-        """Whether it was made in this thread, which alone may use it, if it is not shared."""
-        return self._thread_ident == get_ident()
+    def _go_on_later(self, binding: Binding | None) -> None:
+        """Hold nothing, and have the next statement go on from that pool, until the work ends."""
+        self.is_idle = False
+        self.noted.add(self.me)
+        self.offer, self.resumes = loans.GIVEN_BACK, binding
+        if self.life is not None and self.life.ended:
+            self.resumes = None  # who has ended it may not have seen this one
 
     def release_after_use(self) -> None:
         """As `release_if_free`, in whichever thread: the garbage collector ends things in any."""

@@ -66,7 +66,7 @@ class Querying(Working):
 
     @contextmanager
     def temporary_connection(self) -> Iterator[Any]:
-        if self.in_hand is not None or self.offer is not None:  # Django would read `connection`
+        if self.in_hand is not None or self.resumes is not None:  # Django would read `connection`
             with self.cursor() as cursor:
                 yield cursor
         else:

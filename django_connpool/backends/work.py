@@ -37,6 +37,8 @@ _ONLY_THE_LIST = _of_a_list_alone()
 class Working(Offering):
     """What a wrapper does at the beginning and at the end of some work."""
 
+    is_heard_closing: Callable[[], bool]  # see wrapper.py
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         # The work in which the outermost atomic block was begun.
         self.atomic_in: scopes.Life | None = None
@@ -85,13 +87,56 @@ class Working(Offering):
         # Counted only then: other threads of the pool look at connections, too, for a moment.
         return self.by_hand and COUNTS and count(connection) > ONE_VARIABLE + 1
 
+    # -- Ending from elsewhere ----------------------------------------------------------------
+
+    def end_from_afar(self, life: scopes.Life) -> bool:
+        """Some work has ended: give back what this has on offer for it. In any thread.
+
+        Also in an event loop's. False when that is for its own thread to do: something is in hand,
+        or to give back takes time, or others want to hear of it.
+        """
+        if self.in_hand is not None:
+            return False
+        offer = self.offer
+        is_offered = bool(offer)
+        if is_offered and (self.is_heard_closing() or loans.takes_time(offer)):
+            return False
+        if self.life is not life:
+            return True  # its thread has begun other work meanwhile
+        if is_offered and not self.surrender():
+            return False  # its thread has taken it up
+        self.resumes = None
+        # What somebody has taken may be on its way into its thread's hand, unless it is back: that
+        # stays noted.
+        if (
+            is_offered
+            or offer is None
+            or offer is loans.GIVEN_BACK
+            or not loans.is_of_its_loan(offer)
+        ):
+            self.forget_note()
+        return True
+
+    def forget_note(self) -> None:
+        """This holds nothing, so that nobody need look at it. In any thread.
+
+        Its own may be about to borrow, for what the work has left running there. It notes this
+        before it has something in hand, and once more after that.
+        """
+        if not self.in_atomic_block:
+            self.noted.discard(self.me)
+        if self.in_hand is not None or self.offer or self.resumes is not None:
+            self.noted.add(self.me)
+
     # -- Atomic blocks that nobody will end ---------------------------------------------------
 
     def note_atomic(self) -> None:
         """Called before an outermost atomic block begins."""
         self.atomic_in = life = scopes.present_life()
         if life is not None:
-            life.has_blocks = True
+            life.has_blocks = True  # first: who ends the work from here on sees it
+            if life.ended:
+                self.atomic_in = None  # it is of no work that would end it
 
     def end_blocks_of(self, life: scopes.Life) -> None:
         """Work ends in this thread: so does an atomic block that was begun in it."""
@@ -145,6 +190,25 @@ class Working(Offering):
         self.atomic_blocks = []
         self.close()
 
+    # -- Threads ---------------------------------------------------------------------------
+
+    def inc_thread_sharing(self) -> None:
+        """As Django's; and what is on loan is not taken back with the thread that borrowed it."""
+        self.unpark()
+        if self.offer is not None and self.in_hand is None:
+            self._take_up()
+        super().inc_thread_sharing()
+        connection = self.in_hand
+        pool = getattr(connection, "_pool", None)
+        if pool is not None:
+            pool.outlive_thread(connection)
+
+    def dec_thread_sharing(self) -> None:
+        super().dec_thread_sharing()
+        self.release_after_use()
+
+    # -- Wrappers of statements -------------------------------------------------------------
+
     def execute_wrapper(self, wrapper: Callable[..., Any]) -> _Pushed:
         """As Django's; popped also when an interrupt strikes while the block ends."""
         return _Pushed(self.execute_wrappers, wrapper)
@@ -188,7 +252,7 @@ def holds_outside_of(wrapper: Any, outer: scopes.Scope | None) -> bool:
     if (
         not wrapper.in_atomic_block
         and wrapper.in_hand is None
-        and wrapper.offer is None
+        and not wrapper.offer
         and wrapper.resumes is None
     ):
         return False

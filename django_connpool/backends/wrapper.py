@@ -230,6 +230,17 @@ class PooledDatabaseWrapperMixin(Querying):
         if self.in_hand is not None and not self.in_atomic_block and (was_offered or not self.kept):
             self.give_back()
             self.left_at = monotonic()
+        if self.in_hand is None:
+            self.forget_note()
+
+    def is_heard_closing(self) -> bool:
+        """Whether code of others is to be called when the work ends."""
+        return (
+            self.has_foreign_hooks
+            or type(self).close is not PooledDatabaseWrapperMixin.close
+            or type(self)._close is not PooledDatabaseWrapperMixin._close
+            or "close" in vars(self)
+        )
 
     def end_loan(self) -> None:
         """As `end_work`, because its author says so: nothing is parked."""
@@ -359,23 +370,6 @@ class PooledDatabaseWrapperMixin(Querying):
             self.by_hand = by_hand  # that was Django
         if not self.settings_dict["AUTOCOMMIT"]:  # there are only transactions
             self.release_if_free()
-
-    # -- Threads ---------------------------------------------------------------------------
-
-    def inc_thread_sharing(self) -> None:
-        """As Django's; and what is on loan is not taken back with the thread that borrowed it."""
-        self.unpark()
-        if self.offer is not None and self.in_hand is None:
-            self._take_up()
-        super().inc_thread_sharing()
-        connection = self.in_hand
-        pool = getattr(connection, "_pool", None)
-        if pool is not None:
-            pool.outlive_thread(connection)
-
-    def dec_thread_sharing(self) -> None:
-        super().dec_thread_sharing()
-        self.release_after_use()
 
 
 _wrappers: WeakSet[PooledDatabaseWrapperMixin] = WeakSet()

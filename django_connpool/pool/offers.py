@@ -99,6 +99,22 @@ class _GivenBack(Offer):
 GIVEN_BACK = _GivenBack()
 
 
+def takes_time(offer: Offer) -> bool:
+    """Whether to give back what is on offer may wait for the server, or call what is the user's.
+
+    That is his `reset`, and what handles the log. Not for event loops.
+    """
+    slot = offer.slot
+    core = slot.core()
+    return bool(
+        core is None
+        or core.winding_up  # what comes back is closed then, which is waited for
+        or core.warnings
+        or slot.reported  # which is logged
+        or slot.session.takes_time()
+    )
+
+
 class Leaving:
     """Kept by a borrower alone: gives back what is on offer when its borrower is collected."""
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from weakref import WeakSet
+from weakref import WeakValueDictionary
 
 PATIENCE = 1.0  # seconds for all of them, at the end of the process
-_started: WeakSet[threading.Thread] = WeakSet()
+_started: WeakValueDictionary[int, threading.Thread] = WeakValueDictionary()  # by `id`
 
 
 def start(thread: threading.Thread) -> bool:
@@ -21,7 +21,7 @@ def start(thread: threading.Thread) -> bool:
         thread.start()
     except RuntimeError:
         return False
-    _started.add(thread)
+    _started[id(thread)] = thread
     return True
 
 
@@ -47,5 +47,8 @@ def do(work: Callable[[], None], job: Job, cut_short: Callable[[], None]) -> Non
 def await_all(seconds: float = PATIENCE) -> None:
     """Wait, at most so long, until all that were started have ended."""
     deadline = time.monotonic() + seconds
-    for thread in set(_started) - {threading.current_thread()}:
-        thread.join(max(0.0, deadline - time.monotonic()))
+    # A list made at once, while others may still begin.
+    for reference in _started.valuerefs():
+        thread = reference()
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(max(0.0, deadline - time.monotonic()))

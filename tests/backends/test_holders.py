@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import threading
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -145,3 +147,25 @@ def test_a_wrapper_that_was_dropped_is_forgotten(databases: Databases) -> None:
         del copy, cursor
     gc.collect()
     assert len(holders.of_this_thread()) <= before
+
+
+def test_threads_may_begin_while_all_are_looked_at(databases: Databases) -> None:
+    wrapper = databases.add(pool={"max_size": 1})
+    pid(wrapper)
+    begun, over = [], threading.Event()
+
+    def begin() -> None:
+        is_noted = threading.Event()
+        thread = threading.Thread(
+            target=lambda: (holders.of_this_thread(), is_noted.set(), over.wait(DEADLINE))
+        )
+        thread.start()
+        begun.append(thread)
+        assert is_noted.wait(DEADLINE)
+
+    with inside.between_steps_of(weakref, begin, at_most=20):
+        found = holders.anywhere()
+    over.set()
+    for thread in begun:
+        thread.join(DEADLINE)
+    assert begun and wrapper in found

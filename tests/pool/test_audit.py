@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import threading
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -121,3 +122,17 @@ def test_a_job_is_over_although_an_interrupt_keeps_its_note_from_being_left() ->
     with pytest.raises(KeyboardInterrupt):
         inside.threads.do(fail, job, fail)
     assert job.over
+
+
+def test_threads_may_begin_while_those_that_end_soon_are_waited_for() -> None:
+    threads = []
+
+    def begin() -> None:
+        thread = threading.Thread(target=lambda: None)
+        threads.append(thread)
+        assert inside.threads.start(thread)
+
+    begin()
+    with inside.between_steps_of(weakref, begin, at_most=20):
+        inside.threads.await_all()
+    assert len(threads) > 1

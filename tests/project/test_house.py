@@ -60,7 +60,7 @@ FOREIGN: dict[str, set[str]] = {
 FOREIGN_ELSEWHERE = {"asgiref", "django", "psycopg"}
 
 LONGEST = 400  # lines of a file
-LINES = 24_925
+LINES = 25_040
 LEEWAY = 300  # lines below that, from which on the number has to be lowered
 DOORS = 6  # what catches BaseException, and `finally` blocks that mend; 6 are meant to remain
 
