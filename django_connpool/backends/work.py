@@ -97,7 +97,7 @@ class Working(Offering):
         """
         if self.in_hand is not None:
             return False
-        offer = self.offer
+        offer: Any = self.offer
         is_offered = bool(offer)
         if is_offered and (self.is_heard_closing() or loans.takes_time(offer)):
             return False

@@ -105,7 +105,7 @@ def takes_time(offer: Offer) -> bool:
     That is his `reset`, and what handles the log. Not for event loops.
     """
     slot = offer.slot
-    core = slot.core()
+    core: Any = slot.core()
     return bool(
         core is None
         or core.winding_up  # what comes back is closed then, which is waited for
