@@ -1076,7 +1076,7 @@ def code_of_riding() -> set[str]:
 
 def code_of_releasing() -> set[str]:
     """The files that release between two statements."""
-    names = ("holding", "offering", "cursors", "wrapper")
+    names = ("holding", "offering", "cursors", "work", "wrapper")
     return {_module(f"backends.{name}").__file__ for name in names}
 
 

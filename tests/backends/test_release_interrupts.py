@@ -12,7 +12,7 @@ import pytest
 from django.db import DatabaseError, transaction
 
 import django_connpool
-from django_connpool import ConnectionPool
+from django_connpool import ConnectionPool, scopes
 from tests import inside
 from tests.databases import Databases, in_hand, in_thread, value
 from tests.interrupter import Interrupter, is_safe
@@ -89,9 +89,17 @@ def awaited(wrapper: Any) -> None:
         statements(wrapper)
 
 
+def ended_from_afar(wrapper: Any) -> None:
+    with scopes.entered("work") as work:
+        value(wrapper, "SELECT 1")
+        work.end()
+        wrapper.end_from_afar(work.life)
+
+
 SCENES = [
     *(statements, block, nested, failing_block, kept, other_mode, piece_by_piece, with_state),
     awaited,
+    ended_from_afar,
 ]
 
 
