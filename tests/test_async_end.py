@@ -573,9 +573,8 @@ def name_there() -> Any:
     return value(here(), "SHOW application_name")
 
 
-@pytest.mark.parametrize("thread_sensitive", [True, False])
 def test_who_waits_in_vain_as_the_work_before_ends_does_not_bring_its_settings_back(
-    databases: Databases, thread_sensitive: bool
+    databases: Databases,
 ) -> None:
     """Two that take turns in one thread, which lives on."""
     wrapper = databases.add(pool={"max_size": 1, "timeout": DEADLINE})

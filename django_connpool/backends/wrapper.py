@@ -214,7 +214,7 @@ class PooledDatabaseWrapperMixin(Querying):
 
     def end_work(self) -> None:
         """The work that it was for ends: give back, unless in use."""
-        if (
+        if (  # as `is_heard_closing`, without a call: most requests end here
             self.offer
             and not self.has_foreign_hooks
             and type(self).close is PooledDatabaseWrapperMixin.close
@@ -256,10 +256,7 @@ class PooledDatabaseWrapperMixin(Querying):
         if (
             self._thread_ident != get_ident()
             or running_loop() is not None
-            or self.has_foreign_hooks
-            or type(self).close is not PooledDatabaseWrapperMixin.close
-            or type(self)._close is not PooledDatabaseWrapperMixin._close
-            or "close" in vars(self)
+            or self.is_heard_closing()
             or self.in_atomic_block
             or self.closed_in_transaction
             or not self.settings_dict["AUTOCOMMIT"]
